@@ -1,0 +1,248 @@
+"""The two configs everything else is derived from: the shape of a model, and how to train it.
+
+Both are frozen, checked when they are built, and go to JSON and back. A mistake raises ``ValueError`` that names
+the field, the value and what would be right.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self
+
+Hold = Literal["active", "total"]
+
+MAX_EXPERTS = 4096
+SLIDER_EXPERTS = 256  # the dial's last stop; past it a laptop spends its time on routing
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _checked_type(field.name, getattr(self, field.name), field.type))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Raises ValueError for a field this config does not have."""
+        known = [field.name for field in fields(cls)]
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(known)}")
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`. Raises ValueError for bad JSON and unknown fields."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{cls.__name__}: not valid JSON ({error})") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{cls.__name__}: expected a JSON object with named fields, got {text[:40]!r}")
+        return cls.from_dict(values)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, checked again."""
+        return replace(self, **changes)
+
+
+def _checked_type(name: str, value: Any, kind: Any) -> Any:
+    optional = kind in (int | None, float | None)
+    if optional and value is None:
+        return None
+    if kind in (int, int | None):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name}={value!r} must be a whole number")
+        if value != int(value):
+            raise ValueError(f"{name}={value!r} must be a whole number, e.g. {round(value)}")
+        return int(value)
+    if kind in (float, float | None):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"{name}={value!r} must be a finite number")
+        return float(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{name}={value!r} must be text, e.g. {name}='...'")
+    return value
+
+
+def _in_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise ValueError(f"{name}={value:g} is out of range: use {low:g} to {high:g}")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not known: use one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Config):
+    """The shape of a decoder-only language model whose feed-forward part is a mixture of SwiGLU experts.
+
+    A dense model is the special case ``n_experts == top_k == 1``: one expert, no router. Every count, FLOP and byte is
+    derived from this shape (`sparsity_lab.accounting`).
+    """
+
+    vocab_size: int = 256
+    context: int = 128  # tokens a sequence
+    d_model: int = 32
+    n_layers: int = 2
+    n_heads: int = 2
+    d_expert: int = 96  # hidden width of one expert
+    n_experts: int = 1  # routed experts a layer, E
+    top_k: int = 1  # routed experts that work on a token, K
+    n_shared_experts: int = 0  # experts that work on every token, beside the routed ones
+    balance_loss: float = 0.05  # weight of the load-balance loss
+    z_loss: float = 1e-3  # weight of the router z-loss
+    rope_base: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low, high in (
+            ("vocab_size", 2, 2**20),
+            ("context", 2, 2**20),
+            ("d_model", 2, 2**16),
+            ("n_layers", 1, 512),
+            ("n_heads", 1, 1024),
+            ("d_expert", 1, 2**20),
+            ("n_experts", 1, MAX_EXPERTS),
+            ("top_k", 1, MAX_EXPERTS),
+            ("n_shared_experts", 0, MAX_EXPERTS),
+            ("balance_loss", 0, 10),
+            ("z_loss", 0, 10),
+            ("rope_base", 1, 1e9),
+        ):
+            _in_range(name, getattr(self, name), low, high)
+        if self.top_k > self.n_experts:
+            raise ValueError(f"top_k={self.top_k} needs n_experts ≥ {self.top_k}, got {self.n_experts}")
+        if self.d_model % (2 * self.n_heads):
+            raise ValueError(
+                f"n_heads={self.n_heads} must split d_model={self.d_model} into heads of even width (RoPE turns pairs)"
+            )
+
+    @classmethod
+    def of_width(cls, d_model: int, **changes: Any) -> Self:
+        """The lab's default dense model of a width: experts three times as wide, heads of about 16.
+
+        Raises ValueError for an odd width.
+        """
+        if isinstance(d_model, bool) or not isinstance(d_model, int) or d_model < 4 or d_model % 4:
+            raise ValueError(f"d_model={d_model!r} must be a positive multiple of 4")
+        heads = max(h for h in range(1, max(1, d_model // 16) + 1) if d_model % (2 * h) == 0)
+        return cls(**{"d_model": d_model, "n_heads": heads, "d_expert": 3 * d_model} | changes)
+
+    @classmethod
+    def on_dial(cls, width: int, sparsity: float, hold: Hold = "active") -> Self:
+        """The model the dial shows. ``hold="active"``: experts of 3·width hidden units, ever more of them.
+        ``hold="total"``: 48·width hidden units a layer, cut ever finer. The two meet at 16 experts, S = 0.9375."""
+        _one_of("hold", hold, ("active", "total"))
+        dense = cls.of_width(width) if hold == "active" else cls.of_width(width, d_expert=48 * width)
+        return dense.with_sparsity(sparsity, hold)
+
+    @property
+    def head_dim(self) -> int:
+        return self.d_model // self.n_heads
+
+    @property
+    def has_router(self) -> bool:
+        return self.n_experts > 1
+
+    @property
+    def sparsity(self) -> float:
+        """S = (E − K)/E, the share of routed experts that sleep on a token (Abnar et al. 2025, arXiv 2501.12370)."""
+        return (self.n_experts - self.top_k) / self.n_experts
+
+    def with_sparsity(self, sparsity: float, hold: Hold = "active") -> Self:
+        """This model with the dial at the achievable value nearest to ``sparsity``; ask ``.sparsity`` what it became.
+
+        ``top_k`` stays and the number of experts becomes E = K/(1 − S). With ``hold="active"`` the experts keep their
+        width, so what works on a token stays and the total grows. With ``hold="total"`` the same E·d_expert hidden
+        units are cut into more, narrower experts, so the total stays and the active part shrinks. (The router, d_model
+        weights an expert, comes on top in both.) Raises ValueError outside [0, 1).
+        """
+        if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
+            raise ValueError(
+                f"sparsity={sparsity!r} must be at least 0 and below 1: at 1 no expert would be left; try 0.9375"
+            )
+        wanted = self.top_k / (1 - sparsity)
+        if wanted > MAX_EXPERTS:
+            raise ValueError(
+                f"sparsity={sparsity!r} needs {wanted:.0f} experts a layer, more than {MAX_EXPERTS}; with top_k="
+                f"{self.top_k} use at most {1 - self.top_k / MAX_EXPERTS:.6f}"
+            )
+        _one_of("hold", hold, ("active", "total"))
+        if hold == "active":
+            return self.replace(n_experts=max(self.top_k, round(wanted)))
+        pool = self.n_experts * self.d_expert
+        divisors = (e for e in range(self.top_k, MAX_EXPERTS + 1) if pool % e == 0)
+        experts = min(divisors, key=lambda e: abs(self.top_k / e - (1 - sparsity)), default=0)
+        if not experts:
+            raise ValueError(f"hold='total': {pool} hidden units can't be cut into {self.top_k} or more equal experts")
+        return self.replace(n_experts=experts, d_expert=pool // experts)
+
+    def sparsities(self, hold: Hold = "active") -> list[float]:
+        """The stops of the dial: S for E = K, 2K, 4K, … up to 256 experts, those that `with_sparsity` hits exactly."""
+        doublings = [self.top_k << i for i in range(9) if i == 0 or self.top_k << i <= SLIDER_EXPERTS]
+        stops = [(e - self.top_k) / e for e in doublings]
+        return [s for s in stops if self.with_sparsity(s, hold).sparsity == s]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(_Config):
+    """How a model is trained. ``None`` leaves the choice to the lab (`sparsity_lab.training` says how it chooses)."""
+
+    budget: float = 1e11  # training FLOPs, forward and backward, as executed
+    batch_size: int | None = None  # sequences a step
+    learning_rate: float | None = None  # peak
+    warmup: float = 0.05  # share of the steps
+    decay: float = 0.3  # share of the steps, linear to zero at the end
+    weight_decay: float = 0.05
+    grad_clip: float = 1.0  # largest gradient norm
+    seed: int = 0  # of the weights and of the order of the data
+    corpus: str = "python"  # see sparsity_lab.corpus.load_corpus
+    eval_tokens: int = 131_072  # held-out tokens in the final loss
+    dtype: str = "float32"  # of the matrix products; weights are always float32
+    device: str = "auto"
+    backend: str = "grouped"  # how the experts are computed
+    threads: int = 1  # CPU threads
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low, high in (
+            ("budget", 1, 1e24),
+            ("batch_size", 1, 65_536),
+            ("learning_rate", 1e-8, 10),
+            ("warmup", 0, 1),
+            ("decay", 0, 1),
+            ("weight_decay", 0, 10),
+            ("grad_clip", 1e-6, 1e6),
+            ("seed", 0, 2**31 - 1),
+            ("eval_tokens", 1, 2**31),
+            ("threads", 1, 1024),
+        ):
+            _in_range(name, getattr(self, name), low, high)
+        if self.warmup + self.decay > 1:
+            raise ValueError(f"warmup={self.warmup:g} and decay={self.decay:g} are shares of one run: keep the sum ≤ 1")
+        if not self.corpus.strip():
+            raise ValueError("corpus='' must be a name or a path, e.g. corpus='python'")
+        _one_of("dtype", self.dtype, ("float32", "bfloat16"))
+        _one_of("device", self.device, ("auto", "cpu", "cuda"))
+        _one_of("backend", self.backend, ("naive", "grouped"))
+
+    @property
+    def sequences(self) -> int:
+        """Sequences a step: ``batch_size``, or the lab's choice, 4 at 1e11 FLOPs and twice as many for each tenfold.
+
+        The lower the loss a run reaches, the more tokens a step can use well (the critical batch size of Kaplan et al.
+        2020, arXiv 2001.08361, section 5.1). The choice depends on the budget alone, so that models compared at equal
+        FLOPs also take about as many steps.
+        """
+        if self.batch_size is not None:
+            return self.batch_size
+        return 2 ** min(6, max(1, round(2 + math.log10(self.budget / 1e11))))
