@@ -1,0 +1,161 @@
+"""Causal multi-head attention with rotary positions and normalised queries and keys.
+
+Legend: B batch, T tokens of a sequence, H heads, C width of a head, D = H·C model width, Q = 2·D queries and keys.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsity_lab.config import ModelConfig
+from sparsity_lab.models.cache import KVCache
+from sparsity_lab.models.ops import EPS, is_fast, linear, linear_plain, rms_norm_plain
+
+aten = torch.ops.aten
+
+LONGEST = 256  # tokens for the fast version, which keeps all T² probabilities
+
+
+def rotations(config: ModelConfig) -> Tensor:
+    """The turn of each pair of numbers at each position, complex (context, head_dim / 2), of rotary positions
+    (Su et al. 2021, arXiv 2104.09864, eq. 34; neighbours make a pair)."""
+    half = torch.arange(0, config.head_dim, 2) / config.head_dim
+    angles_TC = torch.outer(torch.arange(config.context).float(), config.rope_base**-half)
+    return torch.polar(torch.ones_like(angles_TC), angles_TC)
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turns neighbouring pairs of the last axis, seen as complex numbers. x float32 (…, n), turns complex (…, n/2)."""
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+
+
+class Attention(nn.Module):
+    """Queries and keys pass an RMSNorm each before they are turned (QK-norm, Dehghani et al. 2023, arXiv 2302.05442):
+    with it the learning rates that small models like don't blow up the scores."""
+
+    def __init__(self, config: ModelConfig, plain: bool):
+        super().__init__()
+        d = config.d_model
+        self.n_heads, self.plain = config.n_heads, plain
+        self.linear = linear_plain if plain else linear
+        self.qkv = nn.Parameter(torch.randn(3 * d, d) * d**-0.5)
+        self.out = nn.Parameter(torch.randn(d, d) * (2 * d * config.n_layers) ** -0.5)
+        self.q_norm = nn.Parameter(torch.ones(config.head_dim))
+        self.k_norm = nn.Parameter(torch.ones(config.head_dim))
+
+    def forward(self, x_BTD: Tensor, turns_TC: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """(B, T, D) → (B, T, D). ``turns_TC`` are the rows of `rotations` for these tokens' positions."""
+        qkv_BTD = self.linear(x_BTD, self.qkv)
+        if cache is None and not self.plain and is_fast(x_BTD) and x_BTD.shape[1] <= LONGEST:
+            y_BTD = attend(norm_rope(qkv_BTD, self.q_norm, self.k_norm, turns_TC), self.n_heads)
+        else:
+            qkv = norm_rope_plain(qkv_BTD, self.q_norm, self.k_norm, turns_TC)
+            y_BTD = attend_plain(qkv, self.n_heads, cache, layer)
+        return self.linear(y_BTD, self.out)
+
+
+QKV = tuple[Tensor, Tensor, Tensor]  # each (B, T, D)
+
+
+def norm_rope_plain(qkv_BTD: Tensor, q_norm_C: Tensor, k_norm_C: Tensor, turns_TC: Tensor) -> QKV:
+    """Queries and keys normalised head by head and turned; values as they are."""
+    q, k, v = (x.unflatten(-1, (-1, len(q_norm_C))) for x in qkv_BTD.chunk(3, -1))
+    turned = [
+        rotate(rms_norm_plain(x.float(), w_C), turns_TC[:, None]).to(v.dtype).flatten(-2)
+        for x, w_C in ((q, q_norm_C), (k, k_norm_C))
+    ]
+    return turned[0], turned[1], v.flatten(-2)
+
+
+def attend_plain(qkv: QKV, n_heads: int, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+    """softmax(q·k/√C)·v over the tokens up to each token's own, and over what the cache holds."""
+    q_BHTC, k_BHTC, v_BHTC = (x.unflatten(-1, (n_heads, -1)).transpose(1, 2) for x in qkv)
+    T, past, mask = q_BHTC.shape[2], 0, None
+    if cache is not None:
+        past = cache.length
+        k_BHTC, v_BHTC = cache.append(layer, k_BHTC, v_BHTC)
+        if past and T > 1:  # a chunk after a past sees all of the past and its own triangle
+            mask = torch.ones(T, past + T, dtype=torch.bool, device=q_BHTC.device).tril(past)
+    y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, attn_mask=mask, is_causal=T > 1 and not past)
+    return y_BHTC.transpose(1, 2).flatten(-2)
+
+
+# ---- The fast twins, for float32 on a CPU. Whole rows, all heads side by side, go through each operation: loops over the
+# 8 to 32 numbers of one head are slow. A sum over a head, and its spreading back, is a small matrix product.
+
+
+def norm_rope(qkv_BTD: Tensor, q_norm_C: Tensor, k_norm_C: Tensor, turns_TC: Tensor) -> QKV:
+    """`norm_rope_plain` in few passes."""
+    heads = qkv_BTD.shape[-1] // 3 // len(q_norm_C)
+    qkv: QKV = _NormRope.apply(qkv_BTD, q_norm_C, k_norm_C, turns_TC.repeat(1, 2 * heads))
+    return qkv
+
+
+class _NormRope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv_BTD: Tensor, q_norm_C: Tensor, k_norm_C: Tensor, turns_TQ: Tensor) -> QKV:
+        C, Q = len(q_norm_C), qkv_BTD.shape[-1] // 3 * 2
+        H = Q // C // 2
+        sums_QH = torch.eye(2 * H, dtype=qkv_BTD.dtype).repeat_interleave(C, 0)
+        qk_BTQ, v_BTD = qkv_BTD[..., :Q], qkv_BTD[..., Q:]
+        r_BTQ = ((qk_BTQ * qk_BTQ) @ (sums_QH / C) + EPS).rsqrt_() @ sums_QH.t()
+        xhat_BTQ = qk_BTQ * r_BTQ
+        w_Q = torch.cat([q_norm_C.repeat(H), k_norm_C.repeat(H)])
+        q_BTD, k_BTD = rotate(xhat_BTQ * w_Q, turns_TQ).chunk(2, -1)
+        ctx.save_for_backward(xhat_BTQ, r_BTQ, w_Q, turns_TQ, sums_QH)
+        return q_BTD, k_BTD, v_BTD
+
+    @staticmethod
+    def backward(ctx: Any, gq_BTD: Tensor, gk_BTD: Tensor, gv_BTD: Tensor) -> tuple[Tensor | None, ...]:
+        xhat_BTQ, r_BTQ, w_Q, turns_TQ, sums_QH = ctx.saved_tensors
+        Q, H = sums_QH.shape[0], sums_QH.shape[1] // 2
+        C = Q // H // 2
+        g_BTQ = rotate(torch.cat([gq_BTD, gk_BTD], -1), turns_TQ.conj().resolve_conj())
+        t_BTQ = g_BTQ * xhat_BTQ
+        dq_norm_C, dk_norm_C = t_BTQ.flatten(0, -2).sum(0).view(2, H, C).sum(1)
+        mean_BTQ = t_BTQ @ (sums_QH * (w_Q / C)[:, None]) @ sums_QH.t()
+        d_BTD = g_BTQ.new_empty(*g_BTQ.shape[:-1], Q // 2 * 3)
+        dx_BTQ = g_BTQ.mul_(w_Q).addcmul_(xhat_BTQ, mean_BTQ, value=-1)
+        torch.mul(dx_BTQ, r_BTQ, out=d_BTD[..., :Q])
+        d_BTD[..., Q:] = gv_BTD
+        return d_BTD, dq_norm_C, dk_norm_C, None
+
+
+def attend(qkv: QKV, n_heads: int) -> Tensor:
+    """`attend_plain` without a cache: a product over the batch per head, reading and writing the heads in place."""
+    y_BTD: Tensor = _Attend.apply(*qkv, n_heads)
+    return y_BTD
+
+
+class _Attend(torch.autograd.Function):
+    """Keeps the probabilities, T² a head: at a context of 128 that is less work than computing them again."""
+
+    @staticmethod
+    def forward(ctx: Any, q_BTD: Tensor, k_BTD: Tensor, v_BTD: Tensor, n_heads: int) -> Tensor:
+        B, T, D = q_BTD.shape
+        scale = (D // n_heads) ** -0.5
+        causal_TT = torch.full((T, T), float("-inf"), dtype=q_BTD.dtype).triu_(1)
+        y_BTD = q_BTD.new_empty(B, T, D)
+        p_HBTT = q_BTD.new_empty(n_heads, B, T, T)
+        heads = zip(*(x.chunk(n_heads, -1) for x in (q_BTD, k_BTD, v_BTD, y_BTD)), p_HBTT, strict=True)
+        for q, k, v, y, p in heads:
+            torch.softmax(torch.baddbmm(causal_TT, q, k.transpose(1, 2), alpha=scale), -1, out=p)
+            torch.bmm(p, v, out=y)
+        ctx.n_heads, ctx.scale = n_heads, scale
+        ctx.save_for_backward(q_BTD, k_BTD, v_BTD, p_HBTT)
+        return y_BTD
+
+    @staticmethod
+    def backward(ctx: Any, g_BTD: Tensor) -> tuple[Tensor | None, ...]:
+        q_BTD, k_BTD, v_BTD, p_HBTT = ctx.saved_tensors
+        dq_BTD, dk_BTD, dv_BTD = (torch.empty_like(g_BTD) for _ in range(3))
+        tensors = (q_BTD, k_BTD, v_BTD, g_BTD, dq_BTD, dk_BTD, dv_BTD)
+        heads = zip(*(x.chunk(ctx.n_heads, -1) for x in tensors), p_HBTT, strict=True)
+        for q, k, v, g, dq, dk, dv, p in heads:
+            torch.bmm(p.transpose(1, 2), g, out=dv)
+            ds_BTT = aten._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), p, -1, p.dtype)
+            torch.bmm(ds_BTT, k, out=dq)
+            torch.bmm(ds_BTT.transpose(1, 2), q, out=dk)
+        return dq_BTD.mul_(ctx.scale), dk_BTD.mul_(ctx.scale), dv_BTD, None

@@ -1,0 +1,199 @@
+"""The experts' work: as a loop to read (`naive`) and grouped to be fast, on the same weights and routing.
+
+Legend: N tokens, D model width, E experts, F hidden width of an expert, G = 2·F gate and up side by side, K experts a
+token, S slots: one row for each (token, choice), sorted by expert.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsity_lab.config import ModelConfig
+from sparsity_lab.models.ops import is_fast, matmul, uses_onednn
+from sparsity_lab.models.router import Router, Routing
+
+aten = torch.ops.aten
+
+PAD = 32  # rows that groups are padded to when their products go to oneDNN, so that shapes recur
+
+
+class Experts(nn.Module):
+    """E SwiGLU networks of one width (Shazeer 2020, arXiv 2002.05202): down(silu(gate(x)) · up(x))."""
+
+    def __init__(self, n_experts: int, d_hidden: int, config: ModelConfig, plain: bool):
+        super().__init__()
+        d, self.plain = config.d_model, plain
+        self.gate_up_EDG = nn.Parameter(torch.randn(n_experts, d, 2 * d_hidden) * d**-0.5)
+        self.down_EFD = nn.Parameter(torch.randn(n_experts, d_hidden, d) * (2 * d_hidden * config.n_layers) ** -0.5)
+
+    def one(self, expert: int, x_ND: Tensor) -> Tensor:
+        """One expert on the tokens it is given, (n, D) → (n, D)."""
+        if not self.plain and is_fast(x_ND):
+            y_ND: Tensor = _SwiGLU.apply(x_ND, self.gate_up_EDG[expert], self.down_EFD[expert])
+            return y_ND
+        gate_NF, up_NF = (x_ND @ self.gate_up_EDG[expert].to(x_ND.dtype)).chunk(2, -1)
+        return (F.silu(gate_NF) * up_NF) @ self.down_EFD[expert].to(x_ND.dtype)
+
+    def naive(self, x_ND: Tensor, routing: Routing) -> Tensor:
+        """The oracle: expert by expert, the tokens that chose it."""
+        y_ND = torch.zeros_like(x_ND)
+        for expert in range(len(self.down_EFD)):
+            token, choice = (routing.experts_NK == expert).nonzero(as_tuple=True)
+            weight = routing.weights_NK[token, choice, None].to(x_ND.dtype)
+            y_ND = y_ND.index_add(0, token, self.one(expert, x_ND[token]) * weight)
+        return y_ND
+
+    def grouped(self, x_ND: Tensor, routing: Routing) -> Tensor:
+        """The same numbers: tokens sorted by expert, a product for each group."""
+        y_ND: Tensor = _Grouped.apply(
+            x_ND,
+            routing.weights_NK.to(x_ND.dtype),
+            routing.experts_NK,
+            routing.counts_E,
+            self.gate_up_EDG.to(x_ND.dtype),
+            self.down_EFD.to(x_ND.dtype),
+        )
+        return y_ND
+
+
+class MoE(nn.Module):
+    """The feed-forward part of a layer: routed experts, and shared ones if the config has any (side by side they are one
+    wider network)."""
+
+    def __init__(self, config: ModelConfig, backend: str):
+        super().__init__()
+        plain = backend == "naive"
+        self.router = Router(config, plain) if config.has_router else None
+        self.experts = Experts(config.n_experts, config.d_expert, config, plain)
+        shared = config.n_shared_experts * config.d_expert
+        self.shared = Experts(1, shared, config, plain) if shared else None
+        self.route_to = self.experts.naive if plain else self.experts.grouped
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, T, D) → (B, T, D) and the router's weighted auxiliary loss (None without a router)."""
+        x_ND, aux_loss = x_BTD.flatten(0, 1), None
+        if self.router is None:
+            y_ND = self.experts.one(0, x_ND)
+        else:
+            routing = self.router(x_ND)
+            y_ND, aux_loss = self.route_to(x_ND, routing), self.router.aux_loss(routing)
+        if self.shared is not None:
+            y_ND = y_ND + self.shared.one(0, x_ND)
+        return y_ND.view_as(x_BTD), aux_loss
+
+
+# ---- products of groups of rows, a group an expert; ends_E are the rows where the groups end
+
+
+def _split(x_SA: Tensor, ends_E: Tensor) -> tuple[Tensor, ...]:
+    return x_SA.tensor_split(ends_E[:-1].tolist())
+
+
+def _grouped_mm(x_SA: Tensor, w_EAB: Tensor, ends_E: Tensor, loop: bool) -> Tensor:
+    """y[group e] = x[group e] @ w[e]."""
+    if loop:
+        return torch.cat([matmul(x, w) for x, w in zip(_split(x_SA, ends_E), w_EAB, strict=True)])
+    return F.grouped_mm(x_SA, w_EAB, offs=ends_E)
+
+
+def _grouped_grad(x_SA: Tensor, g_SB: Tensor, ends_E: Tensor, loop: bool) -> Tensor:
+    """dw[e] = x[group e].T @ g[group e]; zeros for an empty group."""
+    if loop:
+        groups = zip(_split(x_SA, ends_E), _split(g_SB, ends_E), strict=True)
+        return torch.stack([matmul(x.t(), g) for x, g in groups])
+    return F.grouped_mm(x_SA.t(), g_SB, offs=ends_E)
+
+
+Saved = tuple[Tensor, ...]
+
+
+def _ffn(x_SD: Tensor, gate_up_EDG: Tensor, down_EFD: Tensor, ends_E: Tensor, loop: bool) -> tuple[Tensor, Saved]:
+    """SwiGLU of each group with its expert's weights, and what `_ffn_backward` needs."""
+    u_SG = _grouped_mm(x_SD, gate_up_EDG, ends_E, loop)
+    gate_SF, up_SF = u_SG.chunk(2, -1)
+    s_SF = F.silu(gate_SF)
+    h_SF = s_SF * up_SF
+    return _grouped_mm(h_SF, down_EFD, ends_E, loop), (x_SD, gate_up_EDG, down_EFD, u_SG, s_SF, h_SF)
+
+
+def _ffn_backward(g_SD: Tensor, saved: Saved, ends_E: Tensor, loop: bool) -> tuple[Tensor, Tensor, Tensor]:
+    x_SD, gate_up_EDG, down_EFD, u_SG, s_SF, h_SF = saved
+    gate_SF, up_SF = u_SG.chunk(2, -1)
+    dh_SF = _grouped_mm(g_SD, down_EFD.transpose(1, 2), ends_E, loop)
+    du_SG = torch.empty_like(u_SG)
+    dgate_SF, dup_SF = du_SG.chunk(2, -1)
+    torch.mul(dh_SF, s_SF, out=dup_SF)
+    aten.silu_backward.grad_input(dh_SF.mul_(up_SF), gate_SF, grad_input=dgate_SF)
+    dx_SD = _grouped_mm(du_SG, gate_up_EDG.transpose(1, 2), ends_E, loop)
+    return dx_SD, _grouped_grad(x_SD, du_SG, ends_E, loop), _grouped_grad(h_SF, g_SD, ends_E, loop)
+
+
+class _SwiGLU(torch.autograd.Function):
+    """One network on all rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, gate_up_DG: Tensor, down_FD: Tensor) -> Tensor:
+        ctx.ends_E = torch.tensor([len(x_ND)])
+        y_ND, saved = _ffn(x_ND, gate_up_DG[None], down_FD[None], ctx.ends_E, loop=True)
+        ctx.save_for_backward(*saved)
+        return y_ND
+
+    @staticmethod
+    def backward(ctx: Any, g_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        dx_ND, dgate_up_EDG, ddown_EFD = _ffn_backward(g_ND, ctx.saved_tensors, ctx.ends_E, loop=True)
+        return dx_ND, dgate_up_EDG[0], ddown_EFD[0]
+
+
+class _Grouped(torch.autograd.Function):
+    """y[n] = Σ_k weights[n, k] · expert_{experts[n, k]}(x[n])."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        weights_NK: Tensor,
+        experts_NK: Tensor,
+        counts_E: Tensor,
+        gate_up_EDG: Tensor,
+        down_EFD: Tensor,
+    ) -> Tensor:
+        N, K = weights_NK.shape
+        E, D, G = gate_up_EDG.shape
+        S = N * K
+        order_S = experts_NK.view(-1).argsort(stable=True)  # choices n·K + k, sorted by expert
+        slots_S = torch.empty_like(order_S)  # the slot of each choice
+        # Small groups go to grouped_mm, a loop in C++; large ones to a loop of oneDNN products, padded so that shapes recur.
+        large = uses_onednn(x_ND, S // E * D * G // 5)
+        if large:
+            padded_E = (counts_E + (PAD - 1)) // PAD * PAD
+            ends_E = padded_E.cumsum(0, dtype=torch.int32)
+            shift_E = (padded_E - counts_E).cumsum(0) - (padded_E - counts_E)
+            place_S = torch.arange(S, device=x_ND.device) + shift_E.repeat_interleave(counts_E, output_size=S)
+            slots_S.scatter_(0, order_S, place_S)
+            S = int(ends_E[-1])
+            tokens_S = order_S.new_zeros(S).scatter_(0, place_S, order_S // K)
+            weights_S = weights_NK.new_zeros(S).scatter_(0, slots_S, weights_NK.view(-1))  # zero in the padding
+        else:
+            ends_E = counts_E.cumsum(0, dtype=torch.int32)
+            slots_S.scatter_(0, order_S, torch.arange(S, device=x_ND.device))
+            tokens_S = order_S // K
+            weights_S = weights_NK.view(-1).index_select(0, order_S)
+        # grouped_mm wants rows of a multiple of 16 bytes
+        aligned = x_ND.dtype != torch.float64 and D * x_ND.itemsize % 16 == 0 and G * x_ND.itemsize % 32 == 0
+        ctx.loop = large or not aligned
+        y_SD, saved = _ffn(x_ND.index_select(0, tokens_S), gate_up_EDG, down_EFD, ends_E, ctx.loop)
+        ctx.save_for_backward(ends_E, tokens_S, slots_S, weights_S, y_SD, *saved)
+        return F.embedding_bag(slots_S.view(N, K), y_SD, mode="sum", per_sample_weights=weights_NK)
+
+    @staticmethod
+    def backward(ctx: Any, g_ND: Tensor) -> tuple[Tensor | None, ...]:
+        ends_E, tokens_S, slots_S, weights_S, y_SD, *saved = ctx.saved_tensors
+        slots_NK = slots_S.view(len(g_ND), -1)
+        g_SD = g_ND.index_select(0, tokens_S)
+        dweights_NK = (y_SD * g_SD).sum(-1).index_select(0, slots_S).view_as(slots_NK)
+        dx_SD, dgate_up_EDG, ddown_EFD = _ffn_backward(g_SD.mul_(weights_S[:, None]), saved, ends_E, ctx.loop)
+        # a gather, for index_add is slow on a CPU
+        dx_ND = F.embedding_bag(slots_NK, dx_SD, mode="sum")
+        return dx_ND, dweights_NK, None, None, dgate_up_EDG, ddown_EFD

@@ -1,0 +1,132 @@
+"""Which experts work on a token: softmax over all experts, the top K win.
+
+Legend: N tokens (batch and sequence flattened), D model width, E experts, K experts a token.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsity_lab.config import ModelConfig
+from sparsity_lab.models.ops import linear, linear_plain
+
+aten = torch.ops.aten
+
+
+@dataclass
+class Routing:
+    """One layer's decisions for N tokens."""
+
+    weights_NK: Tensor  # what each chosen expert's answer counts
+    experts_NK: Tensor  # which experts, int64, the favourite first
+    counts_E: Tensor  # assignments an expert got, int64
+    probs_NE: Tensor  # the router's full distribution, without gradient
+    balance: Tensor  # load-balance loss: 1 for an even load
+    z: Tensor  # z-loss
+
+
+@dataclass
+class RoutingStats:
+    """What a layer's router did with the last batch."""
+
+    load: list[float]  # share of the assignments each expert got; sums to 1
+    load_entropy: float  # of the load, divided by log E: 1 is perfectly even, 0 is one expert for all
+    token_entropy: float  # mean entropy of a token's distribution, divided by log E: 1 is undecided
+    max_load: float  # the busiest expert's load in multiples of the even share; 1 is perfectly even
+    dead: int  # experts that got nothing
+
+
+class Router(nn.Module):
+    """Top K of a softmax, in float32.
+
+    The balance loss is E·Σ_e f_e·P_e over the *full* softmax (Fedus et al. 2021, arXiv 2101.03961, eq. 4; f_e is the
+    share of assignments, P_e the mean probability); the z-loss is the mean squared log-sum-exp of the logits (Zoph et al.
+    2022, arXiv 2202.08906, eq. 5).
+    """
+
+    def __init__(self, config: ModelConfig, plain: bool):
+        super().__init__()
+        self.config = config
+        self.route, self.linear = (route_plain, linear_plain) if plain else (route, linear)
+        self.weight = nn.Parameter(torch.randn(config.n_experts, config.d_model) * config.d_model**-0.5)
+        self.last: Routing | None = None
+
+    def forward(self, x_ND: Tensor) -> Routing:
+        self.last = self.route(self.linear(x_ND.float(), self.weight), self.config.top_k)
+        return self.last
+
+    def aux_loss(self, routing: Routing) -> Tensor:
+        """What the config's weights make of the two losses."""
+        return self.config.balance_loss * routing.balance + self.config.z_loss * routing.z
+
+    def stats(self) -> RoutingStats | None:
+        """Of the last batch, computed when asked so that a step pays nothing; None before the first."""
+        if self.last is None:
+            return None
+        E = self.config.n_experts
+        load_E = self.last.counts_E / self.last.counts_E.sum()
+        log_E = torch.tensor(E).log()
+        return RoutingStats(
+            load=load_E.tolist(),
+            load_entropy=(torch.special.entr(load_E).sum() / log_E).item(),
+            token_entropy=(torch.special.entr(self.last.probs_NE).sum(-1).mean() / log_E).item(),
+            max_load=(load_E.max() * E).item(),
+            dead=int((load_E == 0).sum()),
+        )
+
+
+def route_plain(logits_NE: Tensor, top_k: int) -> Routing:
+    """The oracle of `route`."""
+    E = logits_NE.shape[1]
+    probs_NE = logits_NE.softmax(-1)
+    weights_NK, experts_NK = probs_NE.topk(top_k, -1)
+    if top_k > 1:  # for K = 1 the weight stays p, or no gradient would reach the router
+        weights_NK = weights_NK / weights_NK.sum(-1, keepdim=True)
+    counts_E = torch.bincount(experts_NK.flatten(), minlength=E)
+    balance = E * (counts_E / experts_NK.numel() * probs_NE.mean(0)).sum()
+    z = logits_NE.logsumexp(-1).square().mean()
+    return Routing(weights_NK, experts_NK, counts_E, probs_NE.detach(), balance, z)
+
+
+def route(logits_NE: Tensor, top_k: int) -> Routing:
+    """Routing of N tokens from the router's logits, (N, E) float32, with one hand-written backward for all its parts."""
+    weights_NK, experts_NK, counts_E, probs_NE, balance, z = _Route.apply(logits_NE, top_k)
+    return Routing(weights_NK, experts_NK, counts_E, probs_NE, balance, z)
+
+
+class _Route(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits_NE: Tensor, K: int) -> tuple[Tensor, ...]:
+        N, E = logits_NE.shape
+        p_NE = logits_NE.softmax(-1)
+        p_NK, experts_NK = p_NE.max(-1, keepdim=True) if K == 1 else p_NE.topk(K, -1)
+        sum_N1 = p_NK.sum(-1, keepdim=True)
+        weights_NK = p_NK.clone() if K == 1 else p_NK / sum_N1
+        # the log-sum-exp from the favourite: its probability is at least 1/E, so the logarithm is safe
+        lse_N1 = logits_NE.gather(1, experts_NK[:, :1]) - p_NK[:, :1].log()
+        counts_E = torch.bincount(experts_NK.view(-1), minlength=E)
+        share_E = counts_E.to(p_NE.dtype) * (E / (N * K))
+        balance = torch.dot(share_E, p_NE.mean(0))
+        z = lse_N1.square().mean()
+        ctx.save_for_backward(p_NE, weights_NK, experts_NK, sum_N1, share_E, lse_N1)
+        probs_NE = p_NE.detach()
+        ctx.mark_non_differentiable(experts_NK, counts_E, probs_NE)
+        ctx.set_materialize_grads(False)
+        return weights_NK, experts_NK, counts_E, probs_NE, balance, z
+
+    @staticmethod
+    def backward(ctx: Any, dweights_NK: Tensor | None, *rest: Tensor | None) -> tuple[Tensor, None]:
+        *_, dbalance, dz = rest
+        p_NE, weights_NK, experts_NK, sum_N1, share_E, lse_N1 = ctx.saved_tensors
+        N, E = p_NE.shape
+        dp_NE = torch.zeros_like(p_NE) if dbalance is None else (share_E * (dbalance / N)).expand(N, E).contiguous()
+        if dweights_NK is not None:
+            if weights_NK.shape[1] > 1:  # through w = p / sum(p)
+                dweights_NK = (dweights_NK - (dweights_NK * weights_NK).sum(-1, keepdim=True)) / sum_N1
+            dp_NE.scatter_add_(1, experts_NK, dweights_NK)
+        dlogits_NE = aten._softmax_backward_data(dp_NE, p_NE, -1, p_NE.dtype)
+        if dz is not None:
+            dlogits_NE.addcmul_(p_NE, lse_N1 * (2 * dz / N))
+        return dlogits_NE, None

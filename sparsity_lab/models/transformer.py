@@ -1,0 +1,85 @@
+"""A decoder-only language model, read from the bottom: layer, then model.
+
+Legend: B batch, T tokens of a sequence, D model width, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsity_lab.config import ModelConfig
+from sparsity_lab.models.attention import Attention, rotations
+from sparsity_lab.models.cache import KVCache
+from sparsity_lab.models.experts import MoE
+from sparsity_lab.models.ops import linear, linear_cross_entropy, linear_cross_entropy_plain, rms_norm, rms_norm_plain
+from sparsity_lab.models.router import Router, RoutingStats
+
+
+class Layer(nn.Module):
+    def __init__(self, config: ModelConfig, backend: str):
+        super().__init__()
+        self.attention_norm = nn.Parameter(torch.ones(config.d_model))
+        plain = backend == "naive"
+        self.norm = rms_norm_plain if plain else rms_norm
+        self.attention = Attention(config, plain)
+        self.moe_norm = nn.Parameter(torch.ones(config.d_model))
+        self.moe = MoE(config, backend)
+
+    def forward(
+        self, x_BTD: Tensor, turns_TC: Tensor, dtype: torch.dtype, cache: KVCache | None, layer: int
+    ) -> tuple[Tensor, Tensor | None]:
+        x_BTD = x_BTD + self.attention(self.norm(x_BTD, self.attention_norm).to(dtype), turns_TC, cache, layer)
+        y_BTD, aux_loss = self.moe(self.norm(x_BTD, self.moe_norm).to(dtype))
+        return x_BTD + y_BTD, aux_loss
+
+
+class Transformer(nn.Module):
+    """Token ids → logits. The residual stream and the weights are float32; products run in ``dtype``.
+
+    ``backend`` is ``"grouped"``, or ``"naive"``: loops and plain torch all over, to read and to check the other against.
+    """
+
+    turns_TC: Tensor
+
+    def __init__(self, config: ModelConfig, backend: str = "grouped", dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.config, self.dtype = config, dtype
+        self.embedding = nn.Parameter(torch.randn(config.vocab_size, config.d_model) * 0.02)
+        self.layers = nn.ModuleList(Layer(config, backend) for _ in range(config.n_layers))
+        self.final_norm = nn.Parameter(torch.ones(config.d_model))
+        self.head = nn.Parameter(torch.randn(config.vocab_size, config.d_model) * 0.02)
+        self.register_buffer("turns_TC", rotations(config), persistent=False)
+        self.cross_entropy = linear_cross_entropy_plain if backend == "naive" else linear_cross_entropy
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> tuple[Tensor, Tensor]:
+        """The last hidden state, (B, T, D), and the sum of the routers' auxiliary losses."""
+        start, T = cache.length if cache else 0, tokens_BT.shape[1]
+        if start + T > self.config.context:
+            raise ValueError(f"{start + T} tokens do not fit the model's context={self.config.context}")
+        x_BTD = F.embedding(tokens_BT, self.embedding)
+        total_aux = x_BTD.new_zeros(())
+        for i, layer in enumerate(self.layers):
+            x_BTD, aux_loss = layer(x_BTD, self.turns_TC[start : start + T], self.dtype, cache, i)
+            if aux_loss is not None:
+                total_aux = total_aux + aux_loss
+        if cache is not None:
+            cache.length += T
+        return rms_norm(x_BTD, self.final_norm).to(self.dtype), total_aux
+
+    def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits (B, T, V), float32. With a cache, ``tokens_BT`` are the tokens after those it holds."""
+        return linear(self.hidden(tokens_BT, cache)[0], self.head).float()
+
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy in nats a token, and the routers' auxiliary loss to add to it when training."""
+        h_BTD, aux_loss = self.hidden(tokens_BT)
+        return self.cross_entropy(h_BTD.flatten(0, 1), self.head, targets_BT.flatten()), aux_loss
+
+    def routing(self) -> list[RoutingStats]:
+        """What the routers did with the last batch, layer by layer; empty for a dense model."""
+        routers = [module for module in self.modules() if isinstance(module, Router)]
+        return [stats for router in routers if (stats := router.stats()) is not None]
