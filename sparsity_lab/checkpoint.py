@@ -1,0 +1,70 @@
+"""A run on disk: one safetensors file with weights, AdamW's moments and, as JSON metadata, everything else."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+VERSION = 1
+
+
+def save(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: dict[str, Any]) -> None:
+    """Atomic: a reader, or a kill at any moment, sees the old file or the new one."""
+    tensors: dict[str, Tensor] = {}
+    for name, weight in model.named_parameters():
+        tensors[f"model.{name}"] = weight.detach()
+        for key, value in optimizer.state.get(weight, {}).items():
+            tensors[f"optimizer.{key}.{name}"] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
+    os.replace(temporary, path)
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, identity: dict[str, Any]) -> dict[str, Any]:
+    """Fills ``model`` and ``optimizer``; gives the state that was saved.
+
+    Raises ValueError if the file is no checkpoint of ours, or if its state differs from ``identity``.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+            if state["version"] != VERSION:
+                raise ValueError(f"checkpoint {path} has version {state['version']}, this lab reads {VERSION}")
+            for key, mine in identity.items():
+                if state[key] != mine:
+                    raise ValueError(f"checkpoint {path} is of another run: {_difference(key, state[key], mine)}")
+            names = set(file.keys())
+            with torch.no_grad():
+                for name, weight in model.named_parameters():
+                    weight.copy_(file.get_tensor(f"model.{name}"))
+                    if f"optimizer.step.{name}" in names:
+                        optimizer.state[weight] = {
+                            key: file.get_tensor(f"optimizer.{key}.{name}").to(weight.device)
+                            for key in ("step", "exp_avg", "exp_avg_sq")
+                        }
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a Sparsity Lab checkpoint ({error}): delete it or name another file") from None
+    return state
+
+
+def peek(path: Path) -> dict[str, Any] | None:
+    """The state in a checkpoint, without its tensors; None if it is not one."""
+    try:
+        with safe_open(path, "pt") as file:
+            state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError):
+        return None
+    return state if state["version"] == VERSION else None
+
+
+def _difference(key: str, saved: Any, mine: Any) -> str:
+    if not isinstance(mine, dict):
+        return f"its {key} is {saved!r}, this run's {mine!r}"
+    name = next(n for n in mine if saved.get(n) != mine[n])
+    return f"its {name} is {saved.get(name)!r}, this run's {mine[name]!r}"

@@ -1,0 +1,92 @@
+"""`sparsity-lab`: what the notebooks do, without a browser. Results on stdout, progress and errors on stderr."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+
+from sparsity_lab import __version__, notebooks
+from sparsity_lab.config import ModelConfig, RunConfig
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done; 1 the run diverged, a notebook failed or `doctor` found a fault; 2 bad input; 130 Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    work: Callable[[argparse.Namespace], int] = options.work
+    try:
+        return work(options)
+    except ValueError as error:
+        print(f"sparsity-lab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nsparsity-lab: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sparsity-lab", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    train = verbs.add_parser("train", help="train a model within a budget of FLOPs")
+    train.set_defaults(work=_train)
+    train.add_argument("--sparsity", type=float, default=0.0, help="S = (E-K)/E, from 0 (dense) to below 1")
+    train.add_argument("--budget", type=float, default=1e11, help="training FLOPs (default 1e11)")
+    train.add_argument("--width", type=int, default=32, help="d_model (default 32)")
+    train.add_argument("--hold", choices=("active", "total"), default="active", help="what the dial holds constant")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--corpus", default="python", help="a name or the path of a text file or folder")
+    train.add_argument("--learning-rate", type=float, help="peak (default: the lab's choice)")
+    train.add_argument("--batch-size", type=int, help="sequences a step (default: the lab's choice)")
+    train.add_argument("--backend", default="grouped", help="how experts are computed: grouped or naive")
+    train.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    train.add_argument("--dtype", default="float32", help="of the matrix products: float32 or bfloat16")
+    train.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    train.add_argument("--checkpoint", metavar="FILE", help="save here on the way; go on from it if it is there")
+    train.add_argument("--checkpoint-seconds", type=float, default=30.0, help="how often (default 30)")
+    train.add_argument("--json", action="store_true", help="print the run's record as JSON, and nothing else")
+
+    doctor = verbs.add_parser("doctor", help="what is installed, how fast it is, and what to do about what is missing")
+    doctor.set_defaults(work=_doctor)
+    doctor.add_argument("--json", action="store_true")
+
+    runner = verbs.add_parser("notebooks", help="execute notebooks without a browser")
+    runner.set_defaults(work=notebooks.run_from_command_line)
+    notebooks.add_arguments(runner)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    model = ModelConfig.on_dial(options.width, options.sparsity, options.hold)
+    names = ("budget", "seed", "corpus", "learning_rate", "batch_size", "backend", "device", "dtype", "threads")
+    run = RunConfig(**{name: getattr(options, name) for name in names})
+
+    from tqdm import tqdm
+
+    from sparsity_lab.training import Record, train  # here, for torch takes seconds to import and --help need not wait
+
+    events = train(model, run, checkpoint_path=options.checkpoint, checkpoint_seconds=options.checkpoint_seconds)
+    with tqdm(total=run.budget, unit="FLOP", unit_scale=True, desc=f"S={model.sparsity:.4g}", file=sys.stderr) as bar:
+        for event in events:
+            if isinstance(event, Record):
+                record = event
+            else:
+                bar.update(event.flops - bar.n)
+                bar.set_postfix(loss=f"{event.loss:.3f}", refresh=False)
+    print(record.to_json() if options.json else record.summary())
+    return 0 if record.status == "finished" else 1
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from sparsity_lab.doctor import examine
+
+    findings = examine()
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            print(f"{'ok ' if finding.ok else '-- '} {finding.name:<12} {finding.value}")
+            if finding.advice:
+                print(f"{'':16} {finding.advice}")
+    return 0 if all(finding.ok or finding.optional for finding in findings) else 1

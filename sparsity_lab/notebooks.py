@@ -1,0 +1,112 @@
+"""Executes notebooks without a browser, with papermill, and checks parameters, which papermill does not."""
+
+import argparse
+import ast
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import papermill
+
+FOLDER = Path("notebooks")
+PROFILES = "profiles.toml"  # in the notebooks' folder: parameters by profile and notebook
+KINDS = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}
+
+
+def parameters(notebook: Path) -> dict[str, tuple[str, Any]]:
+    """Name → (type, default) of a notebook's parameters, from the annotations in its parameters cell."""
+    found = papermill.inspect_notebook(str(notebook))
+    return {name: (p["inferred_type_name"], ast.literal_eval(p["default"])) for name, p in found.items()}
+
+
+def check(notebook: Path, values: dict[str, Any]) -> None:
+    """Raises ValueError if the notebook lacks one of these parameters or wants another type."""
+    known = parameters(notebook)
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{notebook.name} has no parameter {name!r}; it has {', '.join(known)}")
+        kind = known[name][0]
+        wanted = KINDS[kind.partition("[")[0]]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise ValueError(
+                f"{notebook.name}: parameter {name}={value!r} must be of type {kind}, e.g. {known[name][1]!r}"
+            )
+
+
+def profile(folder: Path, name: str, notebook: Path) -> dict[str, Any]:
+    """A profile's parameters; ``full`` is the notebook's own defaults. Raises ValueError for an unknown profile."""
+    if name == "full":
+        return {}
+    profiles = tomllib.loads((folder / PROFILES).read_text())
+    if name not in profiles:
+        raise ValueError(f"profile={name!r} is not in {folder / PROFILES}: use full, {', '.join(profiles)}")
+    values: dict[str, Any] = profiles[name].get(notebook.stem, {})
+    return values
+
+
+def execute(notebook: Path, output: Path, values: dict[str, Any]) -> float:
+    """Runs a notebook in its own folder, writes it with its outputs to ``output`` (atomically); gives the seconds.
+
+    Raises ValueError for parameters that don't fit, and papermill's errors when a cell fails; then ``output`` holds what
+    was computed up to there.
+    """
+    check(notebook, values)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    papermill.execute_notebook(
+        str(notebook),
+        str(output),
+        parameters=values,
+        kernel_name="python3",
+        cwd=str(notebook.parent),
+        progress_bar=False,
+        store_widget_state=False,
+    )
+    return time.monotonic() - start
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", help="which, e.g. 01 or 01_the_magic_dial (default: all)")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=Path, default=Path("build/notebooks"))
+    parser.add_argument("--profile", default="ci", help="a set of parameters from profiles.toml, or full (default ci)")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
+
+
+def run_from_command_line(options: argparse.Namespace) -> int:
+    """1 if a notebook failed. Raises ValueError for names and parameters that don't fit."""
+    chosen = find(options.folder, options.names)
+    given = {name: _literal(value) for name, value in options.p}
+    jobs = [(path, profile(options.folder, options.profile, path) | given) for path in chosen]
+    for path, values in jobs:
+        check(path, values)
+    failed = 0
+    for path, values in jobs:
+        print(f"{path.name} …", flush=True)
+        try:
+            seconds = execute(path, options.out / path.name, values)
+        except papermill.exceptions.PapermillExecutionError as error:
+            failed += 1
+            print(f"{path.name} FAILED in a cell: {error.ename}: {error.evalue}", flush=True)
+        else:
+            print(f"{path.name} done in {seconds:.0f} s → {options.out / path.name}", flush=True)
+    return int(failed > 0)
+
+
+def find(folder: Path, names: list[str]) -> list[Path]:
+    """The notebooks whose file names start with one of ``names``, or all. Raises ValueError for a name without match."""
+    paths = sorted(folder.glob("*.ipynb"))
+    for name in names:
+        if not any(path.name.startswith(name) for path in paths):
+            raise ValueError(
+                f"no notebook in {folder} starts with {name!r}; there are {', '.join(p.stem for p in paths)}"
+            )
+    return [path for path in paths if not names or path.name.startswith(tuple(names))]
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,91 @@
+"""How long a run will take on this machine: a second of measuring, then arithmetic."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sparsity_lab.accounting import count_parameters, flops_per_step, plan
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.corpus import Corpus
+from sparsity_lab.training import Training
+
+PROBES = (  # width, sparsity, batch size
+    (16, 0.0, 4),
+    (16, 0.9375, 4),
+    (32, 0.984375, 4),
+    (32, 0.0, 16),
+    (32, 0.9375, 16),
+    (64, 0.0, 8),
+    (64, 0.9375, 8),
+)
+
+
+def matmul_rate(seconds: float = 0.3, size: int = 1024) -> float:
+    """FLOP/s of a square float32 product with torch's present number of threads; the median of several."""
+    a, b = torch.randn(2, size, size)
+    times = []
+    deadline = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < deadline:
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(times)
+
+
+@dataclass
+class Speed:
+    """Seconds a training step, as a sum of what it does: passes over activations, products, routing, weight updates."""
+
+    seconds_a_unit: np.ndarray  # one per feature of `_features`
+
+    def step_seconds(self, model: ModelConfig, batch_size: int) -> float:
+        return float(_features(model, batch_size) @ self.seconds_a_unit)
+
+    def seconds(self, model: ModelConfig, run: RunConfig) -> float:
+        """Of the whole run. Raises ValueError if the budget does not pay for one step."""
+        return plan(model, run).steps * self.step_seconds(model, run.sequences)
+
+
+def calibrate(corpus: Corpus) -> Speed:
+    """Times a few steps of a few models (about a second) and fits `Speed` to them."""
+    rows: list[np.ndarray] = []
+    times: list[float] = []
+    for width, sparsity, batch_size in PROBES:
+        model = ModelConfig.of_width(width).with_sparsity(sparsity)
+        training = Training(model, RunConfig(budget=1e13, batch_size=batch_size), corpus=corpus)
+        training.step()
+        seconds = training.seconds
+        for _ in range(3):
+            training.step()
+        rows.append(_features(model, batch_size))
+        times.append((training.seconds - seconds) / 3)
+    weights = 1 / np.array(times)  # small relative errors matter, not small absolute ones
+    return Speed(_nonnegative_fit(np.array(rows) * weights[:, None], np.ones(len(times))))
+
+
+def _nonnegative_fit(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Least squares without negative seconds: drops the most negative feature until none is."""
+    kept = list(range(rows.shape[1]))
+    while True:
+        fit, *_ = np.linalg.lstsq(rows[:, kept], values, rcond=None)
+        if fit.min() >= 0 or len(kept) == 1:
+            result = np.zeros(rows.shape[1])
+            result[kept] = np.maximum(fit, 0.0)
+            return result
+        del kept[int(fit.argmin())]
+
+
+def _features(model: ModelConfig, batch_size: int) -> np.ndarray:
+    tokens = batch_size * model.context
+    return np.array(
+        [
+            tokens * model.n_layers * model.d_model * 1e-9,
+            flops_per_step(model, batch_size) * 1e-12,
+            tokens * model.n_layers * model.n_experts * model.has_router * 1e-9,
+            count_parameters(model).total * 1e-9,
+            model.n_layers * (1 + model.n_experts * model.has_router) * 1e-6,  # calls
+        ]
+    )

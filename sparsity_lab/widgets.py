@@ -1,0 +1,520 @@
+"""The magic dial: sliders, buttons and a live loss curve around the kernel's one training session.
+
+No mathematics here: numbers come from `accounting` and `speed`, figures from `charts`, training from `session`.
+"""
+
+import html
+import threading
+from typing import Any
+
+import ipywidgets as ipw
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sparsity_lab import charts
+from sparsity_lab.accounting import count_parameters, plan
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.dial import Settings
+from sparsity_lab.session import Lane, Session, current
+from sparsity_lab.speed import Speed
+from sparsity_lab.training import Record, decimate, resolve
+
+BUDGETS = [m * 10.0**e for e in (10, 11, 12) for m in (1, 2, 3, 5)] + [1e13]
+WIDTHS = [8, 12, 16, 24, 32, 48, 64, 96, 128]
+GHOSTS = 6
+LABEL = {"description_width": "110px"}
+
+
+class MagicDial(ipw.VBox):
+    """The dashboard. Display it as the last expression of a cell.
+
+    Every argument is where a dial starts. Budgets and widths that are no stop of a slider become one. Without a
+    browser `run` trains what the dials show and `figure` is the static twin of the live plot.
+    """
+
+    def __init__(self, *, session: Session | None = None, calibrate: bool = True, **settings: Any):
+        self._session = session or current()
+        self._lock = threading.RLock()
+        self._speed: Speed | None = None
+        self._shown: list[str] = []  # what the ghosts show, so that they are sent again only when they change
+        start = Settings(**settings)
+        _ = start.pairs
+        self._corpus_name = start.corpus
+        self._build_controls(start)
+        self._build_outputs()
+        super().__init__(
+            [
+                ipw.HBox([self._dials, self._facts], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
+                self._buttons,
+                self._problem,
+                ipw.HBox([self._progress, self._status], layout={"align_items": "center"}),
+                self._figure,
+                self._summary,
+                self._texts,
+                self._runs,
+                self._code,
+            ]
+        )
+        self.add_class("sparsity-lab-dial")
+        self._session.listener = self._refresh
+        cut_off = self._session.interrupted()
+        if cut_off is not None:
+            self._offer(*cut_off)
+        self._dial_moved()
+        self._refresh()
+        if calibrate:
+            self._session.calibrate(start.corpus)
+
+    # ---- what a learner or a headless run calls
+
+    @property
+    def settings(self) -> Settings:
+        """Where the dials stand now."""
+        return Settings(
+            sparsity=self.sparsity.value,
+            budget=self.budget.value,
+            width=self.width.value,
+            hold=self.hold.value,
+            seed=self.seed.value,
+            corpus=self._corpus_name,
+            dense_twin=self.dense_twin.value,
+        )
+
+    def run(self) -> pd.DataFrame:
+        """Trains what the dials show unless that has just been done, waits for it, and gives `curves`."""
+        pairs = self.settings.pairs
+        if not self._session.has_finished(pairs):
+            self._session.start(pairs)
+        try:
+            self._session.wait()
+        except KeyboardInterrupt:
+            self._session.stop()
+            raise
+        if self._session.state == "failed":
+            raise RuntimeError(self._session.message)
+        return self.curves()
+
+    def curves(self) -> pd.DataFrame:
+        """What the plot shows, one row a point: label, role (this, dense, ghost), flops, loss."""
+        parts = [
+            pd.DataFrame({"label": label, "role": role, "flops": flops, "loss": loss})
+            for label, role, flops, loss in [*self._ghosts(), *self._live()]
+        ]
+        columns = ["label", "role", "flops", "loss"]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+    def results(self) -> pd.DataFrame:
+        """The runs in front, one row each: experts, weights, tokens, FLOPs, held-out loss in nats a byte, seconds."""
+        rows = [
+            {
+                "run": _label(lane.model, lane.run),
+                "weights": lane.record.params_total,
+                "at work on a token": lane.record.params_active,
+                "tokens": lane.record.tokens,
+                "FLOPs": lane.record.flops,
+                "held-out loss": lane.record.val_loss,
+                "seconds": lane.record.seconds,
+                "status": lane.record.status,
+            }
+            for lane in self._session.lanes
+            if lane.record is not None
+        ]
+        return pd.DataFrame(rows).set_index("run") if rows else pd.DataFrame()
+
+    def verdict(self) -> str:
+        """The comparison with the dense twin in a sentence; empty if there is none."""
+        losses = [
+            lane.record.val_loss for lane in self._session.lanes if lane.record and lane.record.val_loss is not None
+        ]
+        if len(losses) != 2:
+            return ""
+        return (
+            f"On held-out text the model on the dial ends {abs(losses[0] - losses[1]):.3f} nats a byte "
+            f"{'lower' if losses[0] < losses[1] else 'higher'} than its dense twin "
+            f"({losses[0]:.3f} against {losses[1]:.3f}). One seed: not yet a finding."
+        )
+
+    def figure(self) -> go.Figure:
+        """The live plot as it stands, as a figure that stays in the saved notebook."""
+        return charts.loss_figure(self.curves())
+
+    # ---- building
+
+    def _build_controls(self, start: Settings) -> None:
+        self.sparsity = ipw.SelectionSlider(
+            options=[("0", 0.0)],
+            description="sparsity S",
+            continuous_update=True,
+            style=LABEL,
+            layout={"width": "420px"},
+        )
+        self.budget = _stops("budget", BUDGETS, start.budget, lambda c: f"{c:.3g} FLOPs")
+        self.width = _stops("width", WIDTHS, start.width, lambda w: f"{w}")
+        self.hold = ipw.ToggleButtons(
+            options=[("active part", "active"), ("total", "total")],
+            value=start.hold,
+            tooltips=[
+                "experts keep their width; more of them make the total grow",
+                "the same hidden units are cut into more experts; the active part shrinks",
+            ],
+            style={"button_width": "110px"},
+        )
+        self.seed = ipw.BoundedIntText(
+            value=start.seed, min=0, max=2**31 - 1, description="seed", style=LABEL, layout={"width": "220px"}
+        )
+        self.dense_twin = ipw.Checkbox(
+            value=start.dense_twin, description="train the dense twin beside it", indent=False
+        )
+        self._snap(start.sparsity)
+        self.train = ipw.Button(description="Train", button_style="primary", tooltip="train what the dials show")
+        self.pause = ipw.Button(description="Pause", tooltip="pause, or go on")
+        self.step = ipw.Button(description="Step", tooltip="one training step, then pause")
+        self.stop = ipw.Button(description="Stop", tooltip="end the run and keep it for comparison")
+        self.clear = ipw.Button(description="Clear", tooltip="forget all runs")
+        self.show_code = ipw.ToggleButton(description="Show code", tooltip="the Python that does the same")
+        for button in (self.train, self.pause, self.step, self.stop, self.clear, self.show_code):
+            button.layout.width = "96px"
+            button.add_class(f"sparsity-lab-{button.description.lower().replace(' ', '-')}")
+        for dial in (self.sparsity, self.budget, self.width):
+            dial.add_class(f"sparsity-lab-{dial.description.split()[0]}")
+            dial.observe(self._dial_moved, "value")
+        self.hold.observe(self._hold_moved, "value")
+        self.seed.observe(self._dial_moved, "value")
+        self.dense_twin.observe(self._dial_moved, "value")
+        self.train.on_click(self._pressed_train)
+        self.pause.on_click(self._pressed_pause)
+        self.step.on_click(self._pressed_step)
+        self.stop.on_click(self._pressed_stop)
+        self.clear.on_click(self._pressed_clear)
+        self.show_code.observe(self._dial_moved, "value")
+        hold = ipw.Label("hold constant", layout={"width": "112px", "display": "flex", "justify_content": "flex-end"})
+        self._dials = ipw.VBox(
+            [
+                self.sparsity,
+                self.budget,
+                self.width,
+                ipw.HBox([hold, self.hold]),
+                ipw.HBox([self.seed, self.dense_twin]),
+            ]
+        )
+        self._buttons = ipw.HBox(
+            [self.train, self.pause, self.step, self.stop, self.clear, self.show_code],
+            layout={"flex_flow": "row wrap"},
+        )
+
+    def _build_outputs(self) -> None:
+        self._facts = _text("sparsity-lab-facts", min_width="330px")
+        self._problem = _text("sparsity-lab-problem")
+        self._progress = ipw.FloatProgress(max=1.0, layout={"width": "220px"})
+        self._status = _text("sparsity-lab-status")
+        self._summary = _text("sparsity-lab-summary")
+        self._texts = _text("sparsity-lab-texts")
+        self._runs = _text("sparsity-lab-runs")
+        self.share = ipw.Text(description="settings", continuous_update=False, style=LABEL, layout={"width": "98%"})
+        self.share.add_class("sparsity-lab-settings")
+        self.share.observe(self._settings_pasted, "value")
+        self._listing = _text("sparsity-lab-code")
+        self._code = ipw.VBox([self._listing, self.share])
+        figure = make_subplots(
+            cols=2,
+            column_widths=[0.66, 0.34],
+            horizontal_spacing=0.1,
+        )
+        for _ in range(GHOSTS):
+            figure.add_trace(charts.loss_trace("", "ghost", [], []) | {"showlegend": False}, row=1, col=1)
+        figure.add_trace(charts.loss_trace("dense", "dense", [], []), row=1, col=1)
+        figure.add_trace(charts.loss_trace("this run", "this", [], []), row=1, col=1)
+        figure.add_trace(charts.load_trace([]), row=1, col=2)
+        charts.styled(figure, 340)
+        for column, axes in ((1, charts.loss_axes()), (2, charts.load_axes())):
+            figure.update_xaxes(axes["xaxis"], row=1, col=column).update_yaxes(axes["yaxis"], row=1, col=column)
+        self._figure = go.FigureWidget(figure)
+
+    # ---- dials
+
+    def _snap(self, sparsity: float) -> None:
+        """The stops of the sparsity dial for this width and hold, and the one nearest to ``sparsity``."""
+        dense = ModelConfig.on_dial(self.width.value, 0.0, self.hold.value)
+        stops = sorted({*dense.sparsities(self.hold.value), dense.with_sparsity(sparsity, self.hold.value).sparsity})
+        models = [dense.with_sparsity(s, self.hold.value) for s in stops]
+        self.sparsity.options = [
+            (f"{s:.4g} ({model.top_k} of {model.n_experts})", s) for s, model in zip(stops, models, strict=True)
+        ]
+        self.sparsity.value = min(stops, key=lambda s: abs(s - sparsity))
+
+    def _hold_moved(self, _change: Any) -> None:
+        self._snap(self.sparsity.value)
+        self._dial_moved()
+
+    def _dial_moved(self, _change: Any = None) -> None:
+        """Every derived number, at once, also while training."""
+        with self._lock:
+            settings = self.settings
+            try:
+                self._facts.value = self._facts_table(settings)
+                self._problem.value = ""
+            except ValueError as error:
+                self._say_problem(error)
+            with self.share.hold_trait_notifications():
+                self.share.value = settings.to_json()
+            self._listing.value = f"<pre>{html.escape(settings.code())}</pre>" if self.show_code.value else ""
+
+    def _facts_table(self, settings: Settings) -> str:
+        columns = [("on the dial", settings.model)]
+        if settings.model != settings.twin:
+            columns.append(("dense twin", settings.twin))
+        rows: dict[str, list[str]] = {
+            name: []
+            for name in (
+                "experts that work",
+                "total weights",
+                "active weights",
+                "tokens",
+                "steps",
+                "time here",
+            )
+        }
+        for _, model in columns:
+            params = count_parameters(model)
+            bought = plan(model, settings.run)
+            seconds = self._session.speed.seconds(model, settings.run) if self._session.speed else None
+            cells = (
+                f"{model.top_k} of {model.n_experts}",
+                f"{params.total:,}",
+                f"{params.active:,}",
+                f"{bought.tokens:,}",
+                f"{bought.steps:,}",
+                "measuring…" if seconds is None else duration(seconds),
+            )
+            for name, cell in zip(rows, cells, strict=True):
+                rows[name].append(cell)
+        return _table(["", *(title for title, _ in columns)], [[name, *cells] for name, cells in rows.items()])
+
+    def _settings_pasted(self, _change: Any) -> None:
+        with self._lock:
+            if self.share.value == self.settings.to_json():
+                return
+            try:
+                wanted = Settings.from_json(self.share.value)
+            except (ValueError, TypeError) as error:
+                self._say_problem(error)
+                return
+            self._set(wanted)
+
+    def _set(self, settings: Settings) -> None:
+        self._corpus_name = settings.corpus
+        for slider, value, label in (
+            (self.budget, settings.budget, f"{settings.budget:.3g} FLOPs"),
+            (self.width, settings.width, f"{settings.width}"),
+        ):
+            if value not in [v for _, v in slider.options]:
+                slider.options = sorted([*slider.options, (label, value)], key=lambda option: option[1])
+            slider.value = value
+        self.hold.value = settings.hold
+        self._snap(settings.sparsity)
+        self.seed.value = settings.seed
+        self.dense_twin.value = settings.dense_twin
+        self._dial_moved()
+
+    def _offer(self, model: ModelConfig, run: RunConfig) -> None:
+        """Puts the dials where a dead kernel's run stood, so that Train goes on with it."""
+        for hold in ("active", "total"):
+            settings = Settings(
+                sparsity=model.sparsity,
+                budget=run.budget,
+                width=model.d_model,
+                hold=hold,
+                seed=run.seed,
+                corpus=run.corpus,
+            )
+            if settings.model == model and resolve(model, settings.run) == run:
+                self._set(settings)
+                self._session.message = (
+                    "A run was cut off; the dials stand where it stood. Press Train to go on with it."
+                )
+
+    def _say_problem(self, error: Exception) -> None:
+        self._problem.value = f'<div role="alert"><b>Can\'t do that:</b> {html.escape(str(error))}</div>'
+
+    # ---- buttons
+
+    def _pressed_train(self, _button: Any) -> None:
+        self._start(paused=False)
+
+    def _pressed_step(self, _button: Any) -> None:
+        if self._session.busy and self._session.lanes:
+            self._session.step()
+        else:
+            self._start(paused=True)
+
+    def _start(self, paused: bool) -> None:
+        try:
+            self._session.start(self.settings.pairs, paused)
+            self._problem.value = ""
+        except ValueError as error:
+            self._say_problem(error)
+        self._refresh()
+
+    def _pressed_pause(self, _button: Any) -> None:
+        if self._session.state == "paused":
+            self._session.proceed()
+        else:
+            self._session.pause()
+        self._refresh()
+
+    def _pressed_stop(self, _button: Any) -> None:
+        self._session.stop()
+
+    def _pressed_clear(self, _button: Any) -> None:
+        self._session.clear()
+        self._refresh()
+
+    # ---- what the session reports, up to ten times a second, from its thread
+
+    def _refresh(self) -> None:
+        with self._lock:
+            session = self._session
+            lanes = session.lanes
+            share = sum(lane.share for lane in lanes) / len(lanes) if lanes else 0.0
+            left = sum(lane.last.seconds_left for lane in lanes if lane.last and lane.record is None)
+            running = session.state in ("running", "paused") and session.busy
+            going = f" {share:.0%}, {duration(left)} left." if running and lanes and lanes[0].last else ""
+            self._progress.value = share
+            self._status.value = f'<div role="status">{html.escape(session.message + going)}</div>'
+            self.pause.description = "Go on" if session.state == "paused" else "Pause"
+            self._draw()
+            self._summary.value = self._summary_text(lanes)
+            if session.speed is not self._speed:
+                self._speed = session.speed
+                self._dial_moved()
+            self._texts.value = _samples(lanes)
+
+    def _draw(self) -> None:
+        live = {role: (label, flops, loss) for label, role, flops, loss in self._live()}
+        ghosts = self._ghosts()
+        shown = [label for label, *_ in ghosts]
+        traces = self._figure.data
+        with self._figure.batch_update():
+            if shown != self._shown:
+                self._shown = shown
+                self._runs.value = self._runs_table()
+                for i in range(GHOSTS):
+                    label, _, flops, loss = ghosts[i] if i < len(ghosts) else ("", "", [], [])
+                    traces[i].update(_line(charts.loss_trace(label, "ghost", flops, loss)))
+            for i, role in ((GHOSTS, "dense"), (GHOSTS + 1, "this")):
+                label, flops, loss = live.get(role, ("this run" if role == "this" else "dense", [], []))
+                traces[i].update(_line(charts.loss_trace(label, role, flops, loss)))
+            routing = self._session.lanes[0].routing if self._session.lanes else []
+            traces[GHOSTS + 2].z = charts.load_trace([stats.load for stats in routing])["z"]
+            self._figure.layout.xaxis.range, self._figure.layout.yaxis.range = charts.loss_window(
+                [(trace.x, trace.y) for trace in traces[GHOSTS : GHOSTS + 2]]
+            )
+
+    def _live(self) -> list[tuple[str, str, Any, Any]]:
+        """Label, role, FLOPs and loss of the runs in front."""
+        lines = []
+        for lane in self._session.lanes:
+            role = "this" if lane is self._session.lanes[0] else "dense"
+            if lane.record is not None:
+                curve = lane.record.curve
+            elif lane.training is not None and lane.last is not None:
+                curve = decimate(lane.training.losses, lane.last.flops // lane.last.step)
+            else:
+                continue
+            lines.append((_label(lane.model, lane.run), role, curve["flops"], curve["loss"]))
+        return lines
+
+    def _ghosts(self) -> list[tuple[str, str, Any, Any]]:
+        front = {_label(lane.model, lane.run) for lane in self._session.lanes}
+        lines = []
+        for record in self._session.records:
+            label = _record_label(record)
+            if label not in front:
+                lines.append((label, "ghost", record.curve["flops"], record.curve["loss"]))
+        return lines[-GHOSTS:]
+
+    def _summary_text(self, lanes: list[Lane]) -> str:
+        """The plot in words, for those who can't see it."""
+        sentences = []
+        for label, _, flops, loss in self._live():
+            x, y = charts.smooth(flops, loss)
+            if len(y):
+                sentences.append(f"{label}: training loss {y[-1]:.3f} after {x[-1]:.3g} FLOPs.")
+        sentences.append(self.verdict())
+        for stats in lanes[0].routing if lanes else []:
+            sentences.append(f"Busiest expert: {stats.max_load:.1f} times its even share; {stats.dead} without work.")
+        return f'<div role="note">{html.escape(" ".join(sentences))}</div>'
+
+    def _runs_table(self) -> str:
+        rows = [
+            [
+                _record_label(record),
+                f"{record.params_total:,}",
+                f"{record.params_active:,}",
+                "–" if record.val_loss is None else f"{record.val_loss:.3f}",
+                record.status,
+            ]
+            for record in self._session.records[-8:]
+        ]
+        if not rows:
+            return ""
+        return "<b>Runs so far</b>" + _table(["run", "total", "active", "held-out loss", "status"], rows)
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 8 s, 2 min 05 s, 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _stops(name: str, stops: list[Any], value: Any, label: Any) -> ipw.SelectionSlider:
+    options = [(label(stop), stop) for stop in sorted({*stops, value})]
+    return ipw.SelectionSlider(options=options, value=value, description=name, style=LABEL, layout={"width": "420px"})
+
+
+def _text(css_class: str, **layout: str) -> ipw.HTML:
+    widget = ipw.HTML(layout=layout)
+    widget.add_class(css_class)
+    return widget
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    def cells(kind: str, values: list[str]) -> str:
+        return "".join(f'<{kind} style="text-align:right;padding:1px 10px">{html.escape(v)}</{kind}>' for v in values)
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><tr>{cells('th', header)}</tr>{body}</table>"
+
+
+def _samples(lanes: list[Lane]) -> str:
+    """What the model on the dial wrote before training, and after."""
+    if not lanes or not lanes[0].text_before:
+        return ""
+    style = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.25;height:9em;overflow-y:auto"
+    cell = '<div style="flex:1;min-width:0"><b>The model writes, {}</b><pre style="{}">{}</pre></div>'
+    cells = "".join(
+        cell.format(when, style, html.escape(text))
+        for when, text in (("before", lanes[0].text_before), ("after", lanes[0].text_after or "…"))
+    )
+    return f'<div style="display:flex;gap:24px">{cells}</div>'
+
+
+def _line(trace: dict[str, Any]) -> dict[str, Any]:
+    return {key: trace[key] for key in ("name", "x", "y", "hovertemplate")}
+
+
+def _label(model: ModelConfig, run: RunConfig) -> str:
+    kind = "dense" if model.sparsity == 0 else f"S {model.sparsity:.3g}"
+    wide = (
+        ""
+        if model.d_expert * model.n_experts < 48 * model.d_model or model.d_expert == 3 * model.d_model
+        else ", total held"
+    )
+    return f"{kind}, width {model.d_model}, {run.budget:.0e}, seed {run.seed}{wide}".replace("e+", "e")
+
+
+def _record_label(record: Record) -> str:
+    return _label(ModelConfig.from_dict(record.model), RunConfig.from_dict(record.run))
