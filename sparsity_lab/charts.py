@@ -90,8 +90,8 @@ def loss_figure(curves: pd.DataFrame, height: int = 400) -> go.Figure:
 
 
 def loss_window(lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[float] | None, list[float] | None]:
-    """Ranges (log10 FLOPs, loss) that show the last factor of 20 in compute and the lowest nat and a bit: the first fall
-    from blind guessing is the same for every model and would squash what differs. None, None without data."""
+    """Ranges (log10 FLOPs, loss) that show the last factor of 20 in compute and the lowest nat and a bit: the first
+    fall from blind guessing is the same for every model and would squash what differs. None, None without data."""
     lines = [(x, y) for x, y in lines if len(y)]
     if not lines:
         return None, None
@@ -133,7 +133,7 @@ def load_axes() -> dict[str, Any]:
 
 
 def loss_by_sparsity(summary: pd.DataFrame, height: int = 400) -> go.Figure:
-    """Held-out loss against S with intervals. ``summary``: columns line, sparsity, loss, half (see `experiment.summarise`).
+    """Held-out loss against S with intervals. ``summary``: columns line, sparsity, loss, half.
 
     The axis is −log₂(1 − S): every step to the right halves the share of experts that work, and 1 lies at infinity.
     """

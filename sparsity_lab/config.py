@@ -245,4 +245,4 @@ class RunConfig(_Config):
         """
         if self.batch_size is not None:
             return self.batch_size
-        return 2 ** min(6, max(1, round(2 + math.log10(self.budget / 1e11))))
+        return 1 << min(6, max(1, round(2 + math.log10(self.budget / 1e11))))

@@ -20,7 +20,7 @@ def run_all(pairs: Sequence[tuple[ModelConfig, RunConfig]], folder: Path | None 
     """Trains every (model, run) that ``folder`` (default: the user's) holds no record of; gives one row a run.
 
     Columns: sparsity, n_experts, top_k, width, budget, seed, params_total, params_active, tokens, val_loss, status and
-    record. A bar shows progress and the time left. An interrupt (the stop button of the notebook) loses nothing: what is
+    record. A bar shows progress and the time left. An interrupt (the notebook's stop button) loses nothing: what is
     done is kept, and the run under way goes on from its checkpoint the next time.
     """
     store = RunStore((folder or home()) / "runs")

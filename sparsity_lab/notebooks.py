@@ -11,7 +11,7 @@ import papermill
 
 FOLDER = Path("notebooks")
 PROFILES = "profiles.toml"  # in the notebooks' folder: parameters by profile and notebook
-KINDS = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}
+KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}
 
 
 def parameters(notebook: Path) -> dict[str, tuple[str, Any]]:
@@ -48,8 +48,8 @@ def profile(folder: Path, name: str, notebook: Path) -> dict[str, Any]:
 def execute(notebook: Path, output: Path, values: dict[str, Any]) -> float:
     """Runs a notebook in its own folder, writes it with its outputs to ``output`` (atomically); gives the seconds.
 
-    Raises ValueError for parameters that don't fit, and papermill's errors when a cell fails; then ``output`` holds what
-    was computed up to there.
+    Raises ValueError for parameters that don't fit, and papermill's errors when a cell fails; then ``output`` holds
+    what was computed up to there.
     """
     check(notebook, values)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def run_from_command_line(options: argparse.Namespace) -> int:
 
 
 def find(folder: Path, names: list[str]) -> list[Path]:
-    """The notebooks whose file names start with one of ``names``, or all. Raises ValueError for a name without match."""
+    """The notebooks whose names start with one of ``names``, or all. Raises ValueError for a name without match."""
     paths = sorted(folder.glob("*.ipynb"))
     for name in names:
         if not any(path.name.startswith(name) for path in paths):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 
 from sparsity_lab.accounting import count_parameters, flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig
@@ -26,7 +27,7 @@ PROBES = (  # width, sparsity, batch size
 def matmul_rate(seconds: float = 0.3, size: int = 1024) -> float:
     """FLOP/s of a square float32 product with torch's present number of threads; the median of several."""
     a, b = torch.randn(2, size, size)
-    times = []
+    times: list[float] = []
     deadline = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < deadline:
         start = time.perf_counter()
@@ -63,19 +64,7 @@ def calibrate(corpus: Corpus) -> Speed:
         rows.append(_features(model, batch_size))
         times.append((training.seconds - seconds) / 3)
     weights = 1 / np.array(times)  # small relative errors matter, not small absolute ones
-    return Speed(_nonnegative_fit(np.array(rows) * weights[:, None], np.ones(len(times))))
-
-
-def _nonnegative_fit(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Least squares without negative seconds: drops the most negative feature until none is."""
-    kept = list(range(rows.shape[1]))
-    while True:
-        fit, *_ = np.linalg.lstsq(rows[:, kept], values, rcond=None)
-        if fit.min() >= 0 or len(kept) == 1:
-            result = np.zeros(rows.shape[1])
-            result[kept] = np.maximum(fit, 0.0)
-            return result
-        del kept[int(fit.argmin())]
+    return Speed(nnls(np.array(rows) * weights[:, None], np.ones(len(times)))[0])
 
 
 def _features(model: ModelConfig, batch_size: int) -> np.ndarray:

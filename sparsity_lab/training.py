@@ -276,7 +276,7 @@ def default_learning_rate(run: RunConfig) -> float:
 
     Tried at the corners of the lab: see `benchmarks/learning_rate.py`.
     """
-    return 8e-3 * (run.budget / 1e11) ** -0.2
+    return 8e-3 * math.pow(run.budget / 1e11, -0.2)
 
 
 def choose_device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models.cache import KVCache
-from sparsity_lab.models.ops import EPS, is_fast, linear, linear_plain, rms_norm_plain
+from sparsity_lab.models.ops import EPS, apply, is_fast, linear, linear_plain, rms_norm_plain
 
 aten = torch.ops.aten
 
@@ -82,14 +82,14 @@ def attend_plain(qkv: QKV, n_heads: int, cache: KVCache | None = None, layer: in
     return y_BHTC.transpose(1, 2).flatten(-2)
 
 
-# ---- The fast twins, for float32 on a CPU. Whole rows, all heads side by side, go through each operation: loops over the
-# 8 to 32 numbers of one head are slow. A sum over a head, and its spreading back, is a small matrix product.
+# ---- The fast twins, for float32 on a CPU. Whole rows, all heads side by side, go through each operation: loops over
+# the 8 to 32 numbers of one head are slow. A sum over a head, and its spreading back, is a small matrix product.
 
 
 def norm_rope(qkv_BTD: Tensor, q_norm_C: Tensor, k_norm_C: Tensor, turns_TC: Tensor) -> QKV:
     """`norm_rope_plain` in few passes."""
     heads = qkv_BTD.shape[-1] // 3 // len(q_norm_C)
-    qkv: QKV = _NormRope.apply(qkv_BTD, q_norm_C, k_norm_C, turns_TC.repeat(1, 2 * heads))
+    qkv: QKV = apply(_NormRope, qkv_BTD, q_norm_C, k_norm_C, turns_TC.repeat(1, 2 * heads))
     return qkv
 
 
@@ -125,7 +125,7 @@ class _NormRope(torch.autograd.Function):
 
 def attend(qkv: QKV, n_heads: int) -> Tensor:
     """`attend_plain` without a cache: a product over the batch per head, reading and writing the heads in place."""
-    y_BTD: Tensor = _Attend.apply(*qkv, n_heads)
+    y_BTD: Tensor = apply(_Attend, *qkv, n_heads)
     return y_BTD
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsity_lab.config import ModelConfig
-from sparsity_lab.models.ops import is_fast, matmul, uses_onednn
+from sparsity_lab.models.ops import apply, is_fast, matmul, uses_onednn
 from sparsity_lab.models.router import Router, Routing
 
 aten = torch.ops.aten
@@ -31,7 +31,7 @@ class Experts(nn.Module):
     def one(self, expert: int, x_ND: Tensor) -> Tensor:
         """One expert on the tokens it is given, (n, D) → (n, D)."""
         if not self.plain and is_fast(x_ND):
-            y_ND: Tensor = _SwiGLU.apply(x_ND, self.gate_up_EDG[expert], self.down_EFD[expert])
+            y_ND: Tensor = apply(_SwiGLU, x_ND, self.gate_up_EDG[expert], self.down_EFD[expert])
             return y_ND
         gate_NF, up_NF = (x_ND @ self.gate_up_EDG[expert].to(x_ND.dtype)).chunk(2, -1)
         return (F.silu(gate_NF) * up_NF) @ self.down_EFD[expert].to(x_ND.dtype)
@@ -47,7 +47,8 @@ class Experts(nn.Module):
 
     def grouped(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """The same numbers: tokens sorted by expert, a product for each group."""
-        y_ND: Tensor = _Grouped.apply(
+        y_ND: Tensor = apply(
+            _Grouped,
             x_ND,
             routing.weights_NK.to(x_ND.dtype),
             routing.experts_NK,
@@ -59,8 +60,8 @@ class Experts(nn.Module):
 
 
 class MoE(nn.Module):
-    """The feed-forward part of a layer: routed experts, and shared ones if the config has any (side by side they are one
-    wider network)."""
+    """The feed-forward part of a layer: routed experts, and shared ones if the config has any (side by side they are
+    one wider network)."""
 
     def __init__(self, config: ModelConfig, backend: str):
         super().__init__()
@@ -164,7 +165,7 @@ class _Grouped(torch.autograd.Function):
         S = N * K
         order_S = experts_NK.view(-1).argsort(stable=True)  # choices n·K + k, sorted by expert
         slots_S = torch.empty_like(order_S)  # the slot of each choice
-        # Small groups go to grouped_mm, a loop in C++; large ones to a loop of oneDNN products, padded so that shapes recur.
+        # Small groups go to grouped_mm, a loop in C++; large ones to oneDNN, one by one, padded so that shapes recur.
         large = uses_onednn(x_ND, S // E * D * G // 5)
         if large:
             padded_E = (counts_E + (PAD - 1)) // PAD * PAD

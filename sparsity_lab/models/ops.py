@@ -1,7 +1,7 @@
 """Products, normalisation and the loss, each as plain torch and, for float32 on a CPU, with a hand-written backward.
 
 At the widths of this lab (16 to 64) a step's time goes into passes over activations, not into products, so the fast
-versions make fewer passes and keep what the backward pass needs. Tests hold each to its plain twin, values and gradients.
+versions make fewer passes and keep what the backward pass needs. Tests hold each to its plain twin, gradients too.
 
 Legend: N tokens (all rows of a batch), D width, M width out, V vocabulary.
 """
@@ -22,7 +22,7 @@ ONEDNN_MACS = 1_000_000  # multiply-adds from which it wins
 
 
 def keep_heap() -> None:
-    """Asks glibc to keep freed memory: without it every step page-faults its activations in anew. Once, at the start."""
+    """Asks glibc to keep freed memory: without it every step page-faults its activations in anew."""
     try:
         libc = ctypes.CDLL(None)
         for option, value in ((-3, 1 << 25), (-1, 1 << 29)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
@@ -50,6 +50,11 @@ def matmul(a_ND: Tensor, b_DM: Tensor) -> Tensor:
     return y_NM
 
 
+def apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
+    """``function.apply``, which torch leaves untyped."""
+    return function.apply(*inputs)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, w_MD: Tensor) -> Tensor:
@@ -66,12 +71,13 @@ def linear(x: Tensor, w_MD: Tensor) -> Tensor:
     """x @ w.T over the last axis, in x's dtype."""
     if not is_fast(x):
         return linear_plain(x, w_MD)
-    y_NM: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), w_MD)
+    y_NM: Tensor = apply(_Linear, x.reshape(-1, x.shape[-1]), w_MD)
     return y_NM.view(*x.shape[:-1], -1)
 
 
 def linear_plain(x: Tensor, w_MD: Tensor) -> Tensor:
-    return F.linear(x, w_MD.to(x.dtype))
+    y_NM: Tensor = F.linear(x, w_MD.to(x.dtype))
+    return y_NM
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -97,16 +103,17 @@ def rms_norm(x: Tensor, w_D: Tensor) -> Tensor:
     """x / sqrt(mean(x²) + 1e-6) · w over the last axis (Zhang and Sennrich 2019, arXiv 1910.07467)."""
     if not is_fast(x):
         return rms_norm_plain(x, w_D)
-    y_ND: Tensor = _RMSNorm.apply(x.reshape(-1, x.shape[-1]), w_D)
+    y_ND: Tensor = apply(_RMSNorm, x.reshape(-1, x.shape[-1]), w_D)
     return y_ND.view(x.shape)
 
 
 def rms_norm_plain(x: Tensor, w_D: Tensor) -> Tensor:
-    return x * (x.square().mean(-1, keepdim=True) + EPS).rsqrt() * w_D
+    y: Tensor = x * (x.square().mean(-1, keepdim=True) + EPS).rsqrt() * w_D
+    return y
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Keeps softmax − one-hot, which is the gradient of the logits but for a scale: the backward pass only multiplies."""
+    """Keeps softmax − one-hot, the gradient of the logits but for a scale: the backward pass only multiplies."""
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, w_VD: Tensor, y_N: Tensor) -> Tensor:
@@ -130,7 +137,7 @@ def linear_cross_entropy(x_ND: Tensor, w_VD: Tensor, y_N: Tensor) -> Tensor:
     """Mean cross-entropy, in nats, of the logits x @ w.T against the targets y (int64)."""
     if not is_fast(x_ND):
         return linear_cross_entropy_plain(x_ND, w_VD, y_N)
-    loss: Tensor = _CrossEntropy.apply(x_ND, w_VD, y_N)
+    loss: Tensor = apply(_CrossEntropy, x_ND, w_VD, y_N)
     return loss
 
 

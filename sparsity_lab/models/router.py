@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsity_lab.config import ModelConfig
-from sparsity_lab.models.ops import linear, linear_plain
+from sparsity_lab.models.ops import apply, linear, linear_plain
 
 aten = torch.ops.aten
 
@@ -42,8 +42,8 @@ class Router(nn.Module):
     """Top K of a softmax, in float32.
 
     The balance loss is E·Σ_e f_e·P_e over the *full* softmax (Fedus et al. 2021, arXiv 2101.03961, eq. 4; f_e is the
-    share of assignments, P_e the mean probability); the z-loss is the mean squared log-sum-exp of the logits (Zoph et al.
-    2022, arXiv 2202.08906, eq. 5).
+    share of assignments, P_e the mean probability); the z-loss is the mean squared log-sum-exp of the logits (Zoph et
+    al. 2022, arXiv 2202.08906, eq. 5).
     """
 
     def __init__(self, config: ModelConfig, plain: bool):
@@ -91,8 +91,8 @@ def route_plain(logits_NE: Tensor, top_k: int) -> Routing:
 
 
 def route(logits_NE: Tensor, top_k: int) -> Routing:
-    """Routing of N tokens from the router's logits, (N, E) float32, with one hand-written backward for all its parts."""
-    weights_NK, experts_NK, counts_E, probs_NE, balance, z = _Route.apply(logits_NE, top_k)
+    """Routing of N tokens from the router's logits, (N, E) float32, with one hand-written backward for all."""
+    weights_NK, experts_NK, counts_E, probs_NE, balance, z = apply(_Route, logits_NE, top_k)
     return Routing(weights_NK, experts_NK, counts_E, probs_NE, balance, z)
 
 

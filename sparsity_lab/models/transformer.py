@@ -36,7 +36,7 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Token ids → logits. The residual stream and the weights are float32; products run in ``dtype``.
 
-    ``backend`` is ``"grouped"``, or ``"naive"``: loops and plain torch all over, to read and to check the other against.
+    ``backend`` is ``"grouped"``, or ``"naive"``: loops and plain torch all over, to read and to check the other with.
     """
 
     turns_TC: Tensor
