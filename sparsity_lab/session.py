@@ -13,12 +13,13 @@ from pathlib import Path
 from sparsity_lab import checkpoint
 from sparsity_lab.accounting import plan
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.corpus import Corpus, decode, encode, load_corpus
+from sparsity_lab.corpus import Corpus, load_corpus
 from sparsity_lab.models import generate
 from sparsity_lab.models.router import RoutingStats
 from sparsity_lab.runs import RunStore, home, record_id, run_id
 from sparsity_lab.speed import Speed, calibrate
 from sparsity_lab.training import Record, Step, Training, resolve
+from sparsity_lab.windows import decode, encode
 
 SECONDS_BETWEEN_REPORTS = 0.1
 SECONDS_BETWEEN_CHECKPOINTS = 10.0

@@ -22,10 +22,11 @@ import sparsity_lab
 from sparsity_lab import checkpoint
 from sparsity_lab.accounting import count_parameters, flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.corpus import Corpus, Windows, load_corpus, validation_batches
+from sparsity_lab.corpus import Corpus, load_corpus
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.ops import keep_heap
 from sparsity_lab.models.router import RoutingStats
+from sparsity_lab.windows import Windows, validation_batches
 
 CURVE_POINTS = 512
 

@@ -83,7 +83,7 @@ def linear_plain(x: Tensor, w_MD: Tensor) -> Tensor:
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, w_D: Tensor) -> Tensor:
-        norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
+        norm_N1: Tensor = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
         r_N1 = norm_N1.square_().div_(x_ND.shape[1]).add_(EPS).rsqrt_()
         xhat_ND = x_ND * r_N1
         ctx.save_for_backward(xhat_ND, r_N1, w_D)
