@@ -15,7 +15,8 @@ from sparsity_lab.models.ops import EPS, apply, is_fast, linear, linear_plain, r
 
 aten = torch.ops.aten
 
-LONGEST = 256  # tokens for the fast version, which keeps all T² probabilities
+LONGEST = 512  # tokens for the fast version, which keeps T²/2 probabilities a head
+BLOCK = 64  # queries that share a range of keys
 
 
 def rotations(config: ModelConfig) -> Tensor:
@@ -83,7 +84,7 @@ def attend_plain(qkv: QKV, n_heads: int, cache: KVCache | None = None, layer: in
 
 
 # ---- The fast twins, for float32 on a CPU. Whole rows, all heads side by side, go through each operation: loops over
-# the 8 to 32 numbers of one head are slow. A sum over a head, and its spreading back, is a small matrix product.
+# the 8 to 32 numbers of one head are slow. One number a head is spread over its width by a small product.
 
 
 def norm_rope(qkv_BTD: Tensor, q_norm_C: Tensor, k_norm_C: Tensor, turns_TC: Tensor) -> QKV:
@@ -98,24 +99,25 @@ class _NormRope(torch.autograd.Function):
     def forward(ctx: Any, qkv_BTD: Tensor, q_norm_C: Tensor, k_norm_C: Tensor, turns_TQ: Tensor) -> QKV:
         C, Q = len(q_norm_C), qkv_BTD.shape[-1] // 3 * 2
         H = Q // C // 2
-        sums_QH = torch.eye(2 * H, dtype=qkv_BTD.dtype).repeat_interleave(C, 0)
+        spread_HQ = torch.eye(2 * H, dtype=qkv_BTD.dtype).repeat_interleave(C, 1)
         qk_BTQ, v_BTD = qkv_BTD[..., :Q], qkv_BTD[..., Q:]
-        r_BTQ = ((qk_BTQ * qk_BTQ) @ (sums_QH / C) + EPS).rsqrt_() @ sums_QH.t()
+        mean_BTH = (qk_BTQ * qk_BTQ).unflatten(-1, (-1, C)).sum(-1).div_(C)
+        r_BTQ = mean_BTH.add_(EPS).rsqrt_() @ spread_HQ
         xhat_BTQ = qk_BTQ * r_BTQ
         w_Q = torch.cat([q_norm_C.repeat(H), k_norm_C.repeat(H)])
         q_BTD, k_BTD = rotate(xhat_BTQ * w_Q, turns_TQ).chunk(2, -1)
-        ctx.save_for_backward(xhat_BTQ, r_BTQ, w_Q, turns_TQ, sums_QH)
+        ctx.save_for_backward(xhat_BTQ, r_BTQ, w_Q, turns_TQ, spread_HQ)
         return q_BTD, k_BTD, v_BTD
 
     @staticmethod
     def backward(ctx: Any, gq_BTD: Tensor, gk_BTD: Tensor, gv_BTD: Tensor) -> tuple[Tensor | None, ...]:
-        xhat_BTQ, r_BTQ, w_Q, turns_TQ, sums_QH = ctx.saved_tensors
-        Q, H = sums_QH.shape[0], sums_QH.shape[1] // 2
+        xhat_BTQ, r_BTQ, w_Q, turns_TQ, spread_HQ = ctx.saved_tensors
+        H, Q = spread_HQ.shape[0] // 2, spread_HQ.shape[1]
         C = Q // H // 2
         g_BTQ = rotate(torch.cat([gq_BTD, gk_BTD], -1), turns_TQ.conj().resolve_conj())
         t_BTQ = g_BTQ * xhat_BTQ
         dq_norm_C, dk_norm_C = t_BTQ.flatten(0, -2).sum(0).view(2, H, C).sum(1)
-        mean_BTQ = t_BTQ @ (sums_QH * (w_Q / C)[:, None]) @ sums_QH.t()
+        mean_BTQ = t_BTQ.mul_(w_Q / C).unflatten(-1, (-1, C)).sum(-1) @ spread_HQ
         d_BTD = g_BTQ.new_empty(*g_BTQ.shape[:-1], Q // 2 * 3)
         dx_BTQ = g_BTQ.mul_(w_Q).addcmul_(xhat_BTQ, mean_BTQ, value=-1)
         torch.mul(dx_BTQ, r_BTQ, out=d_BTD[..., :Q])
@@ -124,38 +126,48 @@ class _NormRope(torch.autograd.Function):
 
 
 def attend(qkv: QKV, n_heads: int) -> Tensor:
-    """`attend_plain` without a cache: a product over the batch per head, reading and writing the heads in place."""
+    """`attend_plain` without a cache: a product over the batch for each head and block of queries."""
     y_BTD: Tensor = apply(_Attend, *qkv, n_heads)
     return y_BTD
 
 
+def _blocks(T: int) -> list[slice]:
+    return [slice(start, min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
+
+
 class _Attend(torch.autograd.Function):
-    """Keeps the probabilities, T² a head: at a context of 128 that is less work than computing them again."""
+    """Reads and writes the heads in place, never touches keys after a block's last query, and keeps the probabilities:
+    at a context of 128 that is less work than computing them again."""
 
     @staticmethod
     def forward(ctx: Any, q_BTD: Tensor, k_BTD: Tensor, v_BTD: Tensor, n_heads: int) -> Tensor:
-        B, T, D = q_BTD.shape
-        scale = (D // n_heads) ** -0.5
+        T, D = q_BTD.shape[1:]
+        ctx.n_heads, ctx.scale = n_heads, (D // n_heads) ** -0.5
         causal_TT = torch.full((T, T), float("-inf"), dtype=q_BTD.dtype).triu_(1)
-        y_BTD = q_BTD.new_empty(B, T, D)
-        p_HBTT = q_BTD.new_empty(n_heads, B, T, T)
-        heads = zip(*(x.chunk(n_heads, -1) for x in (q_BTD, k_BTD, v_BTD, y_BTD)), p_HBTT, strict=True)
-        for q, k, v, y, p in heads:
-            torch.softmax(torch.baddbmm(causal_TT, q, k.transpose(1, 2), alpha=scale), -1, out=p)
-            torch.bmm(p, v, out=y)
-        ctx.n_heads, ctx.scale = n_heads, scale
-        ctx.save_for_backward(q_BTD, k_BTD, v_BTD, p_HBTT)
+        y_BTD = torch.empty_like(q_BTD, memory_format=torch.contiguous_format)
+        probs = []
+        for q, k, v, y in zip(*(x.chunk(n_heads, -1) for x in (q_BTD, k_BTD, v_BTD, y_BTD)), strict=True):
+            for rows in _blocks(T):
+                seen = slice(0, rows.stop)
+                p = torch.baddbmm(causal_TT[rows, seen], q[:, rows], k[:, seen].transpose(1, 2), alpha=ctx.scale)
+                aten._softmax.out(p, -1, False, out=p)
+                torch.bmm(p, v[:, seen], out=y[:, rows])
+                probs.append(p)
+        ctx.save_for_backward(q_BTD, k_BTD, v_BTD, *probs)
         return y_BTD
 
     @staticmethod
     def backward(ctx: Any, g_BTD: Tensor) -> tuple[Tensor | None, ...]:
-        q_BTD, k_BTD, v_BTD, p_HBTT = ctx.saved_tensors
-        dq_BTD, dk_BTD, dv_BTD = (torch.empty_like(g_BTD) for _ in range(3))
+        q_BTD, k_BTD, v_BTD, *probs = ctx.saved_tensors
+        left = iter(probs)
+        dq_BTD, dk_BTD, dv_BTD = torch.empty_like(g_BTD), torch.zeros_like(g_BTD), torch.zeros_like(g_BTD)
         tensors = (q_BTD, k_BTD, v_BTD, g_BTD, dq_BTD, dk_BTD, dv_BTD)
-        heads = zip(*(x.chunk(ctx.n_heads, -1) for x in tensors), p_HBTT, strict=True)
-        for q, k, v, g, dq, dk, dv, p in heads:
-            torch.bmm(p.transpose(1, 2), g, out=dv)
-            ds_BTT = aten._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), p, -1, p.dtype)
-            torch.bmm(ds_BTT, k, out=dq)
-            torch.bmm(ds_BTT.transpose(1, 2), q, out=dk)
-        return dq_BTD.mul_(ctx.scale), dk_BTD.mul_(ctx.scale), dv_BTD, None
+        for q, k, v, g, dq, dk, dv in zip(*(x.chunk(ctx.n_heads, -1) for x in tensors), strict=True):
+            for rows in _blocks(g_BTD.shape[1]):
+                seen, p = slice(0, rows.stop), next(left)
+                dv[:, seen].baddbmm_(p.transpose(1, 2), g[:, rows])
+                ds = torch.bmm(g[:, rows], v[:, seen].transpose(1, 2))
+                aten._softmax_backward_data.out(ds, p, -1, p.dtype, grad_input=ds)
+                torch.bmm(ds, k[:, seen], out=dq[:, rows])
+                dk[:, seen].baddbmm_(ds.transpose(1, 2), q[:, rows], alpha=ctx.scale)
+        return dq_BTD.mul_(ctx.scale), dk_BTD, dv_BTD, None

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+aten = torch.ops.aten
+
 EPS = 1e-6
 
 # MKL runs float32 products with AVX2 on AMD processors; oneDNN uses AVX-512 there, at up to twice the rate, but costs
@@ -43,7 +45,8 @@ def uses_onednn(x: Tensor, macs: int) -> bool:
 def matmul(a_ND: Tensor, b_DM: Tensor) -> Tensor:
     """a @ b for matrices, by whichever library is faster; no gradient."""
     y_NM: Tensor
-    if uses_onednn(a_ND, a_ND.shape[0] * a_ND.shape[1] * b_DM.shape[1]):
+    (N, D), M = a_ND.shape, b_DM.shape[1]
+    if uses_onednn(a_ND, N * D * M) and N * M >= 2048:
         y_NM = torch.ops.mkldnn._linear_pointwise(a_ND, b_DM.t(), None, "none", [], "")
     else:
         y_NM = a_ND @ b_DM
@@ -69,7 +72,7 @@ class _Linear(torch.autograd.Function):
 
 def linear(x: Tensor, w_MD: Tensor) -> Tensor:
     """x @ w.T over the last axis, in x's dtype."""
-    if not is_fast(x):
+    if not uses_onednn(x, x.numel() * len(w_MD) // 8):  # too small to repay a Python function
         return linear_plain(x, w_MD)
     y_NM: Tensor = apply(_Linear, x.reshape(-1, x.shape[-1]), w_MD)
     return y_NM.view(*x.shape[:-1], -1)
@@ -119,9 +122,10 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x_ND: Tensor, w_VD: Tensor, y_N: Tensor) -> Tensor:
         logits_NV = matmul(x_ND, w_VD.t())
         y_N1 = y_N.view(-1, 1)
-        p_NV = logits_NV.softmax(-1)
+        largest_N, own_N = logits_NV.amax(-1), logits_NV.gather(1, y_N1).view(-1)
+        p_NV = aten._softmax.out(logits_NV, -1, False, out=logits_NV)  # in place
         # the log-sum-exp from the largest entry: its probability is at least 1/V, so the logarithm is safe
-        loss = (logits_NV.amax(-1) - p_NV.amax(-1).log() - logits_NV.gather(1, y_N1).view(-1)).mean()
+        loss: Tensor = (largest_N - p_NV.amax(-1).log_() - own_N).mean()
         p_NV.scatter_add_(1, y_N1, p_NV.new_full((1, 1), -1.0).expand(len(y_N), 1))
         ctx.save_for_backward(x_ND, w_VD, p_NV)
         return loss

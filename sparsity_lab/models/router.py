@@ -96,12 +96,23 @@ def route(logits_NE: Tensor, top_k: int) -> Routing:
     return Routing(weights_NK, experts_NK, counts_E, probs_NE, balance, z)
 
 
+def _largest(p_NE: Tensor, K: int) -> tuple[Tensor, Tensor]:
+    """`topk`, which is several times slower than a few passes of max on a CPU."""
+    if K > 8:
+        return p_NE.topk(K, -1)
+    found = [p_NE.max(-1, keepdim=True)]
+    for _ in range(K - 1):
+        p_NE = p_NE.scatter(1, found[-1][1], -1.0)
+        found.append(p_NE.max(-1, keepdim=True))
+    return torch.cat([p for p, _ in found], 1), torch.cat([i for _, i in found], 1)
+
+
 class _Route(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits_NE: Tensor, K: int) -> tuple[Tensor, ...]:
         N, E = logits_NE.shape
         p_NE = logits_NE.softmax(-1)
-        p_NK, experts_NK = p_NE.max(-1, keepdim=True) if K == 1 else p_NE.topk(K, -1)
+        p_NK, experts_NK = _largest(p_NE, K)
         sum_N1 = p_NK.sum(-1, keepdim=True)
         weights_NK = p_NK.clone() if K == 1 else p_NK / sum_N1
         # the log-sum-exp from the favourite: its probability is at least 1/E, so the logarithm is safe
