@@ -1,0 +1,171 @@
+# Sparsity Lab. `make` alone lists what it can do.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+CORE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help lab install test notebooks bench lint format constraints clean distclean
+
+help: ## List these commands
+	@echo "Sparsity Lab"
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Settings, as in 'make lab PORT=9000':"
+	@awk '/^## [A-Z_]+=/ { sub(/^## /, ""); split($$0, a, "  "); printf "  %-17s %s\n", a[1], substr($$0, length(a[1]) + 3) }' $(firstword $(MAKEFILE_LIST))
+
+## HEADLESS=1  lab: serve JupyterLab without opening a browser
+## PORT=9000  lab: the port to serve on
+## LAB_ARGS=...  lab: more options for JupyterLab
+## ARGS=...  test, notebooks, bench: options for the program behind it; `make test` then runs `pytest ARGS` and no more
+## PYTHON=python3.12  the Python that .venv is made with
+## TORCH_INDEX=URL  first installation: one more package index, say https://download.pytorch.org/whl/cpu (see below)
+
+# --- Use ------------------------------------------------------------------------------------------------------------
+
+START := notebooks/00_start_here.ipynb
+# JupyterLab asks nobody for news or updates, nor the reader whether it may. The settings are defaults: the reader's own win.
+NO_NEWS := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate
+LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings
+NO_QUESTION := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
+
+lab: $(CORE) ## Install what is needed and open the first notebook in JupyterLab
+	@echo "==> JupyterLab on $(START), for this machine alone; Ctrl-C ends it"
+	@mkdir -p $(LAB_SETTINGS) && echo '$(NO_QUESTION)' > $(LAB_SETTINGS)/overrides.json
+	@$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/$(START) $(NO_NEWS) \
+	  $(if $(filter 0,$(shell id -u)),--allow-root) $(if $(filter-out 0,$(HEADLESS)),--no-browser) $(if $(PORT),--port=$(PORT)) $(LAB_ARGS)
+
+notebooks: $(CORE) ## Execute every notebook, with its figures, into build/notebooks
+	@echo "==> Executing the notebooks into build/notebooks"
+	$(VENV)/bin/sparsity-lab notebooks --out build/notebooks $(ARGS)
+
+# --- Checks ---------------------------------------------------------------------------------------------------------
+
+# The variable that kaleido reads too. It must not be set to nothing.
+ifndef BROWSER_PATH
+BROWSER_PATH := $(shell for b in chromium chromium-browser google-chrome \
+  "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"; do command -v "$$b" && break; done)
+endif
+ifneq ($(BROWSER_PATH),)
+export BROWSER_PATH
+endif
+
+test: $(DEV) ## Run all tests: units and notebooks, then JupyterLab in Chromium
+ifneq ($(ARGS),)
+	@echo "==> Running the tests you chose"
+	$(PY) -m pytest $(ARGS)
+else
+	@echo "==> Testing the units and the notebooks"
+	$(PY) -m pytest -n 2 tests --ignore=tests/browser
+	@echo "==> Testing JupyterLab in Chromium"
+	@if [ -n "$$BROWSER_PATH" ]; then $(PY) -m pytest tests/browser; \
+	elif [ "$$CI" = true ]; then echo "The browser tests need Chromium: sudo apt install chromium libatomic1" >&2; exit 1; \
+	else echo "Skipped the browser tests: no Chromium here. To run them too: sudo apt install chromium libatomic1"; fi
+endif
+
+bench: $(DEV) ## Measure speed, as ratios within one run
+	@echo "==> Measuring; a quiet machine gives steadier numbers"
+	$(PY) -m benchmarks $(ARGS)
+
+STRIP = $(PY) -m nbstripout --keep-id --extra-keys "metadata.papermill cell.metadata.papermill"
+EACH_NOTEBOOK = find notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec
+
+lint: $(DEV) ## Check style, types and that notebooks are stripped
+	@echo "==> Checking style, types and notebooks"
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(EACH_NOTEBOOK) $(STRIP) --verify {} +
+
+format: $(DEV) ## Format the code and strip the notebooks
+	@echo "==> Formatting the code, stripping the notebooks"
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format .
+	$(EACH_NOTEBOOK) $(STRIP) {} +
+
+# --- Installation ---------------------------------------------------------------------------------------------------
+# The stamp, which names the folder it was made in, is all that means "installed": an environment that was never
+# finished, was moved, or has lost its Python is made anew.
+
+usable = [ -x $(PY) ] && [ "$$(cat $(CORE) 2>/dev/null)" = "$(CURDIR)" ]
+ifneq ($(shell $(usable) && echo yes),yes)
+$(CORE) $(DEV): FORCE
+FORCE:
+endif
+
+define CHECK_PYTHON
+import sys
+version = "%d.%d" % sys.version_info[:2]
+if sys.version_info < (3, 11):
+    sys.exit("Sparsity Lab needs Python 3.11 or newer, and $(PYTHON) is %s. Name a newer one: make PYTHON=python3.12" % version)
+try:
+    import ensurepip
+except ImportError:
+    sys.exit("$(PYTHON) cannot make virtual environments yet. On Debian or Ubuntu: sudo apt install python%s-venv" % version)
+endef
+export CHECK_PYTHON
+
+define check_python
+command -v "$(PYTHON)" >/dev/null || { echo "No $(PYTHON) found. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
+"$(PYTHON)" -c "$$CHECK_PYTHON"
+endef
+
+define make_venv
+@$(usable) || { echo "==> Making $(VENV)"; { $(check_python); } && "$(PYTHON)" -m venv --clear $(VENV); }
+endef
+
+# pip's own settings decide where packages come from. On Linux the usual index has torch with CUDA, several GB: without an
+# NVIDIA GPU, `make lab TORCH_INDEX=https://download.pytorch.org/whl/cpu` takes the small one.
+PIP_INSTALL = -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
+
+$(CORE): pyproject.toml constraints.txt
+	$(make_venv)
+	@echo "==> Installing Sparsity Lab into $(VENV): a few minutes the first time"
+	$(PY) $(PIP_INSTALL) -c constraints.txt -e .
+	@echo "$(CURDIR)" > $(CORE)
+
+$(DEV): pyproject.toml constraints.txt
+	$(make_venv)
+	@echo "==> Installing Sparsity Lab and its tests' tools into $(VENV): a few minutes the first time"
+	$(PY) $(PIP_INSTALL) -c constraints.txt -e ".[dev]"
+	@echo "$(CURDIR)" > $(CORE) && cp $(CORE) $(DEV)
+
+install: $(DEV) ## Install everything, developers' tools too, into .venv
+	@echo "==> Everything is installed in $(VENV)"
+
+# Resolved as for the oldest Python of that line, so that the pins suit every one: some packages want a later 3.11.
+define WRITE_PINS
+import json, re
+found = [package["metadata"] for package in json.load(open("build/pins.json"))["install"]]
+pins = {package["name"]: package["version"].split("+")[0] for package in found}
+left_out = re.compile("sparsity.lab|nvidia|cuda|triton")
+with open("constraints.txt", "w") as file:
+    print("# Made by `make constraints`: what `pip install -e .[dev]` takes, but for the parts of CUDA.", file=file)
+    for name in sorted(pins, key=str.lower):
+        if not left_out.match(name):
+            print(f"{name}=={pins[name]}", file=file)
+endef
+export WRITE_PINS
+
+constraints: ## Pin anew in constraints.txt what pyproject.toml resolves to
+	@echo "==> Resolving pyproject.toml"
+	@$(check_python)
+	"$(PYTHON)" -m venv --clear build/pins
+	build/pins/bin/python $(PIP_INSTALL) --dry-run --ignore-installed --report build/pins.json \
+	  --python-version 3.11.0 --only-binary=:all: --target build/pins/target ".[dev]"
+	@echo "==> Writing constraints.txt"
+	@"$(PYTHON)" -c "$$WRITE_PINS"
+	@rm -rf build/pins build/pins.json
+
+# --- Tidying --------------------------------------------------------------------------------------------------------
+
+clean: ## Remove what was built, and caches
+	@echo "==> Removing build outputs and caches"
+	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv as well
+	@echo "==> Removing $(VENV)"
+	rm -rf $(VENV)

@@ -1,0 +1,413 @@
+"""The project's own files: dependencies, environment.yml, Makefile, CI, and notebooks as git holds them."""
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+# --- Dependencies -------------------------------------------------------------------------------------------
+
+
+def direct_requirements(extras: Iterable[str] = EXTRAS) -> list[Requirement]:
+    listed = map(Requirement, chain(PROJECT["dependencies"], *(EXTRAS[extra] for extra in extras)))
+    return [requirement for requirement in listed if requirement.name != PROJECT["name"]]
+
+
+def pins() -> dict[str, Version]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = (line.split("==") for line in lines if not line.startswith("#"))
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
+
+
+def required_by(name: str, extras: set[str]) -> Iterator[Requirement]:
+    """What an installed distribution needs on this machine, with these of its extras."""
+    for line in importlib.metadata.requires(name) or []:
+        requirement = Requirement(line)
+        environments = [{"extra": extra} for extra in ("", *extras)]
+        if requirement.marker is None or any(map(requirement.marker.evaluate, environments)):
+            yield requirement
+
+
+@pytest.mark.parametrize("requirement", direct_requirements(), ids=lambda requirement: requirement.name)
+def test_dependency_is_pinned_and_installed_within_its_range(requirement):
+    assert pins()[canonicalize_name(requirement.name)] in requirement.specifier
+    assert Version(importlib.metadata.version(requirement.name)) in requirement.specifier
+
+
+def test_package_imports_only_what_it_declares():
+    # No release of these fits in one list with our torch; who wants them installs them by hand.
+    by_hand = {"grouped_gemm", "megablocks", "stk", "triton"}
+    distributions = importlib.metadata.packages_distributions()
+    declared = {canonicalize_name(requirement.name) for requirement in direct_requirements(extras=["datasets"])}
+    for path in (ROOT / "sparsity_lab").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - by_hand:
+                owners = {canonicalize_name(owner) for owner in distributions.get(top, [top])}
+                known = owners & {*declared, PROJECT["name"]}
+                assert known, f"{path.name} imports {top}, which pyproject.toml does not list"
+
+
+def test_constraints_hold_on_every_platform():
+    for line in (ROOT / "constraints.txt").read_text().splitlines()[1:]:
+        assert re.fullmatch(r"[\w.-]+==[\w.]+", line), f"{line!r} is no plain pin (a build tag such as +cpu?)"
+    of_one_platform = [name for name in pins() if re.match("nvidia|cuda|triton", name)]
+    assert not of_one_platform
+    assert PROJECT["name"] not in pins()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or sys.version_info[:2] != (3, 11),
+    reason="made on Linux with Python 3.11",
+)
+def test_constraints_leave_nothing_open_and_suit_the_oldest_python():
+    pinned, seen = pins(), set()
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    todo = [(canonicalize_name(direct.name), frozenset(direct.extras)) for direct in direct_requirements()]
+    while todo:
+        name, extras = todo.pop()
+        if (name, extras) in seen or re.match("nvidia|cuda|triton", name):
+            continue
+        seen.add((name, extras))
+        installed = Version(importlib.metadata.version(name)).public
+        if name in pinned and installed != str(pinned[name]):
+            continue  # not installed with constraints.txt: what it needs says nothing about the pins
+        assert oldest in SpecifierSet(importlib.metadata.metadata(name).get("Requires-Python", "")), name
+        for requirement in required_by(name, set(extras)):
+            todo.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+    assert {name for name, _ in seen} <= set(pinned)
+
+
+def test_environment_yml_leaves_the_dependencies_to_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == PROJECT["name"]
+    assert environment["channels"] == ["conda-forge"]
+    python, pip, from_pip = environment["dependencies"]
+    assert (pip, from_pip) == ("pip", {"pip": ["-e .[dev]"]})
+    version = re.fullmatch(r"python=(\d+\.\d+)", python)
+    assert version is not None
+    assert version[1] in SpecifierSet(PROJECT["requires-python"])
+
+
+# --- The Makefile and CI ------------------------------------------------------------------------------------
+
+TOOLS = ["awk", "bash", "cat", "cp", "dirname", "env", "id", "ln", "make", "mkdir", "rm", "sh"]
+
+
+def script(path: Path, *lines: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return path
+
+
+class Workshop:
+    """A copy of the Makefile, and a Python for it whose environments are real but for the Python within.
+
+    A stand-in takes that place: it notes what it was asked, and fails while ``broken`` exists.
+    ``bin`` is the whole PATH.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.project, self.bin = home, home / "project", home / "bin"
+        self.broken, self.log = home / "broken", home / "calls"
+        self.project.mkdir()
+        for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, self.project)
+        self.bin.mkdir()
+        for tool in TOOLS:
+            where = shutil.which(tool)
+            assert where is not None, f"{tool} is needed to test the Makefile"
+            (self.bin / tool).symlink_to(where)
+        stand_in = script(home / "stand-in", f'echo "$@" >> "{self.log}"', f'! [ -e "{self.broken}" ]')
+        self.python = self.make_python("python", f'"$real" "$@" --without-pip && ln -sf "{stand_in}" .venv/bin/python')
+
+    def make_python(self, name: str, *venv: str, path: Path | None = None) -> Path:
+        """A Python command. ``venv`` is what it does for ``-m venv``; modules in ``path`` come first."""
+        return script(
+            self.home / name,
+            f'export PYTHONPATH="{path or ""}"',
+            f'real="{sys._base_executable}"',
+            'if [ "$1 $2" = "-m venv" ]; then',
+            *(venv or ("exit 9",)),
+            "exit; fi",
+            'exec "$real" "$@"',
+        )
+
+    def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        clean = {"PATH": str(self.bin), "HOME": str(self.home), "PYTHON": str(self.python), **environment}
+        return subprocess.run(
+            ["make", *arguments], cwd=self.project, env=clean, capture_output=True, text=True, timeout=60
+        )
+
+    def calls(self) -> list[str]:
+        """What the stand-in was asked since the last time."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path)
+
+
+def test_help_is_the_default_and_lists_every_target(workshop):
+    listing = workshop.make().stdout
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony is not None
+    targets = phony[1].split()
+    assert {"help", "lab", "test", "notebooks", "bench", "lint", "clean", "distclean"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^  make {target} +\w", listing, re.MULTILINE), f"`make help` says nothing of {target}"
+    assert workshop.make("help").stdout == listing
+
+
+def test_missing_ensurepip_is_one_line_with_the_fix(workshop, tmp_path):
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "ensurepip.py").write_text("raise ModuleNotFoundError('No module named ensurepip')")
+    python = workshop.make_python("debian-python", path=tmp_path / "without")
+    run = workshop.make("install", PYTHON=str(python))
+    message, *rest = run.stderr.splitlines()
+    assert message.endswith(f"sudo apt install python{sys.version_info.major}.{sys.version_info.minor}-venv")
+    assert len(rest) == 1, "only make's own line may follow"
+    assert rest[0].startswith("make: ***")
+    assert not (workshop.project / ".venv").exists()
+
+
+def test_old_python_is_one_line(workshop, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "sitecustomize.py").write_text("import sys; sys.version_info = (3, 9, 2, 'final', 0)")
+    python = workshop.make_python("old-python", path=tmp_path / "old")
+    run = workshop.make("install", PYTHON=str(python))
+    message, *rest = run.stderr.splitlines()
+    needed = PROJECT["requires-python"].removeprefix(">=")
+    assert f"needs Python {needed} or newer, and {python} is 3.9." in message
+    assert len(rest) == 1
+
+
+def test_absent_python_is_one_line(workshop):
+    message, *rest = workshop.make("install", PYTHON="no-such-python").stderr.splitlines()
+    assert message.startswith("No no-such-python found. Install Python")
+    assert len(rest) == 1
+
+
+def test_half_made_environment_is_made_anew(workshop):
+    venv = workshop.project / ".venv"
+    for attempt, broken in enumerate([True, True, False]):
+        leftover = venv / f"leftover-{attempt}"
+        venv.mkdir(exist_ok=True)
+        leftover.touch()
+        workshop.broken.touch() if broken else workshop.broken.unlink()
+        run = workshop.make("install")
+        assert "==> Making .venv" in run.stdout
+        assert (run.returncode != 0) == broken
+        assert not leftover.exists()
+        assert (venv / ".installed").exists() != broken
+        [pip] = workshop.calls()
+        assert pip == "-m pip install --disable-pip-version-check -c constraints.txt -e .[dev]"
+    assert workshop.make("install").returncode == 0
+    assert workshop.calls() == [], "what is installed is left alone"
+
+
+def test_changed_dependencies_are_installed_into_the_environment_that_is_there(workshop):
+    workshop.make("install")
+    workshop.calls()
+    kept = workshop.project / ".venv" / "kept"
+    kept.touch()
+    future = (workshop.project / ".venv" / ".installed").stat().st_mtime + 5
+    os.utime(workshop.project / "pyproject.toml", (future, future))
+    assert workshop.make("install").returncode == 0
+    assert len(workshop.calls()) == 1
+    assert kept.exists()
+
+
+@pytest.mark.parametrize("accident", ["the folder moved", "its Python is gone"])
+def test_environment_that_no_longer_works_is_made_anew(workshop, accident):
+    workshop.make("install")
+    if accident == "the folder moved":
+        workshop.project = workshop.project.rename(workshop.home / "moved project")
+    else:
+        (workshop.project / ".venv" / "bin" / "python").unlink()
+    workshop.calls()
+    run = workshop.make("install")
+    assert run.returncode == 0, run.stderr
+    assert "==> Making .venv" in run.stdout
+    assert len(workshop.calls()) == 1
+
+
+def test_lab_installs_the_core_alone_and_stays_on_this_machine(workshop):
+    run = workshop.make("lab", "HEADLESS=1", "PORT=9000", "TORCH_INDEX=https://example.org/cpu")
+    assert run.returncode == 0, run.stderr
+    pip, lab = workshop.calls()
+    assert pip.endswith("--extra-index-url https://example.org/cpu -c constraints.txt -e .")
+    assert lab.startswith("-m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/00_")
+    assert "--LabApp.news_url=None" in lab
+    assert "--no-browser --port=9000" in lab
+    settings = workshop.project / ".venv/share/jupyter/lab/settings/overrides.json"
+    assert json.loads(settings.read_text())["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"
+
+    workshop.make("install")
+    assert len(workshop.calls()) == 1, "developers' tools come on top"
+    workshop.make("lab")
+    [lab] = workshop.calls()
+    assert "--no-browser" not in lab
+
+
+def test_browser_tests_without_chromium_are_skipped_aloud_but_not_in_ci(workshop):
+    run = workshop.make("test")
+    assert run.returncode == 0
+    assert "sudo apt install chromium libatomic1" in run.stdout.splitlines()[-1]
+    run = workshop.make("test", CI="true")
+    assert run.returncode != 0
+    assert "sudo apt install chromium libatomic1" in run.stderr
+    script(workshop.bin / "chromium")
+    workshop.calls()
+    assert workshop.make("test").returncode == 0
+    units, browser = workshop.calls()
+    assert units == "-m pytest -n 2 tests --ignore=tests/browser"
+    assert browser == "-m pytest tests/browser"
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh machine", "ready machine"])
+def test_ci_installs_what_is_missing_and_calls_make_test(workshop, fresh):
+    (workshop.project / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", workshop.project / ".ci")
+    for name in ("make", "id"):
+        (workshop.bin / name).unlink()
+    script(workshop.bin / "make", f'echo make "$@" >> "{workshop.log}"', "exit 7")
+    script(workshop.bin / "apt-get", f'echo apt-get "$@" >> "{workshop.log}"')
+    script(workshop.bin / "id", "echo 0")
+    script(workshop.bin / "python3", "exit 1" if fresh else "exit 0")
+    if not fresh:
+        script(workshop.bin / "chromium")
+    run = subprocess.run(
+        ["bash", workshop.project / ".ci" / "run"], env={"PATH": str(workshop.bin)}, check=False, timeout=60
+    )
+    assert run.returncode == 7, "CI must end as `make test` ends"
+    *installation, test = workshop.calls()
+    assert test == "make test"
+    if fresh:
+        update, install = installation
+        assert update == "apt-get -qq update"
+        assert install.startswith("apt-get -qq install -y")
+        assert {"chromium", "libatomic1", "python3", "python3-venv"} <= set(install.split())
+    else:
+        assert installation == []
+
+
+# --- Notebooks ----------------------------------------------------------------------------------------------
+
+NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+
+
+def problems(path: Path) -> list[str]:
+    """What must not be in git, in words."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    found = []
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        found.append("the kernelspec is not python3")
+    if "widgets" in notebook.metadata:
+        found.append("carries widget state")
+    for number, cell in enumerate(notebook.cells):
+        if cell.get("outputs"):
+            found.append(f"cell {number} carries outputs")
+        if cell.get("execution_count") is not None:
+            found.append(f"cell {number} carries an execution count")
+    parameters = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if [cell.cell_type for cell in parameters] != ["code"]:
+        found.append(f"{len(parameters)} cells tagged `parameters`, where one code cell should be")
+    return found
+
+
+def test_there_are_notebooks():
+    assert ROOT / "notebooks" / "00_start_here.ipynb" in NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.relative_to(ROOT / "notebooks").as_posix())
+def test_notebook_is_stripped_and_takes_parameters(path):
+    assert problems(path) == [], "`make format` strips outputs"
+
+
+def clean_notebook() -> nbformat.NotebookNode:
+    v4 = nbformat.v4
+    cells = [v4.new_markdown_cell("# Title"), v4.new_code_cell("S = 0.5", metadata={"tags": ["parameters"]})]
+    return v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+
+
+def with_output(notebook):
+    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="0.5")]
+
+
+def with_execution_count(notebook):
+    notebook.cells[1].execution_count = 3
+
+
+def with_widget_state(notebook):
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {}}
+
+
+def with_another_kernel(notebook):
+    notebook.metadata.kernelspec.name = "my-env"
+
+
+def with_no_kernel(notebook):
+    del notebook.metadata["kernelspec"]
+
+
+def without_parameters(notebook):
+    notebook.cells[1].metadata.tags = []
+
+
+def with_parameters_twice(notebook):
+    notebook.cells.append(nbformat.v4.new_code_cell("K = 2", metadata={"tags": ["parameters"]}))
+
+
+def with_parameters_in_text(notebook):
+    notebook.cells[0].metadata["tags"] = notebook.cells[1].metadata.pop("tags")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        (with_output, "cell 1 carries outputs"),
+        (with_execution_count, "cell 1 carries an execution count"),
+        (with_widget_state, "carries widget state"),
+        (with_another_kernel, "the kernelspec is not python3"),
+        (with_no_kernel, "the kernelspec is not python3"),
+        (without_parameters, "0 cells tagged `parameters`, where one code cell should be"),
+        (with_parameters_twice, "2 cells tagged `parameters`, where one code cell should be"),
+        (with_parameters_in_text, "1 cells tagged `parameters`, where one code cell should be"),
+    ],
+)
+def test_every_problem_is_noticed(tmp_path, spoil, complaint):
+    notebook, path = clean_notebook(), tmp_path / "notebook.ipynb"
+    nbformat.write(notebook, path)
+    assert problems(path) == []
+    spoil(notebook)
+    nbformat.write(notebook, path)
+    assert problems(path) == [complaint]
