@@ -52,6 +52,8 @@ class Settings:
         if unknown:
             raise ValueError(f"settings have no {sorted(unknown)[0]!r}; they have {', '.join(asdict(cls()))}")
         settings = cls(**values)
+        if not isinstance(settings.dense_twin, bool):
+            raise ValueError(f"dense_twin={settings.dense_twin!r} must be true or false")
         _ = settings.pairs  # checks every value
         return settings
 
@@ -69,7 +71,7 @@ class Settings:
                 "from sparsity_lab.training import train",
                 "",
                 models + ", ".join(dials),
-                f"run = RunConfig(budget={self.budget:g}, seed={self.seed}, corpus={self.corpus!r})",
+                f"run = RunConfig(budget={self.budget:g}, seed={self.seed}, corpus={self.corpus!r})".replace("e+", "e"),
                 loop,
                 "    *steps, record = train(config, run)",
                 "    print(record.summary())",

@@ -162,14 +162,11 @@ class Session:
         return self._corpora[name]
 
     def interrupted(self) -> tuple[ModelConfig, RunConfig] | None:
-        """The newest run that a dead kernel left unfinished; `start` with it goes on from its last checkpoint."""
-        if self.busy:
-            return None
-        for path in sorted(self._checkpoints.glob("*.safetensors"), key=lambda p: p.stat().st_mtime, reverse=True):
-            state = checkpoint.peek(path)
-            if state is not None:
-                return ModelConfig.from_dict(state["model"]), RunConfig.from_dict(state["run"])
-        return None
+        """The run that a dead kernel left unfinished (the sparsest, not its twin); `start` with it goes on from its
+        last checkpoint."""
+        states = [checkpoint.peek(path) for path in self._checkpoints.glob("*.safetensors")] if not self.busy else []
+        found = [(ModelConfig.from_dict(s["model"]), RunConfig.from_dict(s["run"])) for s in states if s is not None]
+        return max(found, key=lambda pair: pair[0].sparsity, default=None)
 
     @property
     def _checkpoints(self) -> Path:

@@ -10,19 +10,19 @@ from typing import Any
 import ipywidgets as ipw
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from sparsity_lab import charts
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.dial import Settings
+from sparsity_lab.live_figure import GHOSTS, Line, LiveFigure
+from sparsity_lab.markup import duration, record_label, run_label, samples, table
 from sparsity_lab.session import Lane, Session, current
 from sparsity_lab.speed import Speed
-from sparsity_lab.training import Record, decimate, resolve
+from sparsity_lab.training import decimate, resolve
 
 BUDGETS = [m * 10.0**e for e in (10, 11, 12) for m in (1, 2, 3, 5)] + [1e13]
 WIDTHS = [8, 12, 16, 24, 32, 48, 64, 96, 128]
-GHOSTS = 6
 LABEL = {"description_width": "110px"}
 
 
@@ -37,7 +37,7 @@ class MagicDial(ipw.VBox):
         self._session = session or current()
         self._lock = threading.RLock()
         self._speed: Speed | None = None
-        self._shown: list[str] = []  # what the ghosts show, so that they are sent again only when they change
+        self._shown: list[str] = []  # what the table of runs shows, sent again only when it changes
         start = Settings(**settings)
         _ = start.pairs
         self._corpus_name = start.corpus
@@ -49,7 +49,7 @@ class MagicDial(ipw.VBox):
                 self._buttons,
                 self._problem,
                 ipw.HBox([self._progress, self._status], layout={"align_items": "center"}),
-                self._figure,
+                self._figure.widget,
                 self._summary,
                 self._texts,
                 self._runs,
@@ -108,7 +108,7 @@ class MagicDial(ipw.VBox):
         """The runs in front, one row each: experts, weights, tokens, FLOPs, held-out loss in nats a byte, seconds."""
         rows = [
             {
-                "run": _label(lane.model, lane.run),
+                "run": run_label(lane.model, lane.run),
                 "weights": lane.record.params_total,
                 "at work on a token": lane.record.params_active,
                 "tokens": lane.record.tokens,
@@ -216,20 +216,7 @@ class MagicDial(ipw.VBox):
         self.share.observe(self._settings_pasted, "value")
         self._listing = _text("sparsity-lab-code")
         self._code = ipw.VBox([self._listing, self.share])
-        figure = make_subplots(
-            cols=2,
-            column_widths=[0.66, 0.34],
-            horizontal_spacing=0.1,
-        )
-        for _ in range(GHOSTS):
-            figure.add_trace(charts.loss_trace("", "ghost", [], []) | {"showlegend": False}, row=1, col=1)
-        figure.add_trace(charts.loss_trace("dense", "dense", [], []), row=1, col=1)
-        figure.add_trace(charts.loss_trace("this run", "this", [], []), row=1, col=1)
-        figure.add_trace(charts.load_trace([]), row=1, col=2)
-        charts.styled(figure, 340)
-        for column, axes in ((1, charts.loss_axes()), (2, charts.load_axes())):
-            figure.update_xaxes(axes["xaxis"], row=1, col=column).update_yaxes(axes["yaxis"], row=1, col=column)
-        self._figure = go.FigureWidget(figure)
+        self._figure = LiveFigure()
 
     # ---- dials
 
@@ -289,7 +276,7 @@ class MagicDial(ipw.VBox):
             )
             for name, cell in zip(rows, cells, strict=True):
                 rows[name].append(cell)
-        return _table(["", *(title for title, _ in columns)], [[name, *cells] for name, cells in rows.items()])
+        return table(["", *(title for title, _ in columns)], [[name, *cells] for name, cells in rows.items()])
 
     def _settings_pasted(self, _change: Any) -> None:
         with self._lock:
@@ -388,30 +375,17 @@ class MagicDial(ipw.VBox):
             if session.speed is not self._speed:
                 self._speed = session.speed
                 self._dial_moved()
-            self._texts.value = _samples(lanes)
+            self._texts.value = samples(lanes[0].text_before, lanes[0].text_after) if lanes else ""
 
     def _draw(self) -> None:
-        live = {role: (label, flops, loss) for label, role, flops, loss in self._live()}
-        ghosts = self._ghosts()
-        shown = [label for label, *_ in ghosts]
-        traces = self._figure.data
-        with self._figure.batch_update():
-            if shown != self._shown:
-                self._shown = shown
-                self._runs.value = self._runs_table()
-                for i in range(GHOSTS):
-                    label, _, flops, loss = ghosts[i] if i < len(ghosts) else ("", "", [], [])
-                    traces[i].update(_line(charts.loss_trace(label, "ghost", flops, loss)))
-            for i, role in ((GHOSTS, "dense"), (GHOSTS + 1, "this")):
-                label, flops, loss = live.get(role, ("this run" if role == "this" else "dense", [], []))
-                traces[i].update(_line(charts.loss_trace(label, role, flops, loss)))
-            routing = self._session.lanes[0].routing if self._session.lanes else []
-            traces[GHOSTS + 2].z = charts.load_trace([stats.load for stats in routing])["z"]
-            self._figure.layout.xaxis.range, self._figure.layout.yaxis.range = charts.loss_window(
-                [(trace.x, trace.y) for trace in traces[GHOSTS : GHOSTS + 2]]
-            )
+        ghosts, lanes = self._ghosts(), self._session.lanes
+        self._figure.show(ghosts, self._live(), [stats.load for stats in lanes[0].routing] if lanes else [])
+        shown = [record_label(record) + record.status for record in self._session.records]
+        if shown != self._shown:
+            self._shown = shown
+            self._runs.value = self._runs_table()
 
-    def _live(self) -> list[tuple[str, str, Any, Any]]:
+    def _live(self) -> list[Line]:
         """Label, role, FLOPs and loss of the runs in front."""
         lines = []
         for lane in self._session.lanes:
@@ -422,15 +396,15 @@ class MagicDial(ipw.VBox):
                 curve = decimate(lane.training.losses, lane.last.flops // lane.last.step)
             else:
                 continue
-            lines.append((_label(lane.model, lane.run), role, curve["flops"], curve["loss"]))
+            lines.append((run_label(lane.model, lane.run), role, curve["flops"], curve["loss"]))
         return lines
 
-    def _ghosts(self) -> list[tuple[str, str, Any, Any]]:
-        front = {_label(lane.model, lane.run) for lane in self._session.lanes}
+    def _ghosts(self) -> list[Line]:
+        front = {run_label(lane.model, lane.run) for lane in self._session.lanes}
         lines = []
         for record in self._session.records:
-            label = _record_label(record)
-            if label not in front:
+            label = record_label(record)
+            if label not in front and record.run["corpus"] == self._corpus_name:
                 lines.append((label, "ghost", record.curve["flops"], record.curve["loss"]))
         return lines[-GHOSTS:]
 
@@ -449,7 +423,7 @@ class MagicDial(ipw.VBox):
     def _runs_table(self) -> str:
         rows = [
             [
-                _record_label(record),
+                record_label(record),
                 f"{record.params_total:,}",
                 f"{record.params_active:,}",
                 "–" if record.val_loss is None else f"{record.val_loss:.3f}",
@@ -459,15 +433,7 @@ class MagicDial(ipw.VBox):
         ]
         if not rows:
             return ""
-        return "<b>Runs so far</b>" + _table(["run", "total", "active", "held-out loss", "status"], rows)
-
-
-def duration(seconds: float) -> str:
-    """As people say it: 8 s, 2 min 05 s, 3 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+        return "<b>Runs so far</b>" + table(["run", "total", "active", "held-out loss", "status"], rows)
 
 
 def _stops(name: str, stops: list[Any], value: Any, label: Any) -> ipw.SelectionSlider:
@@ -479,42 +445,3 @@ def _text(css_class: str, **layout: str) -> ipw.HTML:
     widget = ipw.HTML(layout=layout)
     widget.add_class(css_class)
     return widget
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    def cells(kind: str, values: list[str]) -> str:
-        return "".join(f'<{kind} style="text-align:right;padding:1px 10px">{html.escape(v)}</{kind}>' for v in values)
-
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><tr>{cells('th', header)}</tr>{body}</table>"
-
-
-def _samples(lanes: list[Lane]) -> str:
-    """What the model on the dial wrote before training, and after."""
-    if not lanes or not lanes[0].text_before:
-        return ""
-    style = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.25;height:9em;overflow-y:auto"
-    cell = '<div style="flex:1;min-width:0"><b>The model writes, {}</b><pre style="{}">{}</pre></div>'
-    cells = "".join(
-        cell.format(when, style, html.escape(text))
-        for when, text in (("before", lanes[0].text_before), ("after", lanes[0].text_after or "…"))
-    )
-    return f'<div style="display:flex;gap:24px">{cells}</div>'
-
-
-def _line(trace: dict[str, Any]) -> dict[str, Any]:
-    return {key: trace[key] for key in ("name", "x", "y", "hovertemplate")}
-
-
-def _label(model: ModelConfig, run: RunConfig) -> str:
-    kind = "dense" if model.sparsity == 0 else f"S {model.sparsity:.3g}"
-    wide = (
-        ""
-        if model.d_expert * model.n_experts < 48 * model.d_model or model.d_expert == 3 * model.d_model
-        else ", total held"
-    )
-    return f"{kind}, width {model.d_model}, {run.budget:.0e}, seed {run.seed}{wide}".replace("e+", "e")
-
-
-def _record_label(record: Record) -> str:
-    return _label(ModelConfig.from_dict(record.model), RunConfig.from_dict(record.run))

@@ -1,0 +1,52 @@
+"""The plot that moves: one FigureWidget, sent only what changed."""
+
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sparsity_lab import charts
+
+GHOSTS = 6  # earlier runs in grey
+DENSE, THIS, LOAD = GHOSTS, GHOSTS + 1, GHOSTS + 2  # the other traces
+
+Line = tuple[str, str, Any, Any]  # label, role (this, dense, ghost), FLOPs, loss
+
+
+class LiveFigure:
+    """Loss against compute, and the load of the experts. Display ``widget``; every figure costs the browser 5 MB."""
+
+    def __init__(self) -> None:
+        figure = make_subplots(cols=2, column_widths=[0.66, 0.34], horizontal_spacing=0.1)
+        for _ in range(GHOSTS):
+            figure.add_trace(charts.loss_trace("", "ghost", [], []) | {"showlegend": False}, row=1, col=1)
+        figure.add_trace(charts.loss_trace("dense", "dense", [], []), row=1, col=1)
+        figure.add_trace(charts.loss_trace("this run", "this", [], []), row=1, col=1)
+        figure.add_trace(charts.load_trace([]), row=1, col=2)
+        charts.styled(figure, 340)
+        for column, axes in ((1, charts.loss_axes()), (2, charts.load_axes())):
+            figure.update_xaxes(axes["xaxis"], row=1, col=column).update_yaxes(axes["yaxis"], row=1, col=column)
+        self.widget = go.FigureWidget(figure)
+        self._ghosts: list[str] = []
+
+    def show(self, ghosts: list[Line], live: list[Line], load: list[list[float]]) -> None:
+        """``load``: shares, (layers, experts)."""
+        traces = self.widget.data
+        lines = {role: (label, flops, loss) for label, role, flops, loss in live}
+        with self.widget.batch_update():
+            labels = [label for label, *_ in ghosts]
+            if labels != self._ghosts:
+                self._ghosts = labels
+                for i in range(GHOSTS):
+                    label, _, flops, loss = ghosts[i] if i < len(ghosts) else ("", "ghost", [], [])
+                    _set(traces[i], charts.loss_trace(label, "ghost", flops, loss))
+            for i, role, name in ((DENSE, "dense", "dense"), (THIS, "this", "this run")):
+                label, flops, loss = lines.get(role, (name, [], []))
+                _set(traces[i], charts.loss_trace(label, role, flops, loss))
+            traces[LOAD].z = charts.load_trace(load)["z"]
+            ranges = charts.loss_window([(trace.x, trace.y) for trace in (traces[DENSE], traces[THIS])])
+            self.widget.layout.xaxis.range, self.widget.layout.yaxis.range = ranges
+
+
+def _set(trace: Any, new: dict[str, Any]) -> None:
+    trace.update({key: new[key] for key in ("name", "x", "y", "hovertemplate")})
