@@ -1,0 +1,177 @@
+"""JupyterLab as a learner has it, and Chromium to drive it."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from sparsity_lab.doctor import find_browser
+from sparsity_lab.notebooks import profile
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+READY = """() => {
+    const context = window.jupyterapp?.shell?.currentWidget?.sessionContext, kernel = context?.session?.kernel;
+    return context?.isReady && kernel && kernel.connectionStatus === 'connected' && kernel.status === 'idle';
+}"""
+PATIENCE = 90_000  # ms
+
+
+@contextlib.contextmanager
+def served(folder: Path, cache: Path, dark: bool = False) -> Iterator[str]:
+    """Serves copies of the notebooks, with small parameters, from ``folder``; gives the address with its token."""
+    work = folder / "notebooks"
+    work.mkdir(parents=True)
+    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+        _with_parameters(notebook, work / notebook.name, profile(NOTEBOOKS, "ci", notebook))
+    settings = {"notification": {"fetchNews": "false", "checkForUpdates": False}}
+    if dark:
+        settings["themes"] = {"theme": "JupyterLab Dark"}
+    for name, values in settings.items():
+        path = folder / "settings/@jupyterlab/apputils-extension" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    own = {
+        "HOME": "home",
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "IPYTHONDIR": "ipython",
+        "SPARSITY_LAB_HOME": "lab",
+    }
+    environment = os.environ | {name: str(folder / path) for name, path in own.items()}
+    environment["SPARSITY_LAB_CACHE"] = str(cache)
+    (folder / "home").mkdir()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"]
+    command += ["--IdentityProvider.token=secret", "--LabApp.expose_app_in_browser=True"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield _address(folder / "runtime", server)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def browsing(address: str, height: int = 900) -> Iterator[Page]:
+    """A page; raises AssertionError at the end for errors on its console and for requests that left this machine."""
+    base = address.rsplit("/", 1)[0]
+    faults: list[str] = []
+    allowed = (base, base.replace("http", "ws", 1), "data:", "blob:")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=CHROMIUM)
+        page = browser.new_context(viewport={"width": 1366, "height": height}).new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("console", lambda m: faults.append(f"console: {m.text[:300]}") if m.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(f"page error: {str(error)[:300]}"))
+        page.on("request", lambda r: None if r.url.startswith(allowed) else faults.append(f"left localhost: {r.url}"))
+        yield page
+        browser.close()
+    assert not faults, faults
+
+
+def open_notebook(page: Page, address: str, name: str) -> None:
+    base, query = address.split("?")
+    page.goto(f"{base}lab/tree/notebooks/{name}?reset&{query}")
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
+    page.wait_for_function(READY, timeout=PATIENCE)
+
+
+def run_all(page: Page, wait: bool = True) -> None:
+    page.evaluate(
+        """() => { window.ran = 0;
+        window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => window.ran = 1, () => window.ran = -1);
+        return 0; }"""
+    )
+    if wait:
+        page.wait_for_function("() => window.ran !== 0", timeout=2 * PATIENCE)
+        expect(page.locator("[data-mime-type='application/vnd.jupyter.error']")).to_have_count(0)
+
+
+class Dial:
+    """The dashboard, by what a learner sees of it."""
+
+    def __init__(self, page: Page):
+        self.page = page
+        self.box = page.locator(".sparsity-lab-dial")
+        self.facts = self.box.locator(".sparsity-lab-facts")
+        self.status = self.box.locator(".sparsity-lab-status")
+        self.problem = self.box.locator(".sparsity-lab-problem")
+        self.runs = self.box.locator(".sparsity-lab-runs")
+        self.box.wait_for()
+
+    def button(self, name: str) -> Locator:
+        return self.box.get_by_role("button", name=name, exact=True)
+
+    def handle(self, name: str) -> Locator:
+        return self.box.locator(f".sparsity-lab-{name} .noUi-handle")
+
+    def press(self, name: str, *keys: str) -> None:
+        self.handle(name).focus()
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def readout(self, name: str) -> str:
+        return self.box.locator(f".sparsity-lab-{name} .widget-readout").inner_text()
+
+    def fact(self, row: str, column: int = 1) -> str:
+        cells = self.facts.locator("tr", has_text=row).locator("td")
+        return cells.nth(column).inner_text()
+
+    def points(self) -> int:
+        """Of the line of the run on the dial."""
+        count: int = self.page.evaluate(
+            """() => { const plot = document.querySelector('.sparsity-lab-dial .js-plotly-plot');
+            return Math.max(...plot.data.filter(t => t.line?.width === 3 && t.line?.dash === 'solid')
+                .map(t => t.x?.length ?? 0)); }"""
+        )
+        return count
+
+
+def _with_parameters(notebook: Path, copy: Path, values: dict[str, Any]) -> None:
+    book = nbformat.read(notebook, as_version=4)
+    (cell,) = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", [])]
+    cell.source += "".join(f"\n{name} = {value!r}" for name, value in values.items())
+    nbformat.write(book, copy)
+
+
+def _address(runtime: Path, server: "subprocess.Popen[bytes]") -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        for path in runtime.glob("jpserver-*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                url = json.loads(path.read_text())["url"].replace("localhost", "127.0.0.1")
+                urllib.request.urlopen(f"{url}api/status?token=secret", timeout=1)
+                return f"{url}?token=secret"
+        time.sleep(0.1)
+    raise RuntimeError("JupyterLab did not start; its log is server.log in the test's folder")
