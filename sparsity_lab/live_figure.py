@@ -1,20 +1,14 @@
 """The plot that moves: one FigureWidget, sent only what changed."""
 
-import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import plotly.graph_objects as go
-from IPython.core.getipython import get_ipython
 from plotly.subplots import make_subplots
 
 from sparsity_lab import charts
 
 GHOSTS = 6  # earlier runs in grey
 DENSE, THIS, LOAD = GHOSTS, GHOSTS + 1, GHOSTS + 2  # the other traces
-
-PAUSE = 0.5  # seconds without a cell that count as quiet
 
 Line = tuple[str, str, Any, Any]  # label, role (this, dense, ghost), FLOPs, loss
 
@@ -32,7 +26,11 @@ class LiveFigure:
         charts.styled(figure, 340)
         for column, axes in ((1, charts.loss_axes()), (2, charts.load_axes())):
             figure.update_xaxes(axes["xaxis"], row=1, col=column).update_yaxes(axes["yaxis"], row=1, col=column)
+        figure.update_layout(
+            xaxis_range=[9, 11], yaxis_range=[1.5, 5.5], xaxis2_range=[-0.5, 15.5], yaxis2_range=[1.5, -0.5]
+        )
         self.widget = go.FigureWidget(figure)
+        self.widget._config = {"responsive": True, "displayModeBar": False}  # plotly has no public name for it
         self._ghosts: list[str] = []
 
     def show(self, ghosts: list[Line], live: list[Line], load: list[list[float]]) -> None:
@@ -52,6 +50,8 @@ class LiveFigure:
             traces[LOAD].visible = bool(load)
             if load:  # the browser's side stumbles over an empty map, and below over a range that is taken back
                 traces[LOAD].z = charts.load_trace(load)["z"]
+                self.widget.layout.xaxis2.range = [-0.5, len(load[0]) - 0.5]
+                self.widget.layout.yaxis2.range = [len(load) - 0.5, -0.5]
             xs, ys = charts.loss_window([(trace.x, trace.y) for trace in (traces[DENSE], traces[THIS])])
             if xs is not None:
                 self.widget.layout.xaxis.range, self.widget.layout.yaxis.range = xs, ys
@@ -59,36 +59,3 @@ class LiveFigure:
 
 def _set(trace: Any, new: dict[str, Any]) -> None:
     trace.update({key: new[key] for key in ("name", "x", "y", "hovertemplate")})
-
-
-class Cells:
-    """Whether the notebook is running cells.
-
-    JupyterLab takes away a cell's output when the cell, or all cells, are run again, and a plot that is updated after
-    that throws errors into the browser's console. So a live figure holds still while cells run, and catches up after.
-    """
-
-    def __init__(self) -> None:
-        self._running, self._ended = False, 0.0
-        self.when_quiet: Callable[[], None] = lambda: None
-        shell = get_ipython()
-        if shell is not None:
-            shell.events.register("pre_run_cell", self._start)
-            shell.events.register("post_run_cell", self._end)
-
-    @property
-    def quiet(self) -> bool:
-        """False while a cell runs, and between two cells of a Run All."""
-        return not self._running and time.monotonic() - self._ended >= PAUSE
-
-    def _start(self, _info: object) -> None:
-        self._running = True
-
-    def _end(self, _result: object) -> None:
-        self._running, self._ended = False, time.monotonic()
-        timer = threading.Timer(PAUSE * 1.2, lambda: self.when_quiet())
-        timer.daemon = True
-        timer.start()
-
-
-CELLS = Cells()

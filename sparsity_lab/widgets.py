@@ -15,7 +15,7 @@ from sparsity_lab import charts
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.dial import Settings
-from sparsity_lab.live_figure import CELLS, GHOSTS, Line, LiveFigure
+from sparsity_lab.live_figure import GHOSTS, Line, LiveFigure
 from sparsity_lab.markup import duration, record_label, run_label, samples, table
 from sparsity_lab.session import Lane, Session, current
 from sparsity_lab.speed import Speed
@@ -37,7 +37,6 @@ class MagicDial(ipw.VBox):
         self._session = session or current()
         self._lock = threading.RLock()
         self._speed: Speed | None = None
-        self._awaited = True  # the running cell shows this dashboard, or waits for it
         self._shown: list[str] = []  # what the table of runs shows, sent again only when it changes
         start = Settings(**settings)
         _ = start.pairs
@@ -58,13 +57,12 @@ class MagicDial(ipw.VBox):
             ]
         )
         self.add_class("sparsity-lab-dial")
-        self._session.listener = CELLS.when_quiet = self._refresh
+        self._session.listener = self._refresh
         cut_off = self._session.interrupted()
         if cut_off is not None:
             self._offer(*cut_off)
         self._dial_moved()
         self._refresh()
-        self._awaited = False
         if calibrate:
             self._session.calibrate(start.corpus)
 
@@ -88,14 +86,11 @@ class MagicDial(ipw.VBox):
         pairs = self.settings.pairs
         if not self._session.has_finished(pairs):
             self._session.start(pairs)
-        self._awaited = True
         try:
             self._session.wait()
         except KeyboardInterrupt:
             self._session.stop()
             raise
-        finally:
-            self._awaited = False
         if self._session.state == "failed":
             raise RuntimeError(self._session.message)
         return self.curves()
@@ -384,9 +379,8 @@ class MagicDial(ipw.VBox):
 
     def _draw(self) -> None:
         lanes = self._session.lanes
-        if self._awaited or CELLS.quiet:
-            load = [stats.load for stats in lanes[0].routing] if lanes else []
-            self._figure.show(self._ghosts(), self._live(), load)
+        load = [stats.load for stats in lanes[0].routing] if lanes else []
+        self._figure.show(self._ghosts(), self._live(), load)
         shown = [record_label(record) + record.status for record in self._session.records]
         if shown != self._shown:
             self._shown = shown

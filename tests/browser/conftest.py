@@ -36,6 +36,6 @@ def address(tmp_path: Path, cache: Path, request: pytest.FixtureRequest) -> Iter
 
 
 @pytest.fixture
-def page(address: str) -> Iterator[Page]:
-    with browsing(address, height=1_500) as page:
+def page(address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+    with browsing(address, height=1_500, reruns="again" in request.node.name) as page:
         yield page
