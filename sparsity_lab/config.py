@@ -53,6 +53,8 @@ class _Config:
 
 
 def _checked_type(name: str, value: Any, kind: Any) -> Any:
+    if isinstance(value, int) and abs(value) > 10**30:  # past what a float can hold
+        raise ValueError(f"{name}={value!r} is out of range")
     optional = kind in (int | None, float | None)
     if optional and value is None:
         return None
@@ -178,7 +180,8 @@ class ModelConfig(_Config):
             )
         _one_of("hold", hold, ("active", "total"))
         if hold == "active":
-            return self.replace(n_experts=max(self.top_k, round(wanted)))
+            around = (max(self.top_k, math.floor(wanted)), math.ceil(wanted))
+            return self.replace(n_experts=min(around, key=lambda e: abs(self.top_k / e - (1 - sparsity))))
         pool = self.n_experts * self.d_expert
         divisors = (e for e in range(self.top_k, MAX_EXPERTS + 1) if pool % e == 0)
         experts = min(divisors, key=lambda e: abs(self.top_k / e - (1 - sparsity)), default=0)

@@ -49,7 +49,9 @@ class Transformer(nn.Module):
         self.final_norm = nn.Parameter(torch.ones(config.d_model))
         self.head = nn.Parameter(torch.randn(config.vocab_size, config.d_model) * 0.02)
         self.register_buffer("turns_TC", rotations(config), persistent=False)
-        self.cross_entropy = linear_cross_entropy_plain if backend == "naive" else linear_cross_entropy
+        plain = backend == "naive"
+        self.norm = rms_norm_plain if plain else rms_norm
+        self.cross_entropy = linear_cross_entropy_plain if plain else linear_cross_entropy
 
     @property
     def device(self) -> torch.device:
@@ -68,7 +70,7 @@ class Transformer(nn.Module):
                 total_aux = total_aux + aux_loss
         if cache is not None:
             cache.length += T
-        return rms_norm(x_BTD, self.final_norm).to(self.dtype), total_aux
+        return self.norm(x_BTD, self.final_norm).to(self.dtype), total_aux
 
     def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits (B, T, V), float32. With a cache, ``tokens_BT`` are the tokens after those it holds."""
