@@ -6,6 +6,7 @@ Backgrounds are transparent and text is mid-grey: one figure is legible in Jupyt
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -138,11 +139,8 @@ def loss_by_sparsity(summary: pd.DataFrame, height: int = 400) -> go.Figure:
     The axis is −log₂(1 − S): every step to the right halves the share of experts that work, and 1 lies at infinity.
     """
     figure = go.Figure()
-    for (line, part), (colour, dash, symbol) in zip(
-        summary.groupby("line", sort=False),
-        ((SPARSE, "solid", "circle"), (DENSE, "dash", "square"), (THIRD, "dot", "diamond")),
-        strict=False,
-    ):
+    looks = cycle(((SPARSE, "solid", "circle"), (DENSE, "dash", "square"), (THIRD, "dot", "diamond")))
+    for (line, part), (colour, dash, symbol) in zip(summary.groupby("line", sort=False), looks, strict=False):
         figure.add_scatter(
             x=-np.log2(1 - part["sparsity"]),
             y=part["loss"],

@@ -13,6 +13,14 @@ from torch import Tensor, nn
 VERSION = 1
 
 
+def check_path(path: Path) -> None:
+    """Makes the checkpoint's folder. Raises ValueError, before any work is lost, if it can't be made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} can't be written ({error}): name a file in another folder") from None
+
+
 def save(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: dict[str, Any]) -> None:
     """Atomic: a reader, or a kill at any moment, sees the old file or the new one."""
     tensors: dict[str, Tensor] = {}
@@ -48,7 +56,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, identity: d
                             key: file.get_tensor(f"optimizer.{key}.{name}").to(weight.device)
                             for key in ("step", "exp_avg", "exp_avg_sq")
                         }
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a Sparsity Lab checkpoint ({error}): delete it or name another file") from None
     return state
 

@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     work: Callable[[argparse.Namespace], int] = options.work
     try:
         return work(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: a checkpoint's folder that can't be written, a full disk
         print(f"sparsity-lab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -64,16 +64,15 @@ def _train(options: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from sparsity_lab.training import Record, train  # here, for torch takes seconds to import and --help need not wait
+    from sparsity_lab.training import Training  # here, for torch takes seconds to import and --help need not wait
 
-    events = train(model, run, checkpoint_path=options.checkpoint, checkpoint_seconds=options.checkpoint_seconds)
+    training = Training(model, run, checkpoint_path=options.checkpoint, checkpoint_seconds=options.checkpoint_seconds)
     with tqdm(total=run.budget, unit="FLOP", unit_scale=True, desc=f"S={model.sparsity:.4g}", file=sys.stderr) as bar:
-        for event in events:
-            if isinstance(event, Record):
-                record = event
-            else:
-                bar.update(event.flops - bar.n)
-                bar.set_postfix(loss=f"{event.loss:.3f}", refresh=False)
+        while not training.done:
+            step = training.step()
+            bar.update(step.flops - bar.n)
+            bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
+    record = training.record(training.evaluate())
     print(record.to_json() if options.json else record.summary())
     return 0 if record.status == "finished" else 1
 

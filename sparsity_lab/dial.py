@@ -62,7 +62,7 @@ class Settings:
         hold = "" if self.hold == "active" else ', hold="total"'
         models = "model, dense = " if len(self.pairs) == 2 else "model = "
         dials = [
-            f"ModelConfig.on_dial({self.width}, {s:g}{hold})" for s in ((self.model.sparsity, 0)[: len(self.pairs)])
+            f"ModelConfig.on_dial({self.width}, {s!r}{hold})" for s in ((self.model.sparsity, 0)[: len(self.pairs)])
         ]
         loop = "for config in (model, dense):" if len(self.pairs) == 2 else "for config in (model,):"
         return "\n".join(
@@ -71,9 +71,15 @@ class Settings:
                 "from sparsity_lab.training import train",
                 "",
                 models + ", ".join(dials),
-                f"run = RunConfig(budget={self.budget:g}, seed={self.seed}, corpus={self.corpus!r})".replace("e+", "e"),
+                f"run = RunConfig(budget={_short(self.budget)}, seed={self.seed}, corpus={self.corpus!r})",
                 loop,
                 "    *steps, record = train(config, run)",
                 "    print(record.summary())",
             ]
         )
+
+
+def _short(number: float) -> str:
+    """1e11 rather than 100000000000.0, when that is the same number."""
+    short = f"{number:g}".replace("e+", "e")
+    return short if float(short) == number else repr(number)

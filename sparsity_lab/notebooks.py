@@ -27,7 +27,9 @@ def check(notebook: Path, values: dict[str, Any]) -> None:
         if name not in known:
             raise ValueError(f"{notebook.name} has no parameter {name!r}; it has {', '.join(known)}")
         kind = known[name][0]
-        wanted = KINDS[kind.partition("[")[0]]
+        wanted = KINDS.get(kind.partition("[")[0])
+        if wanted is None:
+            raise ValueError(f"{notebook.name}: parameter {name!r} needs a type in the notebook: {', '.join(KINDS)}")
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
             raise ValueError(
                 f"{notebook.name}: parameter {name}={value!r} must be of type {kind}, e.g. {known[name][1]!r}"
@@ -38,6 +40,8 @@ def profile(folder: Path, name: str, notebook: Path) -> dict[str, Any]:
     """A profile's parameters; ``full`` is the notebook's own defaults. Raises ValueError for an unknown profile."""
     if name == "full":
         return {}
+    if not (folder / PROFILES).exists():
+        raise ValueError(f"profile={name!r} needs {folder / PROFILES}, which does not exist: use full")
     profiles = tomllib.loads((folder / PROFILES).read_text())
     if name not in profiles:
         raise ValueError(f"profile={name!r} is not in {folder / PROFILES}: use full, {', '.join(profiles)}")
@@ -97,6 +101,8 @@ def run_from_command_line(options: argparse.Namespace) -> int:
 def find(folder: Path, names: list[str]) -> list[Path]:
     """The notebooks whose names start with one of ``names``, or all. Raises ValueError for a name without match."""
     paths = sorted(folder.glob("*.ipynb"))
+    if not paths:
+        raise ValueError(f"folder={str(folder)!r} has no notebooks")
     for name in names:
         if not any(path.name.startswith(name) for path in paths):
             raise ValueError(

@@ -129,6 +129,8 @@ class Training:
         self.losses: list[float] = []
         self.diverged = False
         self._checkpoint_path = Path(checkpoint_path) if checkpoint_path else None
+        if self._checkpoint_path:
+            checkpoint.check_path(self._checkpoint_path)
         self._checkpoint_seconds = checkpoint_seconds
         self._saved_at = time.monotonic()
         if self._checkpoint_path and self._checkpoint_path.exists():
@@ -292,7 +294,9 @@ def device_name(device: torch.device) -> str:
 
 
 def decimate(losses: list[float], flops_a_step: int, points: int = CURVE_POINTS) -> dict[str, list[float]]:
-    """Means of neighbouring steps, at most ``points`` of them, each at the FLOPs where its steps end."""
+    """Means of neighbouring steps, at most ``points`` of them, each at the FLOPs where its steps end; a diverged run's
+    last loss, which is no number, is left out."""
+    losses = [loss for loss in losses if math.isfinite(loss)]
     width = max(1, math.ceil(len(losses) / points))
     groups = [losses[i : i + width] for i in range(0, len(losses), width)]
     ends = [min(i + width, len(losses)) for i in range(0, len(losses), width)]

@@ -198,7 +198,7 @@ def test_flops_are_the_counters(config: ModelConfig, batch_size: int) -> None:
     for backward, expected in ((False, forward), (True, flops_per_step(config, batch_size))):
         total, products = measure(config, batch_size, backward)
         assert total == expected
-        assert products.flops == expected
+        assert products.flops == expected, products.calls
         assert set(products.calls) == {"mm", "bmm"}
         layer = 3 + 2 * config.n_experts if config.has_router else 4  # qkv, out, router; two an expert
         layer += 2 if config.n_shared_experts else 0

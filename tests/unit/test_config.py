@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -207,7 +208,7 @@ def test_more_sparsity_is_never_fewer_experts(dial: tuple[ModelConfig, float], o
 def test_stops_are_hit_exactly(dial: tuple[ModelConfig, float], hold: Hold) -> None:
     model, _ = dial
     stops = model.sparsities(hold)
-    assert all(a < b for a, b in zip(stops, stops[1:], strict=False))
+    assert all(a < b for a, b in pairwise(stops))
     assert all(0 <= stop < 1 for stop in stops)
     assert [model.with_sparsity(stop, hold).sparsity for stop in stops] == stops
 

@@ -1,0 +1,7 @@
+"""`python -m sparsity_lab` is `sparsity-lab`."""
+
+import sys
+
+from sparsity_lab.cli import main
+
+sys.exit(main())

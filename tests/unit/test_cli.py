@@ -1,0 +1,164 @@
+"""The command line: results on stdout, the rest on stderr, an exit status that scripts can rely on."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sparsity_lab import __version__, training
+from sparsity_lab.cli import main
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.training import train
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def tiny(corpus_file: Path) -> list[str]:
+    """A dense run of some ten steps."""
+    return ["train", "--width", "8", "--budget", "1e8", "--corpus", str(corpus_file), "--device", "cpu"]
+
+
+def no_constant(name: str) -> None:
+    pytest.fail(f"{name} is not JSON")
+
+
+def failed(arguments: list[str], capsys: Capture) -> str:
+    """The one line of an error."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("sparsity-lab: ")
+    return lines[0].removeprefix("sparsity-lab: ")
+
+
+# ---- train
+
+
+def test_train_prints_one_record(tiny: list[str], corpus_file: Path, capsys: Capture) -> None:
+    assert main([*tiny, "--sparsity", "0.75", "--seed", "3", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1, "nothing but the record"
+    record: dict[str, Any] = json.loads(out, parse_constant=no_constant)
+    *_, expected = train(ModelConfig.on_dial(8, 0.75), RunConfig(budget=1e8, seed=3, corpus=str(corpus_file)))
+    fields = ("val_loss", "flops", "tokens", "params_total", "params_active", "sparsity", "seed", "status")
+    assert {name: record[name] for name in fields} == {name: getattr(expected, name) for name in fields}
+    assert record["status"] == "finished"
+    assert record["sparsity"] == 0.75
+    assert record["seed"] == 3
+    assert record["seconds"] > 0
+    assert record["flops"] <= 1e8
+    assert "S=0.75" in err, "progress is on stderr"
+
+
+def test_options_reach_the_run(tiny: list[str], tmp_path: Path, capsys: Capture) -> None:
+    options = {
+        "learning_rate": 0.01,
+        "batch_size": 3,
+        "backend": "naive",
+        "dtype": "bfloat16",
+        "threads": 2,
+        "seed": 5,
+        "device": "cpu",
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    path = tmp_path / "run.safetensors"
+    saving = ["--checkpoint", str(path), "--checkpoint-seconds", "0"]
+    assert main([*tiny, *arguments, *saving, "--hold", "total", "--sparsity", "0.5", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert {name: record["run"][name] for name in options} == options
+    assert record["run"]["budget"] == 1e8
+    assert record["model"] == ModelConfig.on_dial(8, 0.5, "total").to_dict()
+    assert path.exists()
+
+
+def test_train_in_words(tiny: list[str], capsys: Capture) -> None:
+    assert main(tiny) == 0
+    assert capsys.readouterr().out.startswith("Dense: finished after ")
+
+
+def test_a_diverged_run_is_status_1(tiny: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, x_BT: torch.Tensor, y_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.head.sum() * torch.nan, self.head.sum()
+
+    monkeypatch.setattr(training.Transformer, "loss", broken)
+    assert main([*tiny, "--json"]) == 1
+    record = json.loads(capsys.readouterr().out, parse_constant=no_constant)
+    assert record["status"] == "diverged"
+    assert record["val_loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sparsity", "1.0"], "sparsity=1.0 must be at least 0 and below 1"),
+        (["--sparsity", "nan"], "sparsity=nan must be at least 0 and below 1"),
+        (["--sparsity", "0.99999"], "sparsity=0.99999 needs 100000 experts a layer, more than 4096"),
+        (["--budget", "1"], "budget=1 FLOPs is less than one step of this model"),
+        (["--budget", "nan"], "budget=nan must be a finite number"),
+        (["--width", "7"], "d_model=7 must be a positive multiple of 4"),
+        (["--seed", "-1"], "seed=-1 is out of range"),
+        (["--corpus", "no/such/text"], "corpus='no/such/text' does not exist"),
+        (["--corpus", ""], "corpus='' must be a name or a path"),
+        (["--dtype", "float16"], "dtype='float16' is not known"),
+        (["--backend", "fast"], "backend='fast' is not known"),
+        (["--learning-rate", "-1"], "learning_rate=-1 is out of range"),
+        (["--threads", "0"], "threads=0 is out of range"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(
+    tiny: list[str], arguments: list[str], message: str, capsys: Capture
+) -> None:
+    assert failed([*tiny, *arguments], capsys).startswith(message)
+
+
+def test_an_empty_file(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "empty.txt"
+    path.touch()
+    assert f"corpus='{path}' has 0 bytes of text" in failed(["train", "--corpus", str(path)], capsys)
+
+
+def test_a_checkpoint_that_is_none(tiny: list[str], tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a checkpoint")
+    assert f"{path} is not a Sparsity Lab checkpoint" in failed([*tiny, "--checkpoint", str(path)], capsys)
+    assert path.read_text() == "not a checkpoint"
+
+
+def test_a_checkpoint_in_no_folder_or_a_folder(tiny: list[str], tmp_path: Path, capsys: Capture) -> None:
+    for path in (tmp_path, Path("/dev/null/run.safetensors")):
+        assert str(path) in failed([*tiny, "--checkpoint", str(path), "--checkpoint-seconds", "0"], capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["nonsense"], ["train", "--sparsity", "much"], ["train", "--hold", "both"], ["train", "--nonsense"]],
+)
+def test_usage(arguments: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert "usage: sparsity-lab" in capsys.readouterr().err
+
+
+def test_interrupt(tiny: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Training, "step", interrupted)
+    assert main(tiny) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_help_and_version_need_no_torch() -> None:
+    code = "import sys; from sparsity_lab.cli import main; sys.argv = ['sparsity-lab', '--version']"
+    code += "\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == __version__

@@ -1,0 +1,175 @@
+"""Records on disk: named by what was run, and a damaged or strange file harms none of the others."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsity_lab import runs
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.runs import RunStore, home, record_id, run_id
+from sparsity_lab.training import Record, Training, resolve
+
+
+@pytest.fixture
+def record(model: ModelConfig, run: RunConfig) -> Record:
+    training = Training(model, run.replace(budget=2e6))
+    training.step()
+    return training.record(training.evaluate())
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "runs")
+
+
+def of_seed(record: Record, seed: int) -> Record:
+    return dataclasses.replace(record, seed=seed, run={**record.run, "seed": seed})
+
+
+# ---- Names
+
+# None of these is the default.
+OTHER: dict[str, Any] = {
+    "vocab_size": 300,
+    "context": 64,
+    "d_model": 64,
+    "n_layers": 3,
+    "n_heads": 4,
+    "d_expert": 97,
+    "n_experts": 2,
+    "top_k": 2,
+    "n_shared_experts": 1,
+    "balance_loss": 0.06,
+    "z_loss": 0.002,
+    "rope_base": 10_001,
+    "budget": 1.01e11,
+    "batch_size": 5,
+    "learning_rate": 0.0123,
+    "warmup": 0.06,
+    "decay": 0.31,
+    "weight_decay": 0.06,
+    "grad_clip": 1.1,
+    "seed": 1,
+    "corpus": "standard-library",
+    "eval_tokens": 131_073,
+    "dtype": "bfloat16",
+    "device": "cpu",
+    "backend": "naive",
+    "threads": 2,
+}
+
+
+@pytest.mark.parametrize("name", [f.name for kind in (ModelConfig, RunConfig) for f in dataclasses.fields(kind)])
+def test_every_field_makes_another_run(name: str) -> None:
+    model, run = ModelConfig(n_experts=8), RunConfig()
+    first = run_id(model, run)
+    if hasattr(model, name):
+        model = model.replace(**{name: OTHER[name]})
+    else:
+        run = run.replace(**{name: OTHER[name]})
+    assert run_id(model, run) != first
+
+
+@given(model=st.from_type(ModelConfig), run=st.from_type(RunConfig))
+def test_defaults_filled_in_name_the_same_run(model: ModelConfig, run: RunConfig) -> None:
+    resolved = resolve(model, run)
+    assert resolve(model, resolved) == resolved
+    assert resolved.batch_size == run.sequences
+    assert resolved.learning_rate is not None
+    for name in ("batch_size", "learning_rate"):
+        if getattr(run, name) is not None:
+            assert getattr(resolved, name) == getattr(run, name), "what was chosen stays"
+    assert run_id(model, run) == run_id(model, resolved)
+    assert len(run_id(model, run)) == 16
+    assert int(run_id(model, run), 16) >= 0
+
+
+def test_a_records_name_is_its_runs(record: Record, model: ModelConfig, run: RunConfig) -> None:
+    assert record_id(record) == run_id(model, run.replace(budget=2e6))
+
+
+def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert home() == tmp_path / "home"
+    monkeypatch.setenv("SPARSITY_LAB_HOME", "")
+    assert home().name == "sparsity-lab"
+
+
+# ---- Files
+
+
+def test_oldest_first(store: RunStore, record: Record) -> None:
+    for seed, age in ((1, 30), (2, 10), (3, 20)):
+        path = store.save(of_seed(record, seed))
+        os.utime(path, (1e9 - age, 1e9 - age))
+    assert [r.seed for r in store.load()] == [1, 3, 2]
+
+
+FOREIGN = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b"3",
+    b'"text"',
+    b"{}",
+    b'{"status": "finished"}',
+    b"\xff\xfe\x00",
+    b"[1, 2, 3]",
+]
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+def test_strange_files_are_skipped_with_a_warning(store: RunStore, record: Record, content: bytes) -> None:
+    store.save(record)
+    (store.folder / "strange.json").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"skipped .*strange\.json: not a run record"):
+        assert store.load() == [record]
+
+
+@pytest.mark.parametrize("part", ["model", "run"])
+def test_a_record_of_another_version_is_skipped(store: RunStore, record: Record, part: str) -> None:
+    """Its configs can't be built, so it could be neither named nor drawn."""
+    store.save(record)
+    values = json.loads(record.to_json())
+    values[part]["renamed_field"] = 1
+    (store.folder / "old.json").write_text(json.dumps(values))
+    with pytest.warns(UserWarning, match=r"skipped .*old\.json: not a run record"):
+        assert store.load() == [record]
+
+
+def test_find_passes_over_a_torn_file(store: RunStore, record: Record, model: ModelConfig, run: RunConfig) -> None:
+    path = store.save(record)
+    path.write_text(path.read_text()[:-20])
+    with pytest.warns(UserWarning, match="not a run record"):
+        assert store.find(model, run.replace(budget=2e6), record.corpus["fingerprint"]) is None
+
+
+def test_a_record_is_whole_or_the_old_one(store: RunStore, record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save(record)
+
+    def full(*arguments: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(runs.os, "replace", full)
+        store.save(dataclasses.replace(record, steps=99))
+    assert store.load() == [record]
+    store.save(dataclasses.replace(record, steps=99))
+    assert [r.steps for r in store.load()] == [99]
+    assert [path.suffix for path in store.folder.iterdir()] == [".json"]
+
+
+def test_clear_deletes_records_alone(store: RunStore, record: Record) -> None:
+    store.clear()
+    store.save(record)
+    (store.folder / "notes.txt").write_text("mine")
+    (store.folder / "checkpoints").mkdir()
+    store.clear()
+    assert store.load() == []
+    assert sorted(path.name for path in store.folder.iterdir()) == ["checkpoints", "notes.txt"]
