@@ -25,7 +25,8 @@ def test_executes_and_leaves_figures(notebook: Path, tmp_path: Path) -> None:
     assert figures
     for figure in figures:
         traces = figure["data"]["application/vnd.plotly.v1+json"]["data"]
-        assert traces and all(trace.get("x") for trace in traces)
+        assert traces
+        assert all(trace.get("x") for trace in traces)
     assert len(json.dumps(outputs)) < 2_000_000  # a notebook that people can open
 
 

@@ -40,7 +40,11 @@ def test_rows(n: int, d: int, m: int, seed: int) -> None:
 
 @FEW
 @given(
-    batch=st.integers(1, 2), tokens=st.integers(1, 4), heads=st.integers(1, 3), half=st.integers(1, 2), block=st.booleans()
+    batch=st.integers(1, 2),
+    tokens=st.integers(1, 4),
+    heads=st.integers(1, 3),
+    half=st.integers(1, 2),
+    block=st.booleans(),
 )
 def test_attention(batch: int, tokens: int, heads: int, half: int, block: bool) -> None:
     head_dim = 2 * half
