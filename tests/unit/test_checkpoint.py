@@ -150,9 +150,10 @@ def test_a_failed_save_leaves_the_last_one(path: Path, training: Training, monke
         raise OSError("the disk is full")
 
     training.step()
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
-        training.save(path)
+        with pytest.raises(OSError, match="full"):
+            training.save(path)
     assert path.read_bytes() == before
     training.save(path)
     assert [p.name for p in path.parent.iterdir()] == [path.name], "nothing but the checkpoint"

@@ -65,9 +65,10 @@ def test_an_interrupt_loses_nothing(pairs: Pairs, tmp_path: Path, monkeypatch: p
         done.append(real(self))
         return done[-1]
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Training, "step", step)
-        run_all(pairs[:2], tmp_path / "broken")
+        with pytest.raises(KeyboardInterrupt):
+            run_all(pairs[:2], tmp_path / "broken")
     left = 2 * done[0].steps - len(done)
     assert 0 < left < done[0].steps, "the interrupt came in the second run"
 

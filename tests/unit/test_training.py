@@ -151,26 +151,21 @@ def test_resumes_as_if_unbroken(model: ModelConfig, run: RunConfig, tmp_path: Pa
 
 
 def test_kill_9_then_resume(corpus_file: Path, tmp_path: Path) -> None:
-    arguments = f"train --sparsity 0.75 --width 8 --budget 2e9 --corpus {corpus_file} --json --device cpu".split()
-    command = [sys.executable, "-m", "sparsity_lab", *arguments]
+    model, run = ModelConfig.on_dial(8, 0.75), RunConfig(budget=2e9, corpus=str(corpus_file), device="cpu")
+    _, whole = run_of(model, run)
     checkpoint = tmp_path / "run.safetensors"
+    arguments = f"train --sparsity 0.75 --width 8 --budget 2e9 --corpus {corpus_file} --device cpu".split()
     saving = ["--checkpoint", str(checkpoint), "--checkpoint-seconds", "0.05"]
-
-    def finish(options: list[str]) -> dict[str, Any]:
-        done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
-        record: dict[str, Any] = json.loads(done.stdout)
-        return record
-
-    whole = finish([])
-    victim = subprocess.Popen([*command, *saving], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    victim = subprocess.Popen([sys.executable, "-m", "sparsity_lab", *arguments, *saving], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL, "it ended before it was killed: raise the budget"
-    resumed = finish(saving)
-    assert resumed["val_loss"] == whole["val_loss"]
-    assert resumed["curve"] == whole["curve"]
+    steps, resumed = run_of(model, run, checkpoint_path=checkpoint)
+    assert 0 < len(steps) < whole.steps, "it went on from the checkpoint"
+    assert resumed.val_loss == whole.val_loss
+    assert resumed.curve == whole.curve
 
 
 def test_a_checkpoint_of_another_run(model: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
@@ -227,3 +222,15 @@ def test_a_stopped_run_is_not_a_finished_one(model: ModelConfig, run: RunConfig,
 def test_every_field_makes_another_run(model: ModelConfig, run: RunConfig) -> None:
     ids = {run_id(model, run), run_id(model.replace(d_expert=17), run), run_id(model, run.replace(seed=1))}
     assert len(ids) == 3
+
+
+def test_weights_that_break_in_the_last_step(model: ModelConfig, run: RunConfig) -> None:
+    """The last loss is a number, yet there is nothing to measure: diverged, not finished."""
+    training = Training(model, run)
+    while not training.done:
+        training.step()
+    with torch.no_grad():
+        training.model.final_norm.fill_(math.inf)
+    record = training.record(training.evaluate())
+    assert record.status == "diverged"
+    assert record.val_loss is None

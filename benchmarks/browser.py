@@ -1,0 +1,59 @@
+"""How fast the dashboard answers in the browser while it trains: from a key press to the new numbers beside the dials."""
+
+import statistics
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.timing import Row
+from sparsity_lab.corpus import cache_dir
+from sparsity_lab.dial import Settings
+from sparsity_lab.doctor import find_browser
+from tests.browser.lab import Dial, browsing, open_notebook, run_all, served
+
+PRESSES = 40
+BAR = 150  # ms, 95th percentile
+WATCH = """() => {
+    const start = performance.now();
+    window.took = null;
+    const observer = new MutationObserver(() => { window.took = performance.now() - start; observer.disconnect(); });
+    observer.observe(document.querySelector('.sparsity-lab-facts'),
+        {subtree: true, childList: true, characterData: true});
+}"""
+
+
+def rows() -> Iterator[Row]:
+    what = f"browser, while training: key press to new numbers, of {PRESSES}"
+    if find_browser() is None:
+        yield Row(what, f"p95 ≤ {BAR} ms", "no Chromium: sudo apt install chromium", None)
+        return
+    times = measure()
+    p95 = sorted(times)[int(len(times) * 0.95)]
+    yield Row(what, f"p95 ≤ {BAR} ms", f"p95 {p95:.0f} ms, median {statistics.median(times):.0f} ms", p95 <= BAR)
+
+
+def measure() -> list[float]:
+    """Milliseconds of each press."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        served(Path(folder) / "lab", cache_dir()) as address,
+        browsing(address) as page,
+    ):
+        open_notebook(page, address, "00_start_here.ipynb")
+        run_all(page)
+        dial = Dial(page)
+        field = dial.box.locator(".sparsity-lab-settings input")
+        field.fill(Settings(budget=1e13, dense_twin=False).to_json())
+        field.press("Enter")
+        dial.button("Train").click()
+        dial.status.get_by_text("left").wait_for()
+        dial.handle("sparsity").focus()
+        times = []
+        for press in range(PRESSES):
+            page.evaluate(WATCH)
+            page.keyboard.press("ArrowRight" if press % 4 < 2 else "ArrowLeft")
+            page.wait_for_function("() => window.took !== null")
+            times.append(float(page.evaluate("() => window.took")))
+            page.wait_for_timeout(200)
+        dial.button("Clear").click()
+    return times
