@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME …]` prints a table: what, its bar, what was measured here, whether the bar was reached."""
+"""`python -m benchmarks [NAME …]` prints a table: what, its bar, what was measured, whether the bar was reached."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""How fast the dashboard answers in the browser while it trains: from a key press to the new numbers beside the dials."""
+"""How fast the dashboard answers in the browser while it trains: key press to new numbers beside the dials."""
 
 import statistics
 import tempfile
