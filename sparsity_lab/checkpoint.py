@@ -56,7 +56,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, identity: d
                             key: file.get_tensor(f"optimizer.{key}.{name}").to(weight.device)
                             for key in ("step", "exp_avg", "exp_avg_sq")
                         }
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a Sparsity Lab checkpoint ({error}): delete it or name another file") from None
     return state
 
@@ -66,9 +66,9 @@ def peek(path: Path) -> dict[str, Any] | None:
     try:
         with safe_open(path, "pt") as file:
             state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError):
+        return state if state["version"] == VERSION else None
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
         return None
-    return state if state["version"] == VERSION else None
 
 
 def _difference(key: str, saved: Any, mine: Any) -> str:

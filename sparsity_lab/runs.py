@@ -66,7 +66,9 @@ class RunStore:
 
 def _read(path: Path) -> Record | None:
     try:
-        return Record(**json.loads(path.read_text()))
+        record = Record(**json.loads(path.read_text()))
+        record_id(record)  # raises ValueError for configs of another version
+        return record
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:

@@ -76,6 +76,11 @@ class Session:
     def busy(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def _trains(self) -> bool:
+        """Busy, and not with the calibration."""
+        return self.busy and self._thread is not None and self._thread.name == "training"
+
     def start(self, pairs: list[tuple[ModelConfig, RunConfig]], paused: bool = False) -> None:
         """Trains these models side by side, each at the same share of its budget; ends what was running before.
 
@@ -86,7 +91,7 @@ class Session:
         for lane in lanes:
             plan(lane.model, lane.run)
         with self._lock:
-            if self.busy and not self._stop.is_set() and _ids(lanes) == _ids(self.lanes):
+            if self._trains and not self._stop.is_set() and _ids(lanes) == _ids(self.lanes):
                 if not paused:
                     self.proceed()
                 return
@@ -255,7 +260,7 @@ class Session:
                 continue
             lane.routing = lane.training.model.routing()
             lane.record = lane.training.record(lane.training.evaluate(self._hurry.is_set))
-            if not self._hurry.is_set():
+            if not self._hurry.is_set() and lane.record.status != "diverged":
                 lane.text_after = sample(lane.training)
             self.store.save(lane.record)
             self._checkpoint(lane).unlink(missing_ok=True)

@@ -185,7 +185,8 @@ class Training:
                 return None
             loss, _ = self.model.loss(x_BT.to(self.device), y_BT.to(self.device))
             total, count = total + loss.item() * x_BT.numel(), count + x_BT.numel()
-        return total / count if math.isfinite(total) else None
+        self.diverged = not math.isfinite(total)  # the weights may have broken in the last step
+        return None if self.diverged else total / count
 
     def record(self, val_loss: float | None) -> Record:
         """What is kept of the run as it stands."""

@@ -178,8 +178,10 @@ class MagicDial(ipw.VBox):
             button.add_class(f"sparsity-lab-{button.description.lower().replace(' ', '-')}")
         for dial in (self.sparsity, self.budget, self.width):
             dial.add_class(f"sparsity-lab-{dial.description.split()[0]}")
+        for dial in (self.sparsity, self.budget):
             dial.observe(self._dial_moved, "value")
-        self.hold.observe(self._hold_moved, "value")
+        for dial in (self.width, self.hold):  # the stops of the sparsity dial hang on them
+            dial.observe(self._stops_moved, "value")
         self.seed.observe(self._dial_moved, "value")
         self.dense_twin.observe(self._dial_moved, "value")
         self.train.on_click(self._pressed_train)
@@ -230,7 +232,7 @@ class MagicDial(ipw.VBox):
         ]
         self.sparsity.value = min(stops, key=lambda s: abs(s - sparsity))
 
-    def _hold_moved(self, _change: Any) -> None:
+    def _stops_moved(self, _change: Any) -> None:
         self._snap(self.sparsity.value)
         self._dial_moved()
 
