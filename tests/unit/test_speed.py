@@ -14,6 +14,7 @@ from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.corpus import Corpus
 from sparsity_lab.session import Session
 from sparsity_lab.speed import Speed, calibrate, matmul_rate
+from sparsity_lab.widgets import MagicDial
 
 
 @pytest.fixture
@@ -88,6 +89,18 @@ def test_a_run_again_during_a_calibration(session: Session, slow: Slow, model: M
     assert session.lanes[0] is not first
     assert session.lanes[0].record is not None
     assert session.state == "idle"
+
+
+def test_step_during_a_calibration(session: Session, slow: Slow, corpus_file: Path) -> None:
+    """As above, at the dashboard: Step must begin the run anew, not step a run that is over."""
+    dial = MagicDial(session=session, calibrate=False, width=8, budget=1e8, corpus=str(corpus_file))
+    dial.run()
+    first = session.lanes[0]
+    session.calibrate(str(corpus_file))
+    threading.Timer(0.1, slow.go.set).start()
+    dial.step.click()
+    assert session.lanes[0] is not first
+    assert session.state == "paused"
 
 
 def test_a_calibration_waits_for_no_training(session: Session, slow: Slow, model: ModelConfig, run: RunConfig) -> None:
