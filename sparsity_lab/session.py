@@ -77,7 +77,7 @@ class Session:
         return self._thread is not None and self._thread.is_alive()
 
     @property
-    def _trains(self) -> bool:
+    def trains(self) -> bool:
         """Busy, and not with the calibration."""
         return self.busy and self._thread is not None and self._thread.name == "training"
 
@@ -91,7 +91,7 @@ class Session:
         for lane in lanes:
             plan(lane.model, lane.run)
         with self._lock:
-            if self._trains and not self._stop.is_set() and _ids(lanes) == _ids(self.lanes):
+            if self.trains and not self._stop.is_set() and _ids(lanes) == _ids(self.lanes):
                 if not paused:
                     self.proceed()
                 return

@@ -332,7 +332,7 @@ class MagicDial(ipw.VBox):
         self._start(paused=False)
 
     def _pressed_step(self, _button: Any) -> None:
-        if self._session.busy and self._session.lanes:
+        if self._session.trains:
             self._session.step()
         else:
             self._start(paused=True)
