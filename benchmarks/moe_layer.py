@@ -119,8 +119,7 @@ def against_transformers(ours: MoE, config: ModelConfig, x_BTD: Tensor) -> tuple
         try:
             passes[implementation] = plain_pass(theirs(implementation), x_BTD)
             passes[implementation]()
-        except (ImportError, RuntimeError, ValueError) as error:  # not for a CPU
-            print(implementation, error)
+        except (ImportError, RuntimeError, ValueError):  # not for a CPU
             passes.pop(implementation, None)
     first = take_turns(passes, 0.0, block=1)
     best = min(first, key=lambda name: min(first[name]))
