@@ -68,6 +68,10 @@ def _checked_type(name: str, value: Any, kind: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ValueError(f"{name}={value!r} must be a finite number")
         return float(value)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}={value!r} must be True or False")
+        return value
     if not isinstance(value, str):
         raise ValueError(f"{name}={value!r} must be text, e.g. {name}='...'")
     return value
@@ -88,7 +92,8 @@ class ModelConfig(_Config):
     """The shape of a decoder-only language model whose feed-forward part is a mixture of SwiGLU experts.
 
     A dense model is the special case ``n_experts == top_k == 1``: one expert, no router. Every count, FLOP and byte is
-    derived from this shape (`sparsity_lab.accounting`).
+    derived from this shape (`sparsity_lab.accounting`). ``None`` means what the comment says. The last block of fields
+    describes published models: it can be counted, but `sparsity_lab.models` does not build it.
     """
 
     vocab_size: int = 256
@@ -96,26 +101,57 @@ class ModelConfig(_Config):
     d_model: int = 32
     n_layers: int = 2
     n_heads: int = 2
+    n_kv_heads: int | None = None  # heads of keys and values; None: n_heads (1: multi-query, between: grouped-query)
+    d_head: int | None = None  # width of a head; None: d_model / n_heads
+    kv_lora_rank: int | None = None  # width of the latent of multi-head latent attention (MLA); None: not MLA
+    q_lora_rank: int | None = None  # MLA: width of the queries' latent; None: queries are not compressed
+    qk_nope_head_dim: int | None = None  # MLA: part of a query and key head without positions; None: head_dim
+    qk_rope_head_dim: int | None = None  # MLA: part that RoPE turns, one key for all heads; None: head_dim / 2
+    v_head_dim: int | None = None  # MLA: width of a value head; None: head_dim
     d_expert: int = 96  # hidden width of one expert
     n_experts: int = 1  # routed experts a layer, E
     top_k: int = 1  # routed experts that work on a token, K
     n_shared_experts: int = 0  # experts that work on every token, beside the routed ones
+    n_dense_layers: int = 0  # first layers, whose feed-forward part is dense
+    moe_every: int = 1  # of the other layers every so manyth has experts, the rest are dense
+    d_dense: int | None = None  # hidden width of dense layers; None: of all experts that work on a token
+    tied_embeddings: bool = False  # one table serves as input and output
     balance_loss: float = 0.05  # weight of the load-balance loss
     z_loss: float = 1e-3  # weight of the router z-loss
     rope_base: float = 10_000.0
+    # Published models only
+    qk_norm: str = "head"  # RMSNorm of queries and keys: of each head, "full" (of all heads at once), or "none"
+    attention_bias: str = "none"  # biases: "none", "qkv", or "all" (of the output too)
+    attention_sinks: bool = False  # a learnt score a head that takes probability away (gpt-oss)
+    ffn: str = "swiglu"  # or "plain": two matrices and a nonlinearity
+    ffn_bias: bool = False  # biases in experts and in the router
+    norm: str = "rms"  # or "layer", which has a bias
+    learned_positions: bool = False  # a table of positions instead of RoPE
+    n_encoder_layers: int = 0  # of an encoder-decoder (T5): layers before the n_layers of the decoder
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, low, high in (
             ("vocab_size", 2, 2**20),
-            ("context", 2, 2**20),
+            ("context", 2, 2**24),
             ("d_model", 2, 2**16),
             ("n_layers", 1, 512),
             ("n_heads", 1, 1024),
+            ("n_kv_heads", 1, 1024),
+            ("d_head", 1, 2**16),
+            ("kv_lora_rank", 1, 2**16),
+            ("q_lora_rank", 1, 2**16),
+            ("qk_nope_head_dim", 1, 2**16),
+            ("qk_rope_head_dim", 2, 2**16),
+            ("v_head_dim", 1, 2**16),
             ("d_expert", 1, 2**20),
             ("n_experts", 1, MAX_EXPERTS),
             ("top_k", 1, MAX_EXPERTS),
             ("n_shared_experts", 0, MAX_EXPERTS),
+            ("n_dense_layers", 0, 512),
+            ("moe_every", 1, 512),
+            ("d_dense", 1, 2**20),
+            ("n_encoder_layers", 0, 512),
             ("balance_loss", 0, 10),
             ("z_loss", 0, 10),
             ("rope_base", 1, 1e9),
@@ -123,10 +159,33 @@ class ModelConfig(_Config):
             _in_range(name, getattr(self, name), low, high)
         if self.top_k > self.n_experts:
             raise ValueError(f"top_k={self.top_k} needs n_experts ≥ {self.top_k}, got {self.n_experts}")
-        if self.d_model % (2 * self.n_heads):
+        if self.d_head is None and self.d_model % (2 * self.n_heads):
             raise ValueError(
                 f"n_heads={self.n_heads} must split d_model={self.d_model} into heads of even width (RoPE turns pairs)"
             )
+        if self.head_dim % 2:
+            raise ValueError(f"d_head={self.d_head} must be even (RoPE turns pairs)")
+        if self.n_heads % self.kv_heads:
+            raise ValueError(f"n_kv_heads={self.n_kv_heads} must divide n_heads={self.n_heads}")
+        if self.n_dense_layers > self.n_layers:
+            raise ValueError(f"n_dense_layers={self.n_dense_layers} is more than n_layers={self.n_layers}")
+        if self.has_router and not self.n_moe_layers:
+            raise ValueError(
+                f"n_experts={self.n_experts}, but none of n_layers={self.n_layers} has experts: lower "
+                f"n_dense_layers={self.n_dense_layers} or moe_every={self.moe_every}"
+            )
+        if self.kv_lora_rank is None:
+            for name in ("q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name}={getattr(self, name)} belongs to MLA: set kv_lora_rank too")
+        elif self.kv_heads != self.n_heads:
+            raise ValueError(f"n_kv_heads={self.n_kv_heads} and kv_lora_rank={self.kv_lora_rank}: use one of them")
+        elif self.rope_dim % 2:
+            raise ValueError(f"qk_rope_head_dim={self.rope_dim} must be even (RoPE turns pairs)")
+        _one_of("qk_norm", self.qk_norm, ("head", "full", "none"))
+        _one_of("attention_bias", self.attention_bias, ("none", "qkv", "all"))
+        _one_of("ffn", self.ffn, ("swiglu", "plain"))
+        _one_of("norm", self.norm, ("rms", "layer"))
 
     @classmethod
     def of_width(cls, d_model: int, **changes: Any) -> Self:
@@ -149,11 +208,47 @@ class ModelConfig(_Config):
 
     @property
     def head_dim(self) -> int:
-        return self.d_model // self.n_heads
+        return self.d_head or self.d_model // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_heads or self.n_heads
+
+    @property
+    def is_mla(self) -> bool:
+        return self.kv_lora_rank is not None
+
+    @property
+    def nope_dim(self) -> int:
+        """MLA: the part of a query and key head that knows no position."""
+        return self.qk_nope_head_dim or self.head_dim
+
+    @property
+    def rope_dim(self) -> int:
+        """The part of a query and key head that RoPE turns: for MLA a part of its own, else the whole head."""
+        return (self.qk_rope_head_dim or self.head_dim // 2) if self.is_mla else self.head_dim
+
+    @property
+    def value_dim(self) -> int:
+        return self.v_head_dim or self.head_dim
 
     @property
     def has_router(self) -> bool:
         return self.n_experts > 1
+
+    def is_moe_layer(self, layer: int) -> bool:
+        """Whether ``layer``, from 0, has the routed experts (or, in a dense model, the one expert)."""
+        return layer >= self.n_dense_layers and (layer + 1) % self.moe_every == 0
+
+    @property
+    def n_moe_layers(self) -> int:
+        """Layers for which `is_moe_layer` holds, by arithmetic."""
+        return self.n_layers // self.moe_every - self.n_dense_layers // self.moe_every
+
+    @property
+    def dense_width(self) -> int:
+        """Hidden width of the layers that are not MoE layers."""
+        return self.d_dense or (self.top_k + self.n_shared_experts) * self.d_expert
 
     @property
     def sparsity(self) -> float:

@@ -21,12 +21,20 @@ settings.load_profile("lab")
 def small_models(draw: st.DrawFn) -> ModelConfig:
     heads, head_dim = draw(st.integers(1, 3)), draw(st.sampled_from([2, 4, 6, 8]))
     experts = draw(st.integers(1, 6))
+    layers = draw(st.integers(1, 3))
+    dense = draw(st.integers(0, layers - 1))
     return ModelConfig(
         vocab_size=draw(st.integers(2, 20)),
         context=draw(st.integers(2, 12)),
         d_model=heads * head_dim,
-        n_layers=draw(st.integers(1, 3)),
+        n_layers=layers,
         n_heads=heads,
+        n_kv_heads=draw(st.none() | st.sampled_from([h for h in (1, 2, 3) if heads % h == 0])),
+        d_head=draw(st.none() | st.sampled_from([2, 4, 6])),
+        n_dense_layers=dense,
+        moe_every=draw(st.sampled_from([n for n in (1, 2, 3) if layers // n > dense // n])),
+        d_dense=draw(st.none() | st.integers(1, 12)),
+        tied_embeddings=draw(st.booleans()),
         d_expert=draw(st.integers(1, 12)),
         n_experts=experts,
         top_k=draw(st.integers(1, experts)),

@@ -3,30 +3,79 @@
 Counted are matrix products, which is what ``torch.utils.flop_counter.FlopCounterMode`` counts, and our numbers equal
 its numbers exactly for the naive backend with the explicit attention kernel. A product Y = X·W costs 2·m·n·k forward
 and twice that backward (one product for the gradient of X, one for W). Attention scores are counted in full, T² a head,
-although a causal kernel may skip the half that is masked.
+although a causal kernel may skip the half that is masked. Other conventions stand beside this one, by name.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from sparsity_lab.accounting.parameters import count_parameters
+from sparsity_lab.accounting.parameters import attention_matrices, count_parameters
 from sparsity_lab.config import ModelConfig, RunConfig
 
 TRAIN = 3  # forward 1, backward 2
 
+Decode = Literal["absorbed", "naive"]
 
-def flops_by_part(config: ModelConfig, context: int | None = None) -> dict[str, int]:
-    """Forward FLOPs a token, by part, in a sequence of ``context`` tokens (default: the config's)."""
-    d, layers = config.d_model, config.n_layers
+
+def flops_by_part(config: ModelConfig, context: int | None = None, causal: bool = False) -> dict[str, int]:
+    """Forward FLOPs a token, by part, in a sequence of ``context`` tokens (default: the config's).
+
+    ``causal`` counts only the scores that a causal mask leaves, (T + 1)/2 a token and head, instead of all T.
+    Raises ValueError for an encoder-decoder, of which a token passes one half only.
+    """
     length = config.context if context is None else context
-    expert = 2 * 3 * d * config.d_expert
+    return _by_part(config, length + 1 if causal else 2 * length, 2 * sum(attention_matrices(config).values()))
+
+
+def _by_part(config: ModelConfig, twice_seen: int, projections: int) -> dict[str, int]:
+    """``twice_seen``: two for each token that a query is compared with; ``projections``: FLOPs of one layer's attention
+    matrices."""
+    if config.n_encoder_layers:
+        raise ValueError(
+            f"n_encoder_layers={config.n_encoder_layers}: FLOPs of encoder-decoders are not counted, for a token "
+            f"passes only one of the halves; parameters are"
+        )
+    d, layers, moe_layers = config.d_model, config.n_layers, config.n_moe_layers
+    matrices = 3 if config.ffn == "swiglu" else 2
+    expert = 2 * matrices * d * config.d_expert
+    key = config.nope_dim + config.rope_dim if config.is_mla else config.head_dim
     return {
-        "projections": layers * 2 * 4 * d * d,
-        "attention": layers * 2 * 2 * length * d,  # queries·keys, weights·values
-        "router": layers * 2 * d * config.n_experts if config.has_router else 0,
-        "shared": layers * config.n_shared_experts * expert,
-        "routed": layers * config.top_k * expert,
+        "projections": layers * projections,
+        "attention": layers * twice_seen * config.n_heads * (key + config.value_dim),  # queries·keys, weights·values
+        "router": moe_layers * 2 * d * config.n_experts if config.has_router else 0,
+        "dense": (layers - moe_layers) * 2 * matrices * d * config.dense_width,
+        "shared": moe_layers * config.n_shared_experts * expert,
+        "routed": moe_layers * config.top_k * expert,
         "head": 2 * d * config.vocab_size,
     }
+
+
+def decode_flops_by_part(config: ModelConfig, position: int, mla: Decode = "absorbed") -> dict[str, int]:
+    """FLOPs of one new token that follows ``position`` tokens in the cache, by part; scores are those executed.
+
+    MLA can decode in two ways that give the same numbers (DeepSeek-V2, arXiv 2405.04434, section 2.1.2). ``naive``
+    makes keys and values of all cached latents anew; ``absorbed`` folds the key matrix into the query and the value
+    matrix into the output, and attends in the latent space.
+    """
+    seen = position + 1
+    matrices = attention_matrices(config)
+    if config.kv_lora_rank is None:
+        return _by_part(config, 2 * seen, 2 * sum(matrices.values()))
+    if mla == "naive":
+        up = matrices["kv_up"]
+        return _by_part(config, 2 * seen, 2 * (sum(matrices.values()) - up + up * seen))
+    if mla != "absorbed":
+        raise ValueError(f"mla={mla!r} is not known: use absorbed or naive")
+    parts = _by_part(config, 2 * seen, 2 * sum(matrices.values()))
+    scores = 2 * seen * config.n_heads * (2 * config.kv_lora_rank + config.rope_dim)
+    return parts | {"attention": config.n_layers * scores}
+
+
+def prefill_flops(config: ModelConfig, tokens: int) -> int:
+    """FLOPs of reading a prompt of ``tokens`` at once, scores in full, logits of the last token alone."""
+    parts = flops_by_part(config, tokens)
+    return tokens * sum(parts.values()) - (tokens - 1) * parts["head"]
 
 
 def flops_per_token(config: ModelConfig) -> int:
@@ -39,10 +88,36 @@ def flops_per_step(config: ModelConfig, batch_size: int) -> int:
     return flops_per_token(config) * config.context * batch_size
 
 
+def causal_flops_per_token(config: ModelConfig) -> int:
+    """Training FLOPs a token if the masked half of the scores is skipped."""
+    return TRAIN * sum(flops_by_part(config, causal=True).values())
+
+
 def active_flops_6nd(config: ModelConfig, tokens: int) -> int:
     """The usual estimate 6·N_a·D (Kaplan et al. 2020, arXiv 2001.08361): no attention scores, no input table."""
-    count = count_parameters(config)
-    return 6 * (count.active - count.embedding) * tokens
+    return 6 * count_parameters(config).active_with("output") * tokens
+
+
+ABNAR_ROUTER = 14  # their R
+
+
+def abnar_flops_per_token(config: ModelConfig) -> int:
+    """Training FLOPs a token after Abnar et al. 2025 (arXiv 2501.12370, appendix C), for their kind of model: full
+    multi-head attention, SwiGLU experts in every layer, 4·d/G wide. A layer is projections 4·6·d², scores 2·6·T·d, the
+    router R·d·E with R = 14, and experts 72·K·d²/G = 18·K·d·d_expert; the output table is 6·V·d."""
+    d = config.d_model
+    working = config.top_k + config.n_shared_experts
+    router = ABNAR_ROUTER * d * config.n_experts if config.has_router else 0
+    layer = 24 * d * d + 12 * config.context * d + router + 18 * working * d * config.d_expert
+    return config.n_layers * layer + 6 * config.vocab_size * d
+
+
+CONVENTIONS: dict[str, Callable[[ModelConfig], int]] = {  # training FLOPs a token
+    "executed": flops_per_token,
+    "causal": causal_flops_per_token,
+    "6ND": lambda config: active_flops_6nd(config, 1),
+    "abnar_app_c": abnar_flops_per_token,
+}
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,30 @@
 """How many weights a model has, and how many of them work on one token."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from sparsity_lab.config import ModelConfig
+
+Embeddings = Literal["both", "output", "none"]  # which tables of embeddings a count takes in
+EMBEDDINGS: tuple[Embeddings, ...] = get_args(Embeddings)
+
+T5_BUCKETS = 32  # relative positions that T5 tells apart (Raffel et al. 2020, arXiv 1910.10683, section 2.1)
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of weights by part of the model; both tables of embeddings are counted, in ``total`` and ``active``."""
+    """Numbers of weights by part of the model. Biases count with the matrix they follow.
 
-    embedding: int  # input table; a token reads one row, the convention here counts the table
+    Laboratories differ in which tables of embeddings their "active parameters" take in, so every sum can be had by
+    each convention: ``both`` tables, the ``output`` table alone (a token multiplies it, but only looks up one row of
+    the input table), or ``none``.
+    """
+
+    embedding: int  # input table, and a table of positions where there is one; a tied table counts as the head
     attention: int
     norms: int
     router: int
+    dense: int  # feed-forward parts of the layers without experts
     shared: int
     routed: int  # all routed experts
     routed_active: int  # the top_k of them that work on a token
@@ -20,11 +32,19 @@ class Parameters:
 
     @property
     def total(self) -> int:
-        return self._every_token + self.routed
+        return self.total_with("both")
 
     @property
     def active(self) -> int:
-        return self._every_token + self.routed_active
+        return self.active_with("both")
+
+    def total_with(self, embeddings: Embeddings) -> int:
+        """All weights, with the tables of that convention. Raises ValueError for an unknown one."""
+        return self._every_token(embeddings) + self.routed
+
+    def active_with(self, embeddings: Embeddings) -> int:
+        """The weights that work on a token, with the tables of that convention."""
+        return self._every_token(embeddings) + self.routed_active
 
     @property
     def sleeping(self) -> int:
@@ -35,22 +55,78 @@ class Parameters:
         """Sparsity by parameters: the share of all weights that sleep on a token. Not S, which counts experts only."""
         return self.sleeping / self.total
 
-    @property
-    def _every_token(self) -> int:
-        return self.embedding + self.attention + self.norms + self.router + self.shared + self.head
+    def _every_token(self, embeddings: Embeddings) -> int:
+        if embeddings not in EMBEDDINGS:
+            raise ValueError(f"embeddings={embeddings!r} is not known: use one of {', '.join(EMBEDDINGS)}")
+        tables = {"both": self.embedding + self.head, "output": self.head, "none": 0}[embeddings]
+        return tables + self.attention + self.norms + self.router + self.dense + self.shared
 
 
 def count_parameters(config: ModelConfig) -> Parameters:
-    """Equal, to the last one, to the weights of the module built from ``config`` (tests hold it to that)."""
+    """Equal, to the last one, to the weights of the module built from ``config``, and of Hugging Face's for the
+    presets (tests hold it to both). Scores that only balance the load and are not trained are no parameters."""
     d, layers = config.d_model, config.n_layers
-    expert = 3 * d * config.d_expert  # gate, up, down
+    encoder = config.n_encoder_layers
+    moe_layers = config.n_moe_layers + encoder // config.moe_every
+    expert = _ffn(config, config.d_expert)
+    attentions, norms = layers, 2 * layers + 1
+    if encoder:  # a decoder layer attends to the encoder's output as well
+        attentions, norms = encoder + 2 * layers, 2 * encoder + 3 * layers + 2
+    routed = moe_layers * expert
     return Parameters(
-        embedding=config.vocab_size * d,
-        attention=layers * 4 * d * d,
-        norms=layers * (2 * d + 2 * config.head_dim) + d,  # before attention and experts, on queries and keys; last
-        router=layers * d * config.n_experts if config.has_router else 0,
-        shared=layers * config.n_shared_experts * expert,
-        routed=layers * config.n_experts * expert,
-        routed_active=layers * config.top_k * expert,
+        embedding=(0 if config.tied_embeddings else config.vocab_size * d)
+        + (config.context * d if config.learned_positions else 0),
+        attention=attentions * _attention(config) + (2 * T5_BUCKETS * config.n_heads if encoder else 0),
+        norms=norms * (2 * d if config.norm == "layer" else d) + attentions * _qk_norms(config),
+        router=moe_layers * config.n_experts * (d + config.ffn_bias) if config.has_router else 0,
+        dense=(layers + encoder - moe_layers) * _ffn(config, config.dense_width),
+        shared=config.n_shared_experts * routed,
+        routed=config.n_experts * routed,
+        routed_active=config.top_k * routed,
         head=config.vocab_size * d,
     )
+
+
+def attention_matrices(config: ModelConfig) -> dict[str, int]:
+    """Weights of each matrix of one attention part, which are also the multiply-adds of a token through it.
+
+    MLA (DeepSeek-V2, arXiv 2405.04434, section 2.1): q_down and q_up, or q if queries are not compressed; kv_down makes
+    the latent and the shared RoPE key, kv_up keys and values from the latent.
+    """
+    d, heads = config.d_model, config.n_heads
+    if config.kv_lora_rank is None:
+        kv = config.kv_heads * config.head_dim
+        return {"q": d * heads * config.head_dim, "k": d * kv, "v": d * kv, "out": heads * config.head_dim * d}
+    query = heads * (config.nope_dim + config.rope_dim)
+    queries = {"q": d * query}
+    if config.q_lora_rank is not None:
+        queries = {"q_down": d * config.q_lora_rank, "q_up": config.q_lora_rank * query}
+    return queries | {
+        "kv_down": d * (config.kv_lora_rank + config.rope_dim),
+        "kv_up": config.kv_lora_rank * heads * (config.nope_dim + config.value_dim),
+        "out": heads * config.value_dim * d,
+    }
+
+
+def _attention(config: ModelConfig) -> int:
+    weights = sum(attention_matrices(config).values())
+    if config.attention_bias != "none":
+        weights += (config.n_heads + 2 * config.kv_heads) * config.head_dim
+    if config.attention_bias == "all":
+        weights += config.d_model
+    return weights + (config.n_heads if config.attention_sinks else 0)
+
+
+def _qk_norms(config: ModelConfig) -> int:
+    """Weights of the norms inside one attention part; MLA normalises its latents instead of queries and keys."""
+    if config.kv_lora_rank is not None:
+        return config.kv_lora_rank + (config.q_lora_rank or 0)
+    heads = {"head": 2, "full": config.n_heads + config.kv_heads, "none": 0}[config.qk_norm]
+    return heads * config.head_dim
+
+
+def _ffn(config: ModelConfig, hidden: int) -> int:
+    """SwiGLU has a gate, an up and a down matrix, a plain network an up and a down matrix."""
+    into = 2 if config.ffn == "swiglu" else 1
+    biases = into * hidden + config.d_model if config.ffn_bias else 0
+    return (into + 1) * config.d_model * hidden + biases

@@ -1,8 +1,11 @@
 """Causal multi-head attention with rotary positions and normalised queries and keys.
 
-Legend: B batch, T tokens of a sequence, H heads, C width of a head, D = H·C model width, Q = 2·D queries and keys.
+Legend: B batch, T tokens of a sequence, H heads of queries, J heads of keys and values (J = H, or fewer: grouped-query
+attention, Ainslie et al. 2023, arXiv 2305.13245), C width of a head, D model width, Q = (H + J)·C queries and keys,
+P = (H + 2·J)·C all three.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -41,28 +44,36 @@ class Attention(nn.Module):
         d = config.d_model
         self.n_heads, self.plain = config.n_heads, plain
         self.linear = linear_plain if plain else linear
-        self.qkv = nn.Parameter(torch.randn(3 * d, d) * d**-0.5)
-        self.out = nn.Parameter(torch.randn(d, d) * (2 * d * config.n_layers) ** -0.5)
+        inner, kv = config.n_heads * config.head_dim, config.kv_heads * config.head_dim
+        self.qkv = nn.Parameter(torch.randn(inner + 2 * kv, d) * d**-0.5)
+        self.out = nn.Parameter(torch.randn(d, inner) * (2 * inner * config.n_layers) ** -0.5)
         self.q_norm = nn.Parameter(torch.ones(config.head_dim))
         self.k_norm = nn.Parameter(torch.ones(config.head_dim))
 
     def forward(self, x_BTD: Tensor, turns_TC: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         """(B, T, D) → (B, T, D). ``turns_TC`` are the rows of `rotations` for these tokens' positions."""
-        qkv_BTD = self.linear(x_BTD, self.qkv)
+        qkv_BTP = self.linear(x_BTD, self.qkv)
         if cache is None and not self.plain and is_fast(x_BTD) and x_BTD.shape[1] <= LONGEST:
-            y_BTD = attend(norm_rope(qkv_BTD, self.q_norm, self.k_norm, turns_TC), self.n_heads)
+            y_BTD = attend(norm_rope(qkv_BTP, self.n_heads, self.q_norm, self.k_norm, turns_TC), self.n_heads)
         else:
-            qkv = norm_rope_plain(qkv_BTD, self.q_norm, self.k_norm, turns_TC)
+            qkv = norm_rope_plain(qkv_BTP, self.n_heads, self.q_norm, self.k_norm, turns_TC)
             y_BTD = attend_plain(qkv, self.n_heads, cache, layer)
         return self.linear(y_BTD, self.out)
 
 
-QKV = tuple[Tensor, Tensor, Tensor]  # each (B, T, D)
+QKV = tuple[Tensor, Tensor, Tensor]  # (B, T, H·C), (B, T, J·C) and (B, T, J·C)
 
 
-def norm_rope_plain(qkv_BTD: Tensor, q_norm_C: Tensor, k_norm_C: Tensor, turns_TC: Tensor) -> QKV:
+def _split(qkv_BTP: Tensor, n_heads: int, C: int) -> tuple[Tensor, ...]:
+    kv = (qkv_BTP.shape[-1] - n_heads * C) // 2
+    parts: tuple[Tensor, ...] = qkv_BTP.split((n_heads * C, kv, kv), -1)
+    return parts
+
+
+def norm_rope_plain(qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: Tensor, turns_TC: Tensor) -> QKV:
     """Queries and keys normalised head by head and turned; values as they are."""
-    q, k, v = (x.unflatten(-1, (-1, len(q_norm_C))) for x in qkv_BTD.chunk(3, -1))
+    C = len(q_norm_C)
+    q, k, v = (x.unflatten(-1, (-1, C)) for x in _split(qkv_BTP, n_heads, C))
     turned = [
         rotate(rms_norm_plain(x.float(), w_C), turns_TC[:, None]).to(v.dtype).flatten(-2)
         for x, w_C in ((q, q_norm_C), (k, k_norm_C))
@@ -72,13 +83,16 @@ def norm_rope_plain(qkv_BTD: Tensor, q_norm_C: Tensor, k_norm_C: Tensor, turns_T
 
 def attend_plain(qkv: QKV, n_heads: int, cache: KVCache | None = None, layer: int = 0) -> Tensor:
     """softmax(q·k/√C)·v over the tokens up to each token's own, and over what the cache holds."""
-    q_BHTC, k_BHTC, v_BHTC = (x.unflatten(-1, (n_heads, -1)).transpose(1, 2) for x in qkv)
+    C = qkv[0].shape[-1] // n_heads
+    q_BHTC, k_BJTC, v_BJTC = (x.unflatten(-1, (-1, C)).transpose(1, 2) for x in qkv)
     T, past, mask = q_BHTC.shape[2], 0, None
     if cache is not None:
         past = cache.length
-        k_BHTC, v_BHTC = cache.append(layer, k_BHTC, v_BHTC)
+        k_BJTC, v_BJTC = cache.append(layer, k_BJTC, v_BJTC)
         if past and T > 1:  # a chunk after a past sees all of the past and its own triangle
             mask = torch.ones(T, past + T, dtype=torch.bool, device=q_BHTC.device).tril(past)
+    shared = n_heads // k_BJTC.shape[1]  # heads of queries that share keys and values
+    k_BHTC, v_BHTC = (x if shared == 1 else x.repeat_interleave(shared, 1) for x in (k_BJTC, v_BJTC))
     y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, attn_mask=mask, is_causal=T > 1 and not past)
     return y_BHTC.transpose(1, 2).flatten(-2)
 
@@ -87,42 +101,46 @@ def attend_plain(qkv: QKV, n_heads: int, cache: KVCache | None = None, layer: in
 # the 8 to 32 numbers of one head are slow. One number a head is spread over its width by a small product.
 
 
-def norm_rope(qkv_BTD: Tensor, q_norm_C: Tensor, k_norm_C: Tensor, turns_TC: Tensor) -> QKV:
+def norm_rope(qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: Tensor, turns_TC: Tensor) -> QKV:
     """`norm_rope_plain` in few passes."""
-    heads = qkv_BTD.shape[-1] // 3 // len(q_norm_C)
-    qkv: QKV = apply(_NormRope, qkv_BTD, q_norm_C, k_norm_C, turns_TC.repeat(1, 2 * heads))
+    C = len(q_norm_C)
+    heads = (n_heads + qkv_BTP.shape[-1] // C) // 2  # H + J
+    qkv: QKV = apply(_NormRope, qkv_BTP, n_heads, q_norm_C, k_norm_C, turns_TC.repeat(1, heads))
     return qkv
 
 
 class _NormRope(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv_BTD: Tensor, q_norm_C: Tensor, k_norm_C: Tensor, turns_TQ: Tensor) -> QKV:
-        C, Q = len(q_norm_C), qkv_BTD.shape[-1] // 3 * 2
-        H = Q // C // 2
-        spread_HQ = torch.eye(2 * H, dtype=qkv_BTD.dtype).repeat_interleave(C, 1)
-        qk_BTQ, v_BTD = qkv_BTD[..., :Q], qkv_BTD[..., Q:]
+    def forward(
+        ctx: Any, qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: Tensor, turns_TQ: Tensor
+    ) -> tuple[Tensor, ...]:
+        C, Q = len(q_norm_C), turns_TQ.shape[1] * 2
+        spread_HQ = torch.eye(Q // C, dtype=qkv_BTP.dtype).repeat_interleave(C, 1)
+        qk_BTQ, v_BTJ = qkv_BTP[..., :Q], qkv_BTP[..., Q:]
         mean_BTH = (qk_BTQ * qk_BTQ).unflatten(-1, (-1, C)).sum(-1).div_(C)
         r_BTQ = mean_BTH.add_(EPS).rsqrt_() @ spread_HQ
         xhat_BTQ = qk_BTQ * r_BTQ
-        w_Q = torch.cat([q_norm_C.repeat(H), k_norm_C.repeat(H)])
-        q_BTD, k_BTD = rotate(xhat_BTQ * w_Q, turns_TQ).chunk(2, -1)
+        w_Q = torch.cat([q_norm_C.repeat(n_heads), k_norm_C.repeat(Q // C - n_heads)])
+        ctx.queries = n_heads * C
+        q_BTH, k_BTJ = rotate(xhat_BTQ * w_Q, turns_TQ).split((ctx.queries, Q - ctx.queries), -1)
         ctx.save_for_backward(xhat_BTQ, r_BTQ, w_Q, turns_TQ, spread_HQ)
-        return q_BTD, k_BTD, v_BTD
+        return q_BTH, k_BTJ, v_BTJ
 
     @staticmethod
-    def backward(ctx: Any, gq_BTD: Tensor, gk_BTD: Tensor, gv_BTD: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gq_BTH: Tensor, gk_BTJ: Tensor, gv_BTJ: Tensor) -> tuple[Tensor | None, ...]:
         xhat_BTQ, r_BTQ, w_Q, turns_TQ, spread_HQ = ctx.saved_tensors
-        H, Q = spread_HQ.shape[0] // 2, spread_HQ.shape[1]
-        C = Q // H // 2
-        g_BTQ = rotate(torch.cat([gq_BTD, gk_BTD], -1), turns_TQ.conj().resolve_conj())
+        heads, Q = spread_HQ.shape
+        C = Q // heads
+        g_BTQ = rotate(torch.cat([gq_BTH, gk_BTJ], -1), turns_TQ.conj().resolve_conj())
         t_BTQ = g_BTQ * xhat_BTQ
-        dq_norm_C, dk_norm_C = t_BTQ.flatten(0, -2).sum(0).view(2, H, C).sum(1)
+        dw_HC = t_BTQ.flatten(0, -2).sum(0).view(heads, C)
+        dq_norm_C, dk_norm_C = dw_HC[: ctx.queries // C].sum(0), dw_HC[ctx.queries // C :].sum(0)
         mean_BTQ = t_BTQ.mul_(w_Q / C).unflatten(-1, (-1, C)).sum(-1) @ spread_HQ
-        d_BTD = g_BTQ.new_empty(*g_BTQ.shape[:-1], Q // 2 * 3)
+        d_BTP = g_BTQ.new_empty(*g_BTQ.shape[:-1], Q + gv_BTJ.shape[-1])
         dx_BTQ = g_BTQ.mul_(w_Q).addcmul_(xhat_BTQ, mean_BTQ, value=-1)
-        torch.mul(dx_BTQ, r_BTQ, out=d_BTD[..., :Q])
-        d_BTD[..., Q:] = gv_BTD
-        return d_BTD, dq_norm_C, dk_norm_C, None
+        torch.mul(dx_BTQ, r_BTQ, out=d_BTP[..., :Q])
+        d_BTP[..., Q:] = gv_BTJ
+        return d_BTP, None, dq_norm_C, dk_norm_C, None
 
 
 def attend(qkv: QKV, n_heads: int) -> Tensor:
@@ -135,39 +153,49 @@ def _blocks(T: int) -> list[slice]:
     return [slice(start, min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
 
 
+def _heads(of_queries: tuple[Tensor, ...], of_keys: tuple[Tensor, ...], n_heads: int) -> Iterator[tuple[Tensor, ...]]:
+    """Views of each head; neighbouring heads of queries may share one of keys and values."""
+    C = of_queries[0].shape[-1] // n_heads
+    shared = n_heads * C // of_keys[0].shape[-1]
+    queries = [x.split(C, -1) for x in of_queries]
+    keys = [x.split(C, -1) for x in of_keys]
+    for head in range(n_heads):
+        yield (*(x[head] for x in queries), *(x[head // shared] for x in keys))
+
+
 class _Attend(torch.autograd.Function):
     """Reads and writes the heads in place, never touches keys after a block's last query, and keeps the probabilities:
     at a context of 128 that is less work than computing them again."""
 
     @staticmethod
-    def forward(ctx: Any, q_BTD: Tensor, k_BTD: Tensor, v_BTD: Tensor, n_heads: int) -> Tensor:
-        T, D = q_BTD.shape[1:]
-        ctx.n_heads, ctx.scale = n_heads, (D // n_heads) ** -0.5
-        causal_TT = torch.full((T, T), float("-inf"), dtype=q_BTD.dtype).triu_(1)
-        y_BTD = torch.empty_like(q_BTD, memory_format=torch.contiguous_format)
+    def forward(ctx: Any, q_BTH: Tensor, k_BTJ: Tensor, v_BTJ: Tensor, n_heads: int) -> Tensor:
+        T, inner = q_BTH.shape[1:]
+        ctx.n_heads, ctx.scale = n_heads, (inner // n_heads) ** -0.5
+        causal_TT = torch.full((T, T), float("-inf"), dtype=q_BTH.dtype).triu_(1)
+        y_BTH = torch.empty_like(q_BTH, memory_format=torch.contiguous_format)
         probs = []
-        for q, k, v, y in zip(*(x.chunk(n_heads, -1) for x in (q_BTD, k_BTD, v_BTD, y_BTD)), strict=True):
+        for q, y, k, v in _heads((q_BTH, y_BTH), (k_BTJ, v_BTJ), n_heads):
             for rows in _blocks(T):
                 seen = slice(0, rows.stop)
                 p = torch.baddbmm(causal_TT[rows, seen], q[:, rows], k[:, seen].transpose(1, 2), alpha=ctx.scale)
                 aten._softmax.out(p, -1, False, out=p)
                 torch.bmm(p, v[:, seen], out=y[:, rows])
                 probs.append(p)
-        ctx.save_for_backward(q_BTD, k_BTD, v_BTD, *probs)
-        return y_BTD
+        ctx.save_for_backward(q_BTH, k_BTJ, v_BTJ, *probs)
+        return y_BTH
 
     @staticmethod
-    def backward(ctx: Any, g_BTD: Tensor) -> tuple[Tensor | None, ...]:
-        q_BTD, k_BTD, v_BTD, *probs = ctx.saved_tensors
+    def backward(ctx: Any, g_BTH: Tensor) -> tuple[Tensor | None, ...]:
+        q_BTH, k_BTJ, v_BTJ, *probs = ctx.saved_tensors
         left = iter(probs)
-        dq_BTD, dk_BTD, dv_BTD = torch.empty_like(g_BTD), torch.zeros_like(g_BTD), torch.zeros_like(g_BTD)
-        tensors = (q_BTD, k_BTD, v_BTD, g_BTD, dq_BTD, dk_BTD, dv_BTD)
-        for q, k, v, g, dq, dk, dv in zip(*(x.chunk(ctx.n_heads, -1) for x in tensors), strict=True):
-            for rows in _blocks(g_BTD.shape[1]):
+        dq_BTH = torch.empty_like(g_BTH)
+        dk_BTJ, dv_BTJ = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (k_BTJ, v_BTJ))
+        for q, g, dq, k, v, dk, dv in _heads((q_BTH, g_BTH, dq_BTH), (k_BTJ, v_BTJ, dk_BTJ, dv_BTJ), ctx.n_heads):
+            for rows in _blocks(g_BTH.shape[1]):
                 seen, p = slice(0, rows.stop), next(left)
                 dv[:, seen].baddbmm_(p.transpose(1, 2), g[:, rows])
                 ds = torch.bmm(g[:, rows], v[:, seen].transpose(1, 2))
                 aten._softmax_backward_data.out(ds, p, -1, p.dtype, grad_input=ds)
                 torch.bmm(ds, k[:, seen], out=dq[:, rows])
                 dk[:, seen].baddbmm_(ds.transpose(1, 2), q[:, rows], alpha=ctx.scale)
-        return dq_BTD.mul_(ctx.scale), dk_BTD, dv_BTD, None
+        return dq_BTH.mul_(ctx.scale), dk_BTJ, dv_BTJ, None

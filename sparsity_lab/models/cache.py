@@ -10,7 +10,7 @@ class KVCache:
     """Keys and values of every layer, room for ``config.context`` tokens taken once."""
 
     def __init__(self, config: ModelConfig, batch_size: int, device: torch.device | str, dtype: torch.dtype):
-        shape = (config.n_layers, batch_size, config.n_heads, config.context, config.head_dim)
+        shape = (config.n_layers, batch_size, config.kv_heads, config.context, config.head_dim)
         self.keys_LBHTC = torch.zeros(shape, device=device, dtype=dtype)
         self.values_LBHTC = torch.zeros(shape, device=device, dtype=dtype)
         self.length = 0  # tokens held; the model moves it once every layer has written

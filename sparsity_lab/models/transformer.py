@@ -3,6 +3,8 @@
 Legend: B batch, T tokens of a sequence, D model width, V vocabulary.
 """
 
+from dataclasses import fields
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,13 +18,15 @@ from sparsity_lab.models.router import Router, RoutingStats
 
 
 class Layer(nn.Module):
-    def __init__(self, config: ModelConfig, backend: str):
+    def __init__(self, config: ModelConfig, backend: str, layer: int):
         super().__init__()
         self.attention_norm = nn.Parameter(torch.ones(config.d_model))
         plain = backend == "naive"
         self.norm = rms_norm_plain if plain else rms_norm
         self.attention = Attention(config, plain)
         self.moe_norm = nn.Parameter(torch.ones(config.d_model))
+        if not config.is_moe_layer(layer):
+            config = config.replace(n_experts=1, top_k=1, n_shared_experts=0, d_expert=config.dense_width)
         self.moe = MoE(config, backend)
 
     def forward(
@@ -43,11 +47,15 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig, backend: str = "grouped", dtype: torch.dtype = torch.float32):
         super().__init__()
+        _refuse_what_is_only_counted(config)
         self.config, self.dtype = config, dtype
         self.embedding = nn.Parameter(torch.randn(config.vocab_size, config.d_model) * 0.02)
-        self.layers = nn.ModuleList(Layer(config, backend) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(Layer(config, backend, layer) for layer in range(config.n_layers))
         self.final_norm = nn.Parameter(torch.ones(config.d_model))
-        self.head = nn.Parameter(torch.randn(config.vocab_size, config.d_model) * 0.02)
+        if config.tied_embeddings:
+            self.head = self.embedding
+        else:
+            self.head = nn.Parameter(torch.randn(config.vocab_size, config.d_model) * 0.02)
         self.register_buffer("turns_TC", rotations(config), persistent=False)
         plain = backend == "naive"
         self.norm = rms_norm_plain if plain else rms_norm
@@ -85,3 +93,23 @@ class Transformer(nn.Module):
         """What the routers did with the last batch, layer by layer; empty for a dense model."""
         routers = [module for module in self.modules() if isinstance(module, Router)]
         return [stats for router in routers if (stats := router.stats()) is not None]
+
+
+ONLY_COUNTED = (
+    "kv_lora_rank",
+    "qk_norm",
+    "attention_bias",
+    "attention_sinks",
+    "ffn",
+    "ffn_bias",
+    "norm",
+    "learned_positions",
+    "n_encoder_layers",
+)
+
+
+def _refuse_what_is_only_counted(config: ModelConfig) -> None:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in ONLY_COUNTED and value != field.default:
+            raise ValueError(f"{field.name}={value!r} can be counted but not built: leave it at {field.default!r}")

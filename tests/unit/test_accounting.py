@@ -35,14 +35,14 @@ def counted(model: Transformer) -> Counter[str]:
         if "norm" in name:
             part = "norms"
         elif name in ("embedding", "head"):
-            part = name
+            part = "head" if model.config.tied_embeddings else name
         else:
-            kind = name.split(".", 2)[2]  # after "layers.0."
+            _, layer, kind = name.split(".", 2)
             prefixes = {
                 "attention.": "attention",
                 "moe.router.": "router",
                 "moe.shared.": "shared",
-                "moe.experts.": "routed",
+                "moe.experts.": "routed" if model.config.is_moe_layer(int(layer)) else "dense",
             }
             (part,) = [part for prefix, part in prefixes.items() if kind.startswith(prefix)]
         parts[part] += weight.numel()
@@ -58,7 +58,7 @@ def test_counts_are_the_live_modules(config: ModelConfig) -> None:
     count = count_parameters(config)
     assert count.total == sum(weight.numel() for weight in model.parameters())
     parts = counted(model)
-    for name in ("embedding", "attention", "norms", "router", "shared", "routed", "head"):
+    for name in ("embedding", "attention", "norms", "router", "dense", "shared", "routed", "head"):
         assert getattr(count, name) == parts[name], name
 
 
@@ -90,7 +90,7 @@ def test_what_active_and_total_mean(config: ModelConfig) -> None:
     assert count.routed_active * config.n_experts == count.routed * config.top_k
     assert count.active <= count.total
     assert (count.active == count.total) == (config.sparsity == 0)
-    experts_only = Parameters(0, 0, 0, 0, 0, count.routed, count.routed_active, 0)
+    experts_only = Parameters(0, 0, 0, 0, 0, 0, count.routed, count.routed_active, 0)
     assert experts_only.sparsity == pytest.approx(config.sparsity), "of the experts alone, both sparsities agree"
 
 
@@ -102,15 +102,15 @@ def qwen(config: ModelConfig) -> Qwen3MoeForCausalLM:
             hidden_size=config.d_model,
             num_hidden_layers=config.n_layers,
             num_attention_heads=config.n_heads,
-            num_key_value_heads=config.n_heads,
+            num_key_value_heads=config.kv_heads,
             head_dim=config.head_dim,
-            intermediate_size=config.d_expert,
+            intermediate_size=config.dense_width if config.has_router else config.d_expert,
             moe_intermediate_size=config.d_expert,
             num_experts=config.n_experts,
             num_experts_per_tok=config.top_k,
-            decoder_sparse_step=1,
-            mlp_only_layers=[] if config.has_router else list(range(config.n_layers)),
-            tie_word_embeddings=False,
+            decoder_sparse_step=config.moe_every,
+            mlp_only_layers=list(range(config.n_dense_layers if config.has_router else config.n_layers)),
+            tie_word_embeddings=config.tied_embeddings,
             attention_bias=False,
         )
     )
@@ -122,6 +122,8 @@ def qwen(config: ModelConfig) -> Qwen3MoeForCausalLM:
         ModelConfig(d_model=16, n_heads=2, d_expert=24, n_experts=4),
         ModelConfig(d_model=24, n_heads=3, d_expert=10, n_experts=6, top_k=3, n_layers=3, vocab_size=50),
         ModelConfig(d_model=16, n_heads=1, d_expert=48),
+        ModelConfig(d_model=16, n_heads=6, n_kv_heads=2, d_head=10, n_experts=4, tied_embeddings=True),
+        ModelConfig(n_layers=7, n_dense_layers=2, moe_every=2, d_dense=50, n_experts=4, top_k=2),
     ],
 )
 def test_as_many_weights_as_qwen3(config: ModelConfig) -> None:
@@ -138,6 +140,7 @@ def test_counts_by_hand() -> None:
         attention=2 * 4 * 16,
         norms=2 * (4 + 4 + 4 + 4) + 4,
         router=2 * 3 * 4,
+        dense=0,
         shared=2 * expert,
         routed=2 * 3 * expert,
         routed_active=2 * 2 * expert,
@@ -200,10 +203,11 @@ def test_flops_are_the_counters(config: ModelConfig, batch_size: int) -> None:
         assert total == expected
         assert products.flops == expected, products.calls
         assert set(products.calls) == {"mm", "bmm"}
-        layer = 3 + 2 * config.n_experts if config.has_router else 4  # qkv, out, router; two an expert
-        layer += 2 if config.n_shared_experts else 0
-        passes = 3 if backward else 1
-        assert products.calls["mm"] == passes * (config.n_layers * layer + 1), "and the head"
+        moe = 1 + 2 * config.n_experts if config.has_router else 2  # router; two an expert
+        moe += 2 if config.n_shared_experts else 0
+        passes, dense = (3 if backward else 1), config.n_layers - config.n_moe_layers
+        layers = 2 * config.n_layers + config.n_moe_layers * moe + 2 * dense  # qkv, out
+        assert products.calls["mm"] == passes * (layers + 1), "and the head"
         assert products.calls["bmm"] == passes * config.n_layers * 2, "scores and values"
     assert flops_per_step(config, batch_size) == 3 * forward == tokens * flops_per_token(config)
 
@@ -216,6 +220,7 @@ def test_flops_by_hand() -> None:
         "projections": 2 * 2 * (4 * 12 + 4 * 4),
         "attention": 2 * 2 * 2 * 7 * 4,
         "router": 2 * 2 * 4 * 3,
+        "dense": 0,
         "shared": 2 * 2 * 60,
         "routed": 2 * 2 * 60 * 2,
         "head": 2 * 4 * 10,

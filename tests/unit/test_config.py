@@ -65,8 +65,43 @@ NUMBERS = [
 TEXTS = [(kind, field.name) for kind in CONFIGS for field in dataclasses.fields(kind) if field.type is str]
 
 
-def test_every_field_is_a_number_or_a_text() -> None:
-    assert len(NUMBERS) + len(TEXTS) == sum(len(dataclasses.fields(kind)) for kind in CONFIGS)
+FLAGS = [(kind, field.name) for kind in CONFIGS for field in dataclasses.fields(kind) if field.type is bool]
+
+
+def test_every_field_is_a_number_a_text_or_a_flag() -> None:
+    assert len(NUMBERS) + len(TEXTS) + len(FLAGS) == sum(len(dataclasses.fields(kind)) for kind in CONFIGS)
+
+
+@pytest.mark.parametrize(("kind", "name"), FLAGS)
+def test_bad_flags(kind: Any, name: str) -> None:
+    for value in (0, 1, None, "True"):
+        with pytest.raises(ValueError, match=f"^{name}=.* must be True or False"):
+            kind(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_heads": 4, "n_kv_heads": 3}, "n_kv_heads=3 must divide n_heads=4"),
+        ({"d_head": 7}, "d_head=7 must be even"),
+        ({"n_dense_layers": 3}, "n_dense_layers=3 is more than n_layers=2"),
+        ({"n_experts": 4, "n_dense_layers": 2}, "n_experts=4, but none of n_layers=2 has experts"),
+        ({"n_experts": 4, "moe_every": 3}, "n_experts=4, but none of n_layers=2 has experts"),
+        ({"q_lora_rank": 8}, "q_lora_rank=8 belongs to MLA: set kv_lora_rank too"),
+        ({"kv_lora_rank": 8, "qk_rope_head_dim": 3}, "qk_rope_head_dim=3 must be even"),
+        ({"kv_lora_rank": 8, "n_kv_heads": 1}, "n_kv_heads=1 and kv_lora_rank=8: use one of them"),
+        ({"kv_lora_rank": 0}, "kv_lora_rank=0 is out of range"),
+        ({"qk_norm": "some"}, "qk_norm='some' is not known: use one of head, full, none"),
+    ],
+)
+def test_shapes_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**changes)
+
+
+@given(config=st.from_type(ModelConfig))
+def test_moe_layers_by_arithmetic_and_by_counting(config: ModelConfig) -> None:
+    assert config.n_moe_layers == sum(config.is_moe_layer(layer) for layer in range(config.n_layers))
 
 
 @pytest.mark.parametrize(("kind", "name"), NUMBERS)

@@ -42,20 +42,20 @@ def test_rows(n: int, d: int, m: int, seed: int) -> None:
 @given(
     batch=st.integers(1, 2),
     tokens=st.integers(1, 4),
-    heads=st.integers(1, 3),
+    kv_heads=st.integers(1, 2),
+    shared=st.integers(1, 2),
     half=st.integers(1, 2),
     block=st.booleans(),
 )
-def test_attention(batch: int, tokens: int, heads: int, half: int, block: bool) -> None:
-    head_dim = 2 * half
-    d = heads * head_dim
-    turns = rotations(ModelConfig(d_model=d, n_heads=heads, context=8))[:tokens].to(torch.complex128)
-    inputs = double(batch, tokens, 3 * d), double(head_dim), double(head_dim, seed=1)
-    assert gradcheck(lambda qkv, q, k: attention.norm_rope(qkv, q, k, turns), inputs)
+def test_attention(batch: int, tokens: int, kv_heads: int, shared: int, half: int, block: bool) -> None:
+    head_dim, heads = 2 * half, kv_heads * shared
+    turns = rotations(ModelConfig(d_model=heads * head_dim, n_heads=heads, context=8))[:tokens].to(torch.complex128)
+    inputs = double(batch, tokens, (heads + 2 * kv_heads) * head_dim), double(head_dim), double(head_dim, seed=1)
+    assert gradcheck(lambda qkv, q, k: attention.norm_rope(qkv, heads, q, k, turns), inputs)
     with pytest.MonkeyPatch.context() as patch:
         if block:  # so that these few tokens are several blocks
             patch.setattr(attention, "BLOCK", 2, raising=False)
-        qkv = [double(batch, tokens, d, seed=seed) for seed in range(3)]
+        qkv = [double(batch, tokens, n * head_dim, seed=i) for i, n in enumerate((heads, kv_heads, kv_heads))]
         assert gradcheck(lambda q, k, v: attention.attend((q, k, v), heads), qkv)
 
 

@@ -74,18 +74,24 @@ def test_cross_entropy_of_a_certain_model_is_finite() -> None:
 
 
 @given(
-    batch=st.integers(1, 3), tokens=st.integers(1, 150), heads=st.integers(1, 3), head_dim=st.sampled_from([2, 6, 8])
+    batch=st.integers(1, 3),
+    tokens=st.integers(1, 150),
+    kv_heads=st.integers(1, 3),
+    shared=st.integers(1, 3),
+    head_dim=st.sampled_from([2, 6, 8]),
 )
-@example(batch=2, tokens=65, heads=2, head_dim=16)
+@example(batch=2, tokens=65, kv_heads=2, shared=1, head_dim=16)
 @settings(max_examples=25)
-def test_attention(assert_twins: Twins, batch: int, tokens: int, heads: int, head_dim: int) -> None:
+def test_attention(assert_twins: Twins, batch: int, tokens: int, kv_heads: int, shared: int, head_dim: int) -> None:
+    heads = kv_heads * shared
     turns = rotations(ModelConfig(d_model=heads * head_dim, n_heads=heads, context=200))[:tokens]
-    d = heads * head_dim
-    inputs = normal(batch, tokens, 3 * d), normal(head_dim), normal(head_dim, seed=9)
+    inputs = normal(batch, tokens, (heads + 2 * kv_heads) * head_dim), normal(head_dim), normal(head_dim, seed=9)
     assert_twins(
-        lambda qkv, q, k: norm_rope(qkv, q, k, turns), lambda qkv, q, k: norm_rope_plain(qkv, q, k, turns), *inputs
+        lambda qkv, q, k: norm_rope(qkv, heads, q, k, turns),
+        lambda qkv, q, k: norm_rope_plain(qkv, heads, q, k, turns),
+        *inputs,
     )
-    qkv = [normal(batch, tokens, d, seed=seed) for seed in range(3)]
+    qkv = [normal(batch, tokens, n * head_dim, seed=seed) for seed, n in enumerate((heads, kv_heads, kv_heads))]
     assert_twins(lambda q, k, v: attend((q, k, v), heads), lambda q, k, v: attend_plain((q, k, v), heads), *qkv)
 
 
@@ -93,7 +99,7 @@ def test_rope_is_relative() -> None:
     config = ModelConfig(d_model=8, n_heads=1, context=64)
     q, k, ones = normal(8), normal(8, seed=3), torch.ones(8)
     qkv = torch.cat([q, k, k]).expand(1, 64, 24).contiguous()
-    q_T, k_T, _ = norm_rope_plain(qkv, ones, ones, rotations(config))
+    q_T, k_T, _ = norm_rope_plain(qkv, 1, ones, ones, rotations(config))
     scores = q_T[0] @ k_T[0].T
     torch.testing.assert_close(scores[10, 3], scores[57, 50])
     assert not torch.isclose(scores[10, 3], scores[10, 4])

@@ -1,0 +1,85 @@
+"""What has to be stored and moved: weights, what training adds, the cache; and which of two limits a device meets."""
+
+from dataclasses import dataclass
+
+from sparsity_lab.accounting.parameters import count_parameters
+from sparsity_lab.config import ModelConfig
+
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
+SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def bytes_of(dtype: str) -> float:
+    """Bytes a number; also by the short names fp32, bf16, fp16. Raises ValueError for an unknown type."""
+    name = SHORT.get(dtype, dtype)
+    if name not in BYTES:
+        raise ValueError(f"dtype={dtype!r} is not known: use one of {', '.join((*BYTES, *SHORT))}")
+    return BYTES[name]
+
+
+def cache_elements_per_layer(config: ModelConfig) -> int:
+    """Numbers that one layer's attention keeps for each token (DeepSeek-V2, arXiv 2405.04434, Table 1): keys and values
+    of its key-value heads; for MLA the latent and the RoPE key that all heads share."""
+    if config.kv_lora_rank is not None:
+        return config.kv_lora_rank + config.rope_dim
+    return 2 * config.kv_heads * config.head_dim
+
+
+def cache_bytes_per_token(config: ModelConfig, dtype: str = "bfloat16") -> float:
+    return config.n_layers * cache_elements_per_layer(config) * bytes_of(dtype)
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that training holds at once."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def training_memory(
+    config: ModelConfig, tokens: int, dtype: str = "bfloat16", recompute: bool = False
+) -> TrainingMemory:
+    """With AdamW, for ``tokens`` tokens in flight.
+
+    float32 has weights, gradients and two moments of 4 bytes each. Every other type stands for mixed precision: weights
+    and gradients in it, and in the optimizer float32 master weights and two moments, 12 bytes a weight (ZeRO,
+    arXiv 1910.02054, section 3.1). All weights count, sleeping ones too: they are trained as well. ``recompute`` keeps
+    the inputs of the layers alone, and one layer's activations while they are made anew.
+    """
+    size, weights = bytes_of(dtype), count_parameters(config).total
+    optimizer = 8 if size == 4 else 12
+    return TrainingMemory(
+        weights * size,
+        weights * size,
+        weights * optimizer,
+        tokens * activations_per_token(config, recompute) * size,
+    )
+
+
+def activations_per_token(config: ModelConfig, recompute: bool = False) -> int:
+    """Numbers a token that the forward pass keeps for the backward pass: inputs and outputs of norms, the inputs of
+    matrices, queries, keys, values and what they give (scores are recomputed, as flash attention does), gate, up and
+    their product in each working expert with its sorted input and output, the router's distribution, and the
+    probabilities of the next token."""
+    d, layers, moe_layers = config.d_model, config.n_layers, config.n_moe_layers
+    if config.is_mla:
+        queries = config.n_heads * (config.nope_dim + config.rope_dim)
+        latents = 2 * (config.kv_lora_rank or 0) + config.rope_dim + 2 * (config.q_lora_rank or 0)
+        attention = latents + 2 * queries + 2 * config.n_heads * config.value_dim
+    else:
+        attention = 2 * (config.n_heads + config.kv_heads) * config.head_dim  # queries, keys, values, what they give
+        attention += 0 if config.qk_norm == "none" else (config.n_heads + config.kv_heads) * config.head_dim
+    hidden = 3 if config.ffn == "swiglu" else 2
+    expert = hidden * config.d_expert + (2 * d if config.has_router else 0)
+    moe = config.top_k * expert + config.n_shared_experts * hidden * config.d_expert
+    moe += config.n_experts if config.has_router else 0
+    all_layers = layers * (4 * d + attention) + moe_layers * moe + (layers - moe_layers) * hidden * config.dense_width
+    ends = 2 * d + config.vocab_size
+    return layers * d + all_layers // layers + ends if recompute else all_layers + ends

@@ -1,0 +1,371 @@
+"""A Hugging Face ``config.json`` → our `ModelConfig`. What is not understood is refused by name, never guessed."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sparsity_lab.config import ModelConfig
+
+LARGEST = 1_000_000  # bytes of a config.json that is worth reading
+
+# A setting with such a word in its name may change what is counted, so one that nobody read is refused.
+TELLING = re.compile(
+    r"expert|moe|lora|ssm|mamba|conv|linear_attn|linear_attention|recurrent|hyper|index_|indexer|altup|laurel|"
+    r"cross_attention|per_layer|shared|gated|mlp_bias|attention_bias|qkv_bias|use_bias|layer_types|latent"
+)
+HARMLESS = re.compile(  # these only say how the same weights are used, trained or stored
+    r"router_(aux|z)_?loss|aux_loss|jitter|output_router|norm_topk|moe_loss|experts_implementation|layer_types|"
+    r"expert_capacity|router_ignore|use_grouped_mm|ep_size|moe_normalize|moe_dtype|add_router|moe_layer_type|"
+    r"attention_chunk|no_rope|conv_pos"
+)
+
+
+def load_hf_config(path: str | Path) -> ModelConfig:
+    """Raises ValueError for a file that is missing, no JSON, or describes what is not understood."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "config.json"
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"{path}: a config.json of more than {LARGEST:,} bytes is not one")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deeply to be a config.json") from None
+    except ValueError as error:
+        raise error if str(error).startswith(str(path)) else ValueError(f"{path}: not valid JSON ({error})") from None
+    try:
+        return from_hf(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def from_hf(values: Any) -> ModelConfig:
+    """``values``: what the JSON holds. Raises ValueError naming the architecture or the setting that is not understood,
+    or the field whose value makes no sense."""
+    if not isinstance(values, dict):
+        raise ValueError("expected a JSON object with named settings")
+    if isinstance(values.get("text_config"), dict):  # a model of text and images: we count the text part
+        values = values["text_config"]
+    kind = values.get("model_type")
+    if not isinstance(kind, str):
+        raise ValueError("model_type is missing: is this the config.json of a Hugging Face model?")
+    if kind not in READERS:
+        raise ValueError(f"model_type={kind[:60]!r} is not understood; we know {', '.join(READERS)}")
+    settings = _Settings(values)
+    config = ModelConfig(**READERS[kind](settings))
+    settings.refuse_unread(kind)
+    return config.replace(  # what goes without saying is left unsaid
+        d_head=None if config.d_head == config.d_model / config.n_heads else config.d_head,
+        n_kv_heads=None if config.n_kv_heads == config.n_heads else config.n_kv_heads,
+    )
+
+
+class _Settings:
+    """Remembers what was asked for."""
+
+    def __init__(self, values: dict[str, Any]):
+        self.values = values
+        self.read: set[str] = set()
+
+    def get(self, *names: str, default: Any = None) -> Any:
+        """The first of ``names`` that is set."""
+        self.read.update(names)
+        return next((self.values[name] for name in names if self.values.get(name) is not None), default)
+
+    def need(self, *names: str) -> Any:
+        """As `get`; raises ValueError if none is set."""
+        value = self.get(*names)
+        if value is None:
+            raise ValueError(f"{names[0]} is missing")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.get(name, default=default)
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}={value!r} must be true or false")
+        return value
+
+    def whole(self, name: str, default: int) -> int:
+        """A small count that is computed with before the config can check it."""
+        value = self.get(name, default=default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 512:
+            raise ValueError(f"{name}={str(value)[:40]} must be a whole number from 0 to 512")
+        return value
+
+    def only(self, name: str, *understood: Any) -> None:
+        """Raises ValueError for a setting that has another value than those we understand; unset is fine."""
+        value = self.get(name)
+        if value is not None and value not in understood:
+            raise ValueError(f"{name}={str(value)[:60]} is not understood; we know {', '.join(map(str, understood))}")
+
+    def refuse_unread(self, kind: str) -> None:
+        for name, value in self.values.items():
+            telling = TELLING.search(name) and not HARMLESS.search(name)
+            if telling and name not in self.read and value not in (None, False, 0, [], {}):
+                raise ValueError(f"{name}={str(value)[:60]} is not understood in a {kind} model, so it is not counted")
+
+
+Fields = dict[str, Any]
+
+
+def _decoder(s: _Settings) -> Fields:
+    """What decoders share. Grouped-query attention and no norm of queries and keys, unless a reader says otherwise."""
+    theta = s.get("rope_theta")
+    nested = s.get("rope_parameters")
+    if theta is None and isinstance(nested, dict):
+        theta = nested.get("rope_theta")
+    heads = s.need("num_attention_heads")
+    return {
+        "vocab_size": s.need("vocab_size"),
+        "context": s.need("max_position_embeddings"),
+        "d_model": s.need("hidden_size"),
+        "n_layers": s.need("num_hidden_layers"),
+        "n_heads": heads,
+        "n_kv_heads": s.get("num_key_value_heads", default=heads),
+        "d_head": s.get("head_dim"),
+        "rope_base": theta if theta is not None else 10_000,
+        "tied_embeddings": s.flag("tie_word_embeddings", False),
+        "qk_norm": "none",
+    }
+
+
+def _biases(s: _Settings, layout: str) -> Fields:
+    return {"attention_bias": layout if s.flag("attention_bias", False) else "none"}
+
+
+def _llama(s: _Settings) -> Fields:
+    s.only("mlp_bias", False)
+    s.only("hidden_act", "silu")
+    return _decoder(s) | _biases(s, "all") | {"d_expert": s.need("intermediate_size")}
+
+
+def _mistral(s: _Settings) -> Fields:
+    s.only("hidden_act", "silu")
+    return _decoder(s) | {"d_expert": s.need("intermediate_size")}
+
+
+def _qwen2(s: _Settings) -> Fields:
+    return _mistral(s) | {"attention_bias": "qkv"}
+
+
+def _qwen3(s: _Settings) -> Fields:
+    return _llama(s) | {"qk_norm": "head", "d_head": s.get("head_dim", default=128)}
+
+
+def _qwen3_moe(s: _Settings) -> Fields:
+    s.only("hidden_act", "silu")
+    s.only("decoder_sparse_step", 1)
+    s.only("mlp_only_layers", [])
+    return (
+        _decoder(s)
+        | _biases(s, "all")
+        | {
+            "qk_norm": "head",
+            "d_expert": s.need("moe_intermediate_size"),
+            "n_experts": s.need("num_experts", "num_local_experts"),
+            "top_k": s.need("num_experts_per_tok"),
+        }
+    )
+
+
+def _mixtral(s: _Settings) -> Fields:
+    s.only("hidden_act", "silu")
+    return _decoder(s) | {
+        "d_expert": s.need("intermediate_size"),
+        "n_experts": s.need("num_local_experts", "num_experts"),
+        "top_k": s.need("num_experts_per_tok"),
+    }
+
+
+def _olmoe(s: _Settings) -> Fields:
+    s.only("hidden_act", "silu")
+    s.only("clip_qkv")
+    return (
+        _decoder(s)
+        | _biases(s, "all")
+        | {
+            "qk_norm": "full",
+            "d_expert": s.need("intermediate_size"),
+            "n_experts": s.need("num_experts", "num_local_experts"),
+            "top_k": s.need("num_experts_per_tok"),
+        }
+    )
+
+
+def _gpt_oss(s: _Settings) -> Fields:
+    s.only("hidden_act", "silu")
+    s.only("experts_per_token", s.need("num_experts_per_tok"))
+    return _decoder(s) | {
+        "attention_bias": "all" if s.flag("attention_bias", True) else "none",
+        "attention_sinks": True,
+        "ffn_bias": True,
+        "d_expert": s.need("intermediate_size"),
+        "n_experts": s.need("num_local_experts", "num_experts"),
+        "top_k": s.need("num_experts_per_tok"),
+    }
+
+
+def _shared_and_dense(s: _Settings) -> Fields:
+    """DeepSeek's names for experts, with dense layers first."""
+    s.only("hidden_act", "silu")
+    s.only("moe_layer_freq", 1)
+    for name in (
+        "n_group",
+        "topk_group",
+        "routed_scaling_factor",
+        "scoring_func",
+        "topk_method",
+        "num_nextn_predict_layers",
+    ):
+        s.get(name)  # how experts are chosen and a head for training: no weights of the model
+    return {
+        "d_dense": s.need("intermediate_size"),
+        "d_expert": s.need("moe_intermediate_size"),
+        "n_experts": s.need("n_routed_experts"),
+        "top_k": s.need("num_experts_per_tok"),
+        "n_shared_experts": s.get("n_shared_experts", default=0),
+        "n_dense_layers": s.whole("first_k_dense_replace", 0),
+    }
+
+
+def _deepseek(s: _Settings) -> Fields:
+    s.only("attention_bias", False)
+    s.only("num_key_value_heads", s.need("num_attention_heads"))
+    decoder = {name: value for name, value in _decoder(s).items() if name not in ("n_kv_heads", "d_head")}
+    return (
+        decoder
+        | _shared_and_dense(s)
+        | {
+            "kv_lora_rank": s.need("kv_lora_rank"),
+            "q_lora_rank": s.get("q_lora_rank") or None,
+            "qk_nope_head_dim": s.need("qk_nope_head_dim"),
+            "qk_rope_head_dim": s.need("qk_rope_head_dim"),
+            "v_head_dim": s.need("v_head_dim"),
+        }
+    )
+
+
+def _glm4_moe(s: _Settings) -> Fields:
+    norm = "head" if s.flag("use_qk_norm", False) else "none"
+    return _decoder(s) | _biases(s, "qkv") | _shared_and_dense(s) | {"qk_norm": norm}
+
+
+def _dbrx(s: _Settings) -> Fields:
+    attention, ffn = s.need("attn_config"), s.need("ffn_config")
+    if not isinstance(attention, dict) or not isinstance(ffn, dict):
+        raise ValueError("attn_config and ffn_config must be JSON objects")
+    a, f = _Settings(attention), _Settings(ffn)
+    f.only("ffn_act_fn", {"name": "silu"})
+    fields = {
+        "vocab_size": s.need("vocab_size"),
+        "context": s.need("max_seq_len"),
+        "d_model": s.need("d_model"),
+        "n_layers": s.need("n_layers"),
+        "n_heads": s.need("n_heads"),
+        "n_kv_heads": a.need("kv_n_heads"),
+        "rope_base": a.get("rope_theta", default=10_000),
+        "tied_embeddings": s.flag("tie_word_embeddings", False),
+        "qk_norm": "none",
+        "d_expert": f.need("ffn_hidden_size"),
+        "n_experts": f.need("moe_num_experts"),
+        "top_k": f.need("moe_top_k"),
+    }
+    f.refuse_unread("dbrx")
+    return fields
+
+
+def _llama4(s: _Settings) -> Fields:
+    s.only("hidden_act", "silu")
+    s.get("use_qk_norm")  # a norm without weights
+    layers, every = s.need("num_hidden_layers"), s.whole("interleave_moe_layer_step", 1)
+    if s.get("moe_layers") is not None and isinstance(layers, int) and 0 < layers <= 512 and every:
+        s.only("moe_layers", list(range(every - 1, layers, every)))
+    return (
+        _decoder(s)
+        | _biases(s, "all")
+        | {
+            "d_expert": s.need("intermediate_size"),
+            "d_dense": s.need("intermediate_size_mlp"),
+            "n_experts": s.need("num_local_experts", "num_experts"),
+            "top_k": s.need("num_experts_per_tok"),
+            "n_shared_experts": 1,
+            "moe_every": every,
+        }
+    )
+
+
+def _switch(s: _Settings) -> Fields:
+    s.only("feed_forward_proj", "relu")
+    s.only("is_gated_act", False)
+    s.only("router_bias", False)
+    s.only("relative_attention_num_buckets", 32)
+    layers, encoder = s.whole("num_decoder_layers", 0) or s.whole("num_layers", 12), s.whole("num_layers", 12)
+    sparse, sparse_encoder = s.whole("num_sparse_decoder_layers", 0), s.whole("num_sparse_encoder_layers", 0)
+    s.get("encoder_sparse_step", "decoder_sparse_step")
+    if not sparse or layers % sparse or encoder * sparse != layers * sparse_encoder:
+        raise ValueError(
+            f"num_sparse_encoder_layers={sparse_encoder}, num_sparse_decoder_layers={sparse} must be the same whole "
+            f"share of the layers in both halves, and not 0"
+        )
+    return {
+        "vocab_size": s.need("vocab_size"),
+        "context": s.get("n_positions", default=512),
+        "d_model": s.need("d_model"),
+        "n_layers": layers,
+        "n_encoder_layers": encoder,
+        "n_heads": s.need("num_heads"),
+        "d_head": s.need("d_kv"),
+        "d_expert": s.need("d_ff"),
+        "d_dense": s.need("d_ff"),
+        "n_experts": s.need("num_experts", "num_local_experts"),
+        "moe_every": layers // sparse,
+        "ffn": "plain",
+        "qk_norm": "none",
+        "tied_embeddings": s.flag("tie_word_embeddings", True),
+    }
+
+
+def _gpt2(s: _Settings) -> Fields:
+    s.only("add_cross_attention", False)
+    width = s.need("n_embd")
+    if s.get("n_inner") is None and not isinstance(width, int):
+        raise ValueError(f"n_embd={str(width)[:40]} must be a whole number")
+    return {
+        "vocab_size": s.need("vocab_size"),
+        "context": s.need("n_positions"),
+        "d_model": width,
+        "n_layers": s.need("n_layer"),
+        "n_heads": s.need("n_head"),
+        "d_expert": s.get("n_inner") or 4 * width,
+        "ffn": "plain",
+        "ffn_bias": True,
+        "attention_bias": "all",
+        "norm": "layer",
+        "qk_norm": "none",
+        "learned_positions": True,
+        "tied_embeddings": s.flag("tie_word_embeddings", True),
+    }
+
+
+READERS: dict[str, Callable[[_Settings], Fields]] = {
+    "llama": _llama,
+    "mistral": _mistral,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "gpt2": _gpt2,
+    "mixtral": _mixtral,
+    "olmoe": _olmoe,
+    "qwen3_moe": _qwen3_moe,
+    "gpt_oss": _gpt_oss,
+    "deepseek_v2": _deepseek,
+    "deepseek_v3": _deepseek,
+    "kimi_k2": _deepseek,
+    "glm4_moe": _glm4_moe,
+    "dbrx": _dbrx,
+    "llama4_text": _llama4,
+    "switch_transformers": _switch,
+}
