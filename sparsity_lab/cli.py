@@ -6,8 +6,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 
-from sparsity_lab import __version__, notebooks
+from sparsity_lab import __version__, notebooks, presets, report
+from sparsity_lab.accounting import CONVENTIONS
+from sparsity_lab.accounting.devices import DEVICES, device
 from sparsity_lab.config import ModelConfig, RunConfig
+
+MODEL = f"a preset ({', '.join(presets.PRESETS)}), or the path of a Hugging Face config.json"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,6 +51,28 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--checkpoint-seconds", type=float, default=30.0, help="how often (default 30)")
     train.add_argument("--json", action="store_true", help="print the run's record as JSON, and nothing else")
 
+    count = verbs.add_parser("count", help="weights of a published model, or of a config.json")
+    count.set_defaults(work=_count)
+    count.add_argument("model", help=MODEL)
+    count.add_argument("--json", action="store_true")
+
+    cost = verbs.add_parser("cost", help="hours, money and energy of a training run")
+    cost.set_defaults(work=_cost)
+    cost.add_argument("model", help=MODEL)
+    cost.add_argument("--tokens", type=float, required=True, help="training tokens, e.g. 14.8e12")
+    cost.add_argument("--device", default="h100", help=f"one of {', '.join(DEVICES)} (default h100)")
+    cost.add_argument("--utilisation", type=float, default=0.4, help="share of the device's peak (default 0.4)")
+    cost.add_argument("--dtype", help="whose peak, e.g. bf16 or fp8 (default: the device's fastest)")
+    cost.add_argument("--price", type=float, help="$ an hour (default: the table's)")
+    cost.add_argument("--convention", default="6ND", help=f"of FLOPs: {', '.join(CONVENTIONS)} (default 6ND)")
+    cost.add_argument("--json", action="store_true")
+
+    compare = verbs.add_parser("compare", help="two models side by side")
+    compare.set_defaults(work=_compare)
+    compare.add_argument("a", help=MODEL)
+    compare.add_argument("b", help=MODEL)
+    compare.add_argument("--json", action="store_true")
+
     doctor = verbs.add_parser("doctor", help="what is installed, how fast it is, and what to do about what is missing")
     doctor.set_defaults(work=_doctor)
     doctor.add_argument("--json", action="store_true")
@@ -75,6 +101,36 @@ def _train(options: argparse.Namespace) -> int:
     record = training.record(training.evaluate())
     print(record.to_json() if options.json else record.summary())
     return 0 if record.status == "finished" else 1
+
+
+def _count(options: argparse.Namespace) -> int:
+    name, config = presets.find(options.model)
+    print(json.dumps({"model": name} | report.count(config)) if options.json else report.count_text(name, config))
+    return 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    name, config = presets.find(options.model)
+    machine = device(options.device)
+    if options.price is not None:
+        if not 0 <= options.price < 1e6:
+            raise ValueError(f"price={options.price:g} must be $ an hour, from 0 to 1e6")
+        machine = device(options.device, price=options.price)
+    data = report.cost(
+        config, options.tokens, machine, options.utilisation, options.dtype or machine.fastest, options.convention
+    )
+    if options.json:
+        print(json.dumps({"model": name, "tokens": options.tokens} | data))
+    else:
+        print(report.cost_text(name, data, options.tokens))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    (a, first), (b, second) = presets.find(options.a), presets.find(options.b)
+    rows = report.compare(first, second)
+    print(json.dumps({"a": a, "b": b, "rows": rows}) if options.json else report.compare_text(a, b, rows))
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

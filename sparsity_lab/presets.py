@@ -1,9 +1,11 @@
 """Published models as configs, with what their makers said about them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from sparsity_lab.accounting.parameters import Embeddings
 from sparsity_lab.config import ModelConfig
+from sparsity_lab.hf_config import load_hf_config
 
 
 @dataclass(frozen=True)
@@ -235,3 +237,13 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}: use one of {', '.join(PRESETS)}, or the path of a config.json")
     return PRESETS[name]
+
+
+def find(name: str) -> tuple[str, ModelConfig]:
+    """A name and the config of a preset, of a Hugging Face ``config.json``, or of a folder that holds one."""
+    if name in PRESETS:
+        return name, PRESETS[name].config
+    path = Path(name)
+    if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
+        return str(path), load_hf_config(path)
+    return name, preset(name).config

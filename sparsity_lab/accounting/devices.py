@@ -18,6 +18,11 @@ class Device:
     price: float  # $ an hour, rented
     source: str
 
+    @property
+    def fastest(self) -> str:
+        """The type with the highest peak."""
+        return max(self.flops, key=lambda dtype: self.flops[dtype])
+
     def peak(self, dtype: str) -> float:
         """FLOP/s. Raises ValueError for a type the device has no figure for."""
         bytes_of(dtype)

@@ -64,10 +64,10 @@ def training_memory(
 
 
 def activations_per_token(config: ModelConfig, recompute: bool = False) -> int:
-    """Numbers a token that the forward pass keeps for the backward pass: inputs and outputs of norms, the inputs of
-    matrices, queries, keys, values and what they give (scores are recomputed, as flash attention does), gate, up and
-    their product in each working expert with its sorted input and output, the router's distribution, and the
-    probabilities of the next token."""
+    """Numbers a token that the forward pass keeps for the backward pass, if scores are computed anew (as in flash
+    attention) and norms keep no intermediate result: inputs and outputs of norms and of matrices; queries, keys, values
+    and what they give; in each working expert gate, silu(gate), up and their product, and its sorted input and output;
+    the router's distribution; the probabilities of the next token. Plain torch keeps up to a half more."""
     d, layers, moe_layers = config.d_model, config.n_layers, config.n_moe_layers
     if config.is_mla:
         queries = config.n_heads * (config.nope_dim + config.rope_dim)
@@ -76,7 +76,7 @@ def activations_per_token(config: ModelConfig, recompute: bool = False) -> int:
     else:
         attention = 2 * (config.n_heads + config.kv_heads) * config.head_dim  # queries, keys, values, what they give
         attention += 0 if config.qk_norm == "none" else (config.n_heads + config.kv_heads) * config.head_dim
-    hidden = 3 if config.ffn == "swiglu" else 2
+    hidden = 4 if config.ffn == "swiglu" else 2
     expert = hidden * config.d_expert + (2 * d if config.has_router else 0)
     moe = config.top_k * expert + config.n_shared_experts * hidden * config.d_expert
     moe += config.n_experts if config.has_router else 0

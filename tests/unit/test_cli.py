@@ -162,3 +162,72 @@ def test_help_and_version_need_no_torch() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == __version__
+
+
+# ---- What a model costs
+
+
+def answer(arguments: list[str], capsys: Capture) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out, parse_constant=no_constant)
+
+
+def test_count(capsys: Capture) -> None:
+    data = answer(["count", "deepseek-v3"], capsys)
+    assert data["total"] == sum(data["parts"].values()) == 671_026_404_352
+    assert data["active"] == {"both": 37_552_282_624, "output": 36_625_603_584, "none": 35_698_924_544}
+    assert data["active"]["both"] == sum(data["active_parts"].values())
+    assert data["sparsity_experts"] == 248 / 256
+    assert data["sparsity_params"] == pytest.approx(0.944, abs=1e-3)
+    assert main(["count", "deepseek-v3"]) == 0
+    text = capsys.readouterr().out
+    for words in ("671.0B", "36.6B", "37.6B", "8 of 256 experts and 1 shared", "653,908,770,816"):
+        assert words in text
+    assert main(["count", "gpt2"]) == 0
+    assert "feed-forward" in capsys.readouterr().out
+
+
+def test_count_a_config_file(tmp_path: Path, capsys: Capture) -> None:
+    settings = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 10}
+    settings |= {"vocab_size": 5, "max_position_embeddings": 9}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"} | settings))
+    data = answer(["count", str(tmp_path)], capsys)
+    assert data["total"] == 2 * 5 * 8 + 4 * 64 + 3 * 80 + 3 * 8
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba_moe"} | settings))
+    assert "model_type='mamba_moe' is not understood" in failed(["count", str(tmp_path)], capsys)
+    assert failed(["count", "gpt-5"], capsys).startswith("no preset 'gpt-5'")
+    assert "cannot be read" in failed(["count", "missing.json"], capsys)
+
+
+def test_cost(capsys: Capture) -> None:
+    words = ["cost", "deepseek-v3", "--tokens", "14.8e12", "--device", "h800", "--utilisation", "0.217"]
+    data = answer(words, capsys)
+    assert data["device_hours"] == pytest.approx(2.788e6, rel=0.015)
+    assert data["dollars"] == pytest.approx(5.576e6, rel=0.015)
+    assert data["dtype"] == "fp8"
+    assert answer([*words, "--price", "4"], capsys)["dollars"] == pytest.approx(2 * data["dollars"])
+    assert answer([*words, "--convention", "executed"], capsys)["flops"] > data["flops"]
+    assert main(words) == 0
+    assert "2,751,672" in capsys.readouterr().out
+    for more, message in (
+        (["--device", "abacus"], "device='abacus' is not known"),
+        (["--utilisation", "2"], "utilisation=2 must be above 0"),
+        (["--convention", "hours"], "convention='hours' is not known"),
+        (["--dtype", "fp4"], "dtype='fp4' is not known"),
+        (["--price", "-1"], "price=-1 must be"),
+        (["--tokens", "-1"], "tokens=-1 must be above 0"),
+    ):
+        assert failed([*words, *more], capsys).startswith(message)
+    assert "encoder-decoders are not counted" in failed(
+        ["cost", "switch-base-8", "--tokens", "1e9", "--convention", "executed"], capsys
+    )
+
+
+def test_compare(capsys: Capture) -> None:
+    rows = {row["what"]: row for row in answer(["compare", "deepseek-67b", "deepseek-v3"], capsys)["rows"]}
+    assert rows["cache, bytes a token in bfloat16"]["b"] == 70_272
+    assert rows["sparsity by experts"]["a"] == 0
+    assert main(["compare", "switch-base-8", "gpt2"]) == 0
+    out = capsys.readouterr().out
+    assert "not counted" in out
+    assert "619.3M" in out
