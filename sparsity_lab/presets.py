@@ -90,7 +90,7 @@ _LIST = (
             rope_base=50_000,
         ),
         _hf("moonshotai/Kimi-K2-Instruct", "arXiv 2507.20534"),
-        1040, 32.6, "both", 15.5e12,
+        1040, 32.6, "both", 15.5e12, "Its published shape adds up to 1.03 × 10¹² weights, not quite 1.04.",
     ),
     Preset(
         "mixtral-8x7b",

@@ -1,0 +1,50 @@
+"""Sliders in front of formulas, as a learner moves them."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from sparsity_lab.accounting import count_parameters
+from sparsity_lab.config import ModelConfig
+from tests.browser.conftest import SCREENSHOTS
+from tests.browser.lab import open_notebook, run_all
+
+pytestmark = pytest.mark.browser
+
+
+def test_counting(page: Page, address: str) -> None:
+    open_notebook(page, address, "02_counting_flops.ipynb")
+    run_all(page)
+    weights, roof = (page.locator(".sparsity-lab-explorer").nth(i) for i in (0, 1))
+
+    weights.scroll_into_view_if_needed()
+    weights.locator(".noUi-handle").first.focus()
+    page.keyboard.press("End")
+    most = count_parameters(ModelConfig.on_dial(32, 1 - 1 / 256))
+    expect(weights.get_by_role("status")).to_contain_text(f"{most.total:,} weights, {most.active:,} at work")
+    page.wait_for_function(
+        """total => { const plot = document.querySelector('.sparsity-lab-explorer .js-plotly-plot');
+        return plot.data.reduce((sum, trace) => sum + trace.x[1], 0) === total; }""",
+        arg=most.total,
+    )
+    wide = weights.locator(".js-plotly-plot .main-svg").first.bounding_box()
+    box = weights.bounding_box()
+    assert wide is not None
+    assert box is not None
+    assert wide["width"] > 0.9 * box["width"], "the plot fills its place"
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    weights.screenshot(path=str(SCREENSHOTS / "explorer.png"))
+
+    roof.scroll_into_view_if_needed()
+    roof.get_by_role("combobox").select_option("h200")
+    expect(roof.locator(".legendtext").first).to_have_text("roof of h200")
+
+
+def test_bill_dark(page: Page, address: str) -> None:
+    open_notebook(page, address, "08_better_or_cheaper.ipynb")
+    run_all(page)
+    bill = page.locator(".sparsity-lab-explorer")
+    bill.scroll_into_view_if_needed()
+    bill.locator(".noUi-handle").first.focus()
+    page.keyboard.press("ArrowRight")
+    expect(bill.get_by_role("status")).to_contain_text("With 4 of 256 experts at work")
+    bill.screenshot(path=str(SCREENSHOTS / "bill_dark.png"))
