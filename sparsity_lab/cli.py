@@ -73,6 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("b", help=MODEL)
     compare.add_argument("--json", action="store_true")
 
+    cache = verbs.add_parser("cache", help="bytes that attention remembers")
+    cache.set_defaults(work=_cache)
+    cache.add_argument("model", help=MODEL)
+    cache.add_argument("--tokens", type=float, required=True, help="of each sequence, e.g. 131072")
+    cache.add_argument("--dtype", default="bf16", help="bf16 (default), fp32, fp8, int8, …")
+    cache.add_argument("--batch", type=int, default=1, help="sequences (default 1)")
+    cache.add_argument("--json", action="store_true")
+
     doctor = verbs.add_parser("doctor", help="what is installed, how fast it is, and what to do about what is missing")
     doctor.set_defaults(work=_doctor)
     doctor.add_argument("--json", action="store_true")
@@ -123,6 +131,19 @@ def _cost(options: argparse.Namespace) -> int:
         print(json.dumps({"model": name, "tokens": options.tokens} | data))
     else:
         print(report.cost_text(name, data, options.tokens))
+    return 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+    name, config = presets.find(options.model)
+    if options.tokens != options.tokens // 1:
+        raise ValueError(f"tokens={options.tokens:g} must be a whole number")
+    tokens = int(options.tokens)
+    if options.json:
+        data = report.cache(config, tokens, options.dtype, options.batch)
+        print(json.dumps({"model": name, "tokens": tokens, "dtype": options.dtype, "batch": options.batch} | data))
+    else:
+        print(report.cache_text(name, config, tokens, options.dtype, options.batch))
     return 0
 
 

@@ -115,11 +115,13 @@ class ModelConfig(_Config):
     n_dense_layers: int = 0  # first layers, whose feed-forward part is dense
     moe_every: int = 1  # of the other layers every so manyth has experts, the rest are dense
     d_dense: int | None = None  # hidden width of dense layers; None: of all experts that work on a token
+    window: int | None = None  # tokens a token may look back to, itself included; None: all
     tied_embeddings: bool = False  # one table serves as input and output
     balance_loss: float = 0.05  # weight of the load-balance loss
     z_loss: float = 1e-3  # weight of the router z-loss
     rope_base: float = 10_000.0
     # Published models only
+    full_attention_every: int | None = None  # every so manyth layer has no window; None: all layers have it
     qk_norm: str = "head"  # RMSNorm of queries and keys: of each head, "full" (of all heads at once), or "none"
     attention_bias: str = "none"  # biases: "none", "qkv", or "all" (of the output too)
     attention_sinks: bool = False  # a learnt score a head that takes probability away (gpt-oss)
@@ -151,7 +153,9 @@ class ModelConfig(_Config):
             ("n_dense_layers", 0, 512),
             ("moe_every", 1, 512),
             ("d_dense", 1, 2**20),
+            ("window", 1, 2**24),
             ("n_encoder_layers", 0, 512),
+            ("full_attention_every", 2, 512),
             ("balance_loss", 0, 10),
             ("z_loss", 0, 10),
             ("rope_base", 1, 1e9),
@@ -182,6 +186,8 @@ class ModelConfig(_Config):
             raise ValueError(f"n_kv_heads={self.n_kv_heads} and kv_lora_rank={self.kv_lora_rank}: use one of them")
         elif self.rope_dim % 2:
             raise ValueError(f"qk_rope_head_dim={self.rope_dim} must be even (RoPE turns pairs)")
+        if self.full_attention_every is not None and self.window is None:
+            raise ValueError(f"full_attention_every={self.full_attention_every} needs a window for the other layers")
         _one_of("qk_norm", self.qk_norm, ("head", "full", "none"))
         _one_of("attention_bias", self.attention_bias, ("none", "qkv", "all"))
         _one_of("ffn", self.ffn, ("swiglu", "plain"))

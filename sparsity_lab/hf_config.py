@@ -13,7 +13,7 @@ LARGEST = 1_000_000  # bytes of a config.json that is worth reading
 # A setting with such a word in its name may change what is counted, so one that nobody read is refused.
 TELLING = re.compile(
     r"expert|moe|lora|ssm|mamba|conv|linear_attn|linear_attention|recurrent|hyper|index_|indexer|altup|laurel|"
-    r"cross_attention|per_layer|shared|gated|mlp_bias|attention_bias|qkv_bias|use_bias|layer_types|latent"
+    r"cross_attention|per_layer|shared|gated|mlp_bias|attention_bias|qkv_bias|use_bias|layer_types|latent|sliding_window"
 )
 HARMLESS = re.compile(  # these only say how the same weights are used, trained or stored
     r"router_(aux|z)_?loss|aux_loss|jitter|output_router|norm_topk|moe_loss|experts_implementation|layer_types|"
@@ -145,14 +145,22 @@ def _llama(s: _Settings) -> Fields:
 
 def _mistral(s: _Settings) -> Fields:
     s.only("hidden_act", "silu")
-    return _decoder(s) | {"d_expert": s.need("intermediate_size")}
+    return _decoder(s) | {"d_expert": s.need("intermediate_size"), "window": s.get("sliding_window")}
+
+
+def _no_window(s: _Settings) -> None:
+    s.only("use_sliding_window", False)
+    s.get("sliding_window", "max_window_layers")  # set, but not used
 
 
 def _qwen2(s: _Settings) -> Fields:
-    return _mistral(s) | {"attention_bias": "qkv"}
+    s.only("hidden_act", "silu")
+    _no_window(s)
+    return _decoder(s) | {"d_expert": s.need("intermediate_size"), "attention_bias": "qkv"}
 
 
 def _qwen3(s: _Settings) -> Fields:
+    _no_window(s)
     return _llama(s) | {"qk_norm": "head", "d_head": s.get("head_dim", default=128)}
 
 
@@ -160,6 +168,7 @@ def _qwen3_moe(s: _Settings) -> Fields:
     s.only("hidden_act", "silu")
     s.only("decoder_sparse_step", 1)
     s.only("mlp_only_layers", [])
+    _no_window(s)
     return (
         _decoder(s)
         | _biases(s, "all")
@@ -178,6 +187,7 @@ def _mixtral(s: _Settings) -> Fields:
         "d_expert": s.need("intermediate_size"),
         "n_experts": s.need("num_local_experts", "num_experts"),
         "top_k": s.need("num_experts_per_tok"),
+        "window": s.get("sliding_window"),
     }
 
 
@@ -199,9 +209,13 @@ def _olmoe(s: _Settings) -> Fields:
 def _gpt_oss(s: _Settings) -> Fields:
     s.only("hidden_act", "silu")
     s.only("experts_per_token", s.need("num_experts_per_tok"))
+    layers = s.whole("num_hidden_layers", 0)
+    s.only("layer_types", ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)])
     return _decoder(s) | {
         "attention_bias": "all" if s.flag("attention_bias", True) else "none",
         "attention_sinks": True,
+        "window": s.get("sliding_window", default=128),
+        "full_attention_every": 2,
         "ffn_bias": True,
         "d_expert": s.need("intermediate_size"),
         "n_experts": s.need("num_local_experts", "num_experts"),

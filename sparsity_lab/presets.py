@@ -45,11 +45,12 @@ _LLAMA_4 = {
     "d_expert": 8192, "d_dense": 16_384, "top_k": 1, "n_shared_experts": 1, "vocab_size": 202_048, "qk_norm": "none",
     "rope_base": 500_000,
 }  # fmt: skip
+_LLAMA_4_NOTE = "The text part; published with the vision encoder. Chunked attention is counted in full."
 _QWEN_3 = {"vocab_size": 151_936, "context": 40_960, "d_head": 128, "n_experts": 128, "top_k": 8, "rope_base": 1e6}
 _GPT_OSS = {
     "vocab_size": 201_088, "context": 131_072, "d_model": 2880, "n_heads": 64, "n_kv_heads": 8, "d_head": 64,
     "d_expert": 2880, "top_k": 4, "qk_norm": "none", "attention_bias": "all", "attention_sinks": True,
-    "ffn_bias": True, "rope_base": 150_000,
+    "ffn_bias": True, "rope_base": 150_000, "window": 128, "full_attention_every": 2,
 }  # fmt: skip
 _GLM = {"vocab_size": 151_552, "context": 131_072, "n_heads": 96, "n_kv_heads": 8, "d_head": 128, "top_k": 8,
         "n_shared_experts": 1, "attention_bias": "qkv", "rope_base": 1e6}  # fmt: skip
@@ -175,13 +176,13 @@ _LIST = (
     Preset(
         "llama-4-scout", ModelConfig(n_experts=16, **_LLAMA_4),  # type: ignore[arg-type]
         _hf("meta-llama/Llama-4-Scout-17B-16E", "https://ai.meta.com/blog/llama-4-multimodal-intelligence/"),
-        109, 17, "both", 40e12, "The text part; published with the vision encoder.",
+        109, 17, "both", 40e12, _LLAMA_4_NOTE,
     ),
     Preset(
         "llama-4-maverick",
         ModelConfig(n_experts=128, moe_every=2, **(_LLAMA_4 | {"context": 1_048_576})),  # type: ignore[arg-type]
         _hf("meta-llama/Llama-4-Maverick-17B-128E", "https://ai.meta.com/blog/llama-4-multimodal-intelligence/"),
-        400, 17, "both", 22e12, "The text part; published with the vision encoder.",
+        400, 17, "both", 22e12, _LLAMA_4_NOTE,
     ),
     Preset(
         "switch-base-8",

@@ -6,7 +6,7 @@ from typing import Any
 from sparsity_lab.accounting import CONVENTIONS, EMBEDDINGS, count_parameters, flops_by_part
 from sparsity_lab.accounting.cost import bill
 from sparsity_lab.accounting.devices import Device
-from sparsity_lab.accounting.memory import bytes_of, cache_bytes_per_token, cache_elements_per_layer
+from sparsity_lab.accounting.memory import bytes_of, cache_bytes, cache_bytes_per_token, cache_elements_per_layer
 from sparsity_lab.config import ModelConfig
 
 PARTS = ("embedding", "attention", "norms", "router", "dense", "shared", "routed", "head")
@@ -119,6 +119,65 @@ def compare_text(a: str, b: str, rows: list[dict[str, Any]]) -> str:
         ratio = f"{row['b'] / row['a']:.3g}" if row["a"] and row["b"] is not None else ""
         lines.append(f"{row['what']:<38}{_short(row['a']):>{wide}}{_short(row['b']):>{wide}}{ratio:>14}")
     return "\n".join(lines)
+
+
+def cache(config: ModelConfig, tokens: int, dtype: str, batch: int) -> dict[str, Any]:
+    """Bytes of a cache, and of the caches the same heads would need as MHA, GQA with 8 groups, and MQA (after Table 1
+    of DeepSeek-V2, arXiv 2405.04434). Raises ValueError for sizes that make no sense."""
+    if not 1 <= tokens <= config.context:
+        raise ValueError(f"tokens={tokens:g} must be from 1 to the model's context={config.context}")
+    if not 1 <= batch <= 10**9:
+        raise ValueError(f"batch={batch:g} must be from 1 to 1e9")
+    return _cache_row(config, tokens, dtype, batch) | {
+        "twins": {name: _cache_row(twin, tokens, dtype, batch) for name, twin in attention_twins(config).items()}
+    }
+
+
+def _cache_row(config: ModelConfig, tokens: int, dtype: str, batch: int) -> dict[str, float]:
+    return {
+        "bytes": cache_bytes(config, tokens, dtype, batch),
+        "bytes_per_token": cache_bytes_per_token(config, dtype),
+        "elements_per_token_per_layer": cache_elements_per_layer(config),
+    }
+
+
+def attention_twins(config: ModelConfig) -> dict[str, ModelConfig]:
+    """The model with other attention: mha, gqa (8 groups, or the largest number below that fits) and mqa. Of MLA the
+    part of a head without positions gives the width, as in DeepSeek's table."""
+    groups = max(g for g in range(1, min(8, config.n_heads) + 1) if config.n_heads % g == 0)
+    plain = {"kv_lora_rank": None, "q_lora_rank": None, "qk_nope_head_dim": None, "qk_rope_head_dim": None}
+    width = config.nope_dim if config.is_mla else config.d_head
+    heads = {"mha": config.n_heads, "gqa": groups, "mqa": 1}
+    return {n: config.replace(**plain, v_head_dim=None, d_head=width, n_kv_heads=h) for n, h in heads.items()}
+
+
+def cache_text(name: str, config: ModelConfig, tokens: int, dtype: str, batch: int) -> str:
+    data = cache(config, tokens, dtype, batch)
+    kind = "MLA" if config.is_mla else {config.n_heads: "MHA", 1: "MQA"}.get(config.kv_heads, "GQA")
+    rows = {f"{name} ({kind})": data} | {f"with {n.upper()}": row for n, row in data["twins"].items()}
+    lines = [
+        f"Cache of {batch:,} × {tokens:,} tokens, {dtype}",
+        "",
+        f"{'':<28}{'numbers a token, layer':>24}{'bytes a token':>16}{'in all':>14}",
+    ]
+    lines += [
+        f"{label:<28}{row['elements_per_token_per_layer']:>24,}{row['bytes_per_token']:>16,.0f}{size(row['bytes']):>14}"
+        for label, row in rows.items()
+    ]
+    if config.is_mla:
+        without = data["bytes"] * (config.kv_lora_rank or 0) / cache_elements_per_layer(config)
+        lines += ["", f"Common mistake: {size(without)}, which leaves out the RoPE key that all heads share."]
+    if config.window is not None:
+        lines += ["", f"Layers with a sliding window keep {config.window} tokens at most."]
+    return "\n".join(lines)
+
+
+def size(number: float) -> str:
+    """Bytes as people say them: 9.21 GB, of 10⁹ bytes."""
+    for unit, letters in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= unit:
+            return f"{number / unit:.2f} {letters}"
+    return f"{number:.0f} B"
 
 
 def billions(number: float) -> str:

@@ -21,6 +21,7 @@ settings.load_profile("lab")
 def small_models(draw: st.DrawFn) -> ModelConfig:
     heads, head_dim = draw(st.integers(1, 3)), draw(st.sampled_from([2, 4, 6, 8]))
     experts = draw(st.integers(1, 6))
+    mla = draw(st.sampled_from([False, False, True]))
     layers = draw(st.integers(1, 3))
     dense = draw(st.integers(0, layers - 1))
     return ModelConfig(
@@ -29,7 +30,12 @@ def small_models(draw: st.DrawFn) -> ModelConfig:
         d_model=heads * head_dim,
         n_layers=layers,
         n_heads=heads,
-        n_kv_heads=draw(st.none() | st.sampled_from([h for h in (1, 2, 3) if heads % h == 0])),
+        n_kv_heads=None if mla else draw(st.none() | st.sampled_from([h for h in (1, 2, 3) if heads % h == 0])),
+        kv_lora_rank=draw(st.integers(1, 12)) if mla else None,
+        q_lora_rank=draw(st.none() | st.integers(1, 12)) if mla else None,
+        qk_nope_head_dim=draw(st.none() | st.integers(1, 6)) if mla else None,
+        qk_rope_head_dim=draw(st.sampled_from([2, 4])) if mla else None,
+        v_head_dim=draw(st.none() | st.integers(1, 6)) if mla else None,
         d_head=draw(st.none() | st.sampled_from([2, 4, 6])),
         n_dense_layers=dense,
         moe_every=draw(st.sampled_from([n for n in (1, 2, 3) if layers // n > dense // n])),

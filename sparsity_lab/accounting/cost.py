@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sparsity_lab.accounting.devices import Device
 from sparsity_lab.accounting.flops import decode_flops_by_part
-from sparsity_lab.accounting.memory import bytes_of, cache_bytes_per_token
+from sparsity_lab.accounting.memory import bytes_of, cache_bytes
 from sparsity_lab.accounting.parameters import count_parameters
 from sparsity_lab.config import ModelConfig
 
@@ -75,6 +75,6 @@ def decode_work(config: ModelConfig, batch: int, position: int, dtype: str = "bf
     count = count_parameters(config)
     every_token = count.active_with("output") - count.routed_active
     weights = every_token + count.routed / config.n_experts * experts_touched(config, batch)
-    cache = batch * position * cache_bytes_per_token(config, dtype)
+    cache = cache_bytes(config, position, dtype, batch)
     flops = batch * sum(decode_flops_by_part(config, position).values())
     return Work(flops, weights * bytes_of(dtype) + cache)

@@ -58,18 +58,29 @@ def decode_flops_by_part(config: ModelConfig, position: int, mla: Decode = "abso
     makes keys and values of all cached latents anew; ``absorbed`` folds the key matrix into the query and the value
     matrix into the output, and attends in the latent space.
     """
-    seen = position + 1
+    seen = position + 1  # itself too
+    attended = tokens_seen(config, seen)  # over all layers
     matrices = attention_matrices(config)
     if config.kv_lora_rank is None:
-        return _by_part(config, 2 * seen, 2 * sum(matrices.values()))
+        parts = _by_part(config, 2 * seen, 2 * sum(matrices.values()))
+        return parts | {"attention": parts["attention"] * attended // (config.n_layers * seen)}
     if mla == "naive":
         up = matrices["kv_up"]
-        return _by_part(config, 2 * seen, 2 * (sum(matrices.values()) - up + up * seen))
+        parts = _by_part(config, 2 * seen, 2 * (sum(matrices.values()) - up))
+        scores = parts["attention"] * attended // (config.n_layers * seen)
+        return parts | {"attention": scores, "projections": parts["projections"] + 2 * up * attended}
     if mla != "absorbed":
         raise ValueError(f"mla={mla!r} is not known: use absorbed or naive")
     parts = _by_part(config, 2 * seen, 2 * sum(matrices.values()))
-    scores = 2 * seen * config.n_heads * (2 * config.kv_lora_rank + config.rope_dim)
-    return parts | {"attention": config.n_layers * scores}
+    return parts | {"attention": 2 * attended * config.n_heads * (2 * config.kv_lora_rank + config.rope_dim)}
+
+
+def tokens_seen(config: ModelConfig, tokens: int) -> int:
+    """Of ``tokens`` tokens those that a next one can see, summed over layers: a sliding window hides the rest."""
+    if config.window is None:
+        return config.n_layers * tokens
+    full = 0 if config.full_attention_every is None else config.n_layers // config.full_attention_every
+    return full * tokens + (config.n_layers - full) * min(tokens, config.window)
 
 
 def prefill_flops(config: ModelConfig, tokens: int) -> int:

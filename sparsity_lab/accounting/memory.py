@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from sparsity_lab.accounting.flops import tokens_seen
 from sparsity_lab.accounting.parameters import count_parameters
 from sparsity_lab.config import ModelConfig
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
+SCALE = 4  # bytes of the scale of a vector in int8
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -25,8 +27,18 @@ def cache_elements_per_layer(config: ModelConfig) -> int:
     return 2 * config.kv_heads * config.head_dim
 
 
+def cache_bytes(config: ModelConfig, tokens: int, dtype: str = "bfloat16", batch: int = 1) -> float:
+    """Bytes of the cache of ``batch`` sequences of ``tokens`` tokens. Layers with a sliding window keep no more than
+    that. int8 comes with a float32 scale for each vector: a key or value of a head, or a latent."""
+    bytes_a_layer = cache_elements_per_layer(config) * bytes_of(dtype)
+    if dtype == "int8":
+        bytes_a_layer += SCALE * (1 if config.is_mla else 2 * config.kv_heads)
+    return batch * tokens_seen(config, tokens) * bytes_a_layer
+
+
 def cache_bytes_per_token(config: ModelConfig, dtype: str = "bfloat16") -> float:
-    return config.n_layers * cache_elements_per_layer(config) * bytes_of(dtype)
+    """Of one more token, while no sliding window is full."""
+    return cache_bytes(config, 1, dtype)
 
 
 @dataclass(frozen=True)

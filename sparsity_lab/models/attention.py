@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsity_lab.config import ModelConfig
-from sparsity_lab.models.cache import KVCache
+from sparsity_lab.models.cache import Cache
 from sparsity_lab.models.ops import EPS, apply, is_fast, linear, linear_plain, rms_norm_plain
 
 aten = torch.ops.aten
@@ -23,16 +23,18 @@ BLOCK = 64  # queries that share a range of keys
 
 
 def rotations(config: ModelConfig) -> Tensor:
-    """The turn of each pair of numbers at each position, complex (context, head_dim / 2), of rotary positions
+    """The turn of each pair of numbers at each position, complex (context, rope_dim / 2), of rotary positions
     (Su et al. 2021, arXiv 2104.09864, eq. 34; neighbours make a pair)."""
-    half = torch.arange(0, config.head_dim, 2) / config.head_dim
+    half = torch.arange(0, config.rope_dim, 2) / config.rope_dim
     angles_TC = torch.outer(torch.arange(config.context).float(), config.rope_base**-half)
     return torch.polar(torch.ones_like(angles_TC), angles_TC)
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
     """Turns neighbouring pairs of the last axis, seen as complex numbers. x float32 (…, n), turns complex (…, n/2)."""
-    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = turns.real, turns.imag
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
 class Attention(nn.Module):
@@ -42,7 +44,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, plain: bool):
         super().__init__()
         d = config.d_model
-        self.n_heads, self.plain = config.n_heads, plain
+        self.n_heads, self.window, self.plain = config.n_heads, config.window, plain
         self.linear = linear_plain if plain else linear
         inner, kv = config.n_heads * config.head_dim, config.kv_heads * config.head_dim
         self.qkv = nn.Parameter(torch.randn(inner + 2 * kv, d) * d**-0.5)
@@ -50,15 +52,24 @@ class Attention(nn.Module):
         self.q_norm = nn.Parameter(torch.ones(config.head_dim))
         self.k_norm = nn.Parameter(torch.ones(config.head_dim))
 
-    def forward(self, x_BTD: Tensor, turns_TC: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """(B, T, D) → (B, T, D). ``turns_TC`` are the rows of `rotations` for these tokens' positions."""
+    def forward(self, x_BTD: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
+        """(B, T, D) → (B, T, D). ``turns``: rows of `rotations` for the tokens' positions, (T, C/2) or (B, T, C/2)."""
         qkv_BTP = self.linear(x_BTD, self.qkv)
-        if cache is None and not self.plain and is_fast(x_BTD) and x_BTD.shape[1] <= LONGEST:
-            y_BTD = attend(norm_rope(qkv_BTP, self.n_heads, self.q_norm, self.k_norm, turns_TC), self.n_heads)
+        short = x_BTD.shape[1] <= LONGEST and self.window is None
+        if cache is None and not self.plain and is_fast(x_BTD) and short:
+            y_BTD = attend(norm_rope(qkv_BTP, self.n_heads, self.q_norm, self.k_norm, turns), self.n_heads)
         else:
-            qkv = norm_rope_plain(qkv_BTP, self.n_heads, self.q_norm, self.k_norm, turns_TC)
-            y_BTD = attend_plain(qkv, self.n_heads, cache, layer)
+            qkv = norm_rope_plain(qkv_BTP, self.n_heads, self.q_norm, self.k_norm, turns)
+            held = None if cache is None else cache.append(layer, *(self._by_head(x) for x in qkv[1:]))
+            if cache is None or held is None or cache.only_new:
+                y_BTD = attend_plain(qkv, self.n_heads, self.window)
+            else:
+                k_BJSC, v_BJSC = held
+                y_BTD = attend_held(qkv[0], k_BJSC, v_BJSC, cache.mask(x_BTD.device))
         return self.linear(y_BTD, self.out)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], -1, len(self.k_norm)).transpose(1, 2)
 
 
 QKV = tuple[Tensor, Tensor, Tensor]  # (B, T, H·C), (B, T, J·C) and (B, T, J·C)
@@ -70,31 +81,46 @@ def _split(qkv_BTP: Tensor, n_heads: int, C: int) -> tuple[Tensor, ...]:
     return parts
 
 
-def norm_rope_plain(qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: Tensor, turns_TC: Tensor) -> QKV:
+def norm_rope_plain(qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: Tensor, turns: Tensor) -> QKV:
     """Queries and keys normalised head by head and turned; values as they are."""
     C = len(q_norm_C)
     q, k, v = (x.unflatten(-1, (-1, C)) for x in _split(qkv_BTP, n_heads, C))
     turned = [
-        rotate(rms_norm_plain(x.float(), w_C), turns_TC[:, None]).to(v.dtype).flatten(-2)
+        rotate(rms_norm_plain(x.float(), w_C), turns[..., None, :]).to(v.dtype).flatten(-2)
         for x, w_C in ((q, q_norm_C), (k, k_norm_C))
     ]
     return turned[0], turned[1], v.flatten(-2)
 
 
-def attend_plain(qkv: QKV, n_heads: int, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-    """softmax(q·k/√C)·v over the tokens up to each token's own, and over what the cache holds."""
+def causal_mask(T: int, window: int | None, device: torch.device) -> Tensor | None:
+    """Which tokens a token may look at, bool (T, T), with a sliding window; None if it may look at all before it."""
+    if window is None or window >= T:
+        return None
+    back_TT = torch.arange(T, device=device)[:, None] - torch.arange(T, device=device)
+    return (back_TT >= 0) & (back_TT < window)
+
+
+def attend_plain(qkv: QKV, n_heads: int, window: int | None = None) -> Tensor:
+    """softmax(q·k/√C)·v over each token's own and earlier tokens, at most ``window`` of them."""
     C = qkv[0].shape[-1] // n_heads
     q_BHTC, k_BJTC, v_BJTC = (x.unflatten(-1, (-1, C)).transpose(1, 2) for x in qkv)
-    T, past, mask = q_BHTC.shape[2], 0, None
-    if cache is not None:
-        past = cache.length
-        k_BJTC, v_BJTC = cache.append(layer, k_BJTC, v_BJTC)
-        if past and T > 1:  # a chunk after a past sees all of the past and its own triangle
-            mask = torch.ones(T, past + T, dtype=torch.bool, device=q_BHTC.device).tril(past)
     shared = n_heads // k_BJTC.shape[1]  # heads of queries that share keys and values
     k_BHTC, v_BHTC = (x if shared == 1 else x.repeat_interleave(shared, 1) for x in (k_BJTC, v_BJTC))
-    y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, attn_mask=mask, is_causal=T > 1 and not past)
+    mask = causal_mask(q_BHTC.shape[2], window, q_BHTC.device)
+    y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, attn_mask=mask, is_causal=mask is None)
     return y_BHTC.transpose(1, 2).flatten(-2)
+
+
+def attend_held(q_BTD: Tensor, k_BJSC: Tensor, v_BJSC: Tensor, mask: Tensor | None) -> Tensor:
+    """The same for new queries over what a cache holds. Heads of queries that share keys stand below each other as if
+    they were more tokens, so that no key is copied."""
+    B, J, _, C = k_BJSC.shape
+    q_BHTC = q_BTD.unflatten(-1, (-1, C)).transpose(1, 2)
+    H, T = q_BHTC.shape[1:3]
+    if mask is not None:
+        mask = mask.repeat(1, 1, H // J, 1)
+    y_BJMC = F.scaled_dot_product_attention(q_BHTC.reshape(B, J, H // J * T, C), k_BJSC, v_BJSC, attn_mask=mask)
+    return y_BJMC.reshape(B, H, T, C).transpose(1, 2).flatten(-2)
 
 
 # ---- The fast twins, for float32 on a CPU. Whole rows, all heads side by side, go through each operation: loops over
@@ -107,6 +133,11 @@ def norm_rope(qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: Tensor,
     heads = (n_heads + qkv_BTP.shape[-1] // C) // 2  # H + J
     qkv: QKV = apply(_NormRope, qkv_BTP, n_heads, q_norm_C, k_norm_C, turns_TC.repeat(1, heads))
     return qkv
+
+
+def _rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """`rotate` in one pass, for tensors without gaps."""
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
 
 
 class _NormRope(torch.autograd.Function):
@@ -122,7 +153,7 @@ class _NormRope(torch.autograd.Function):
         xhat_BTQ = qk_BTQ * r_BTQ
         w_Q = torch.cat([q_norm_C.repeat(n_heads), k_norm_C.repeat(Q // C - n_heads)])
         ctx.queries = n_heads * C
-        q_BTH, k_BTJ = rotate(xhat_BTQ * w_Q, turns_TQ).split((ctx.queries, Q - ctx.queries), -1)
+        q_BTH, k_BTJ = _rotate(xhat_BTQ * w_Q, turns_TQ).split((ctx.queries, Q - ctx.queries), -1)
         ctx.save_for_backward(xhat_BTQ, r_BTQ, w_Q, turns_TQ, spread_HQ)
         return q_BTH, k_BTJ, v_BTJ
 
@@ -131,7 +162,7 @@ class _NormRope(torch.autograd.Function):
         xhat_BTQ, r_BTQ, w_Q, turns_TQ, spread_HQ = ctx.saved_tensors
         heads, Q = spread_HQ.shape
         C = Q // heads
-        g_BTQ = rotate(torch.cat([gq_BTH, gk_BTJ], -1), turns_TQ.conj().resolve_conj())
+        g_BTQ = _rotate(torch.cat([gq_BTH, gk_BTJ], -1), turns_TQ.conj().resolve_conj())
         t_BTQ = g_BTQ * xhat_BTQ
         dw_HC = t_BTQ.flatten(0, -2).sum(0).view(heads, C)
         dq_norm_C, dk_norm_C = dw_HC[: ctx.queries // C].sum(0), dw_HC[ctx.queries // C :].sum(0)
@@ -153,28 +184,26 @@ def _blocks(T: int) -> list[slice]:
     return [slice(start, min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
 
 
-def _heads(of_queries: tuple[Tensor, ...], of_keys: tuple[Tensor, ...], n_heads: int) -> Iterator[tuple[Tensor, ...]]:
+def _heads(of_queries: tuple[Tensor, ...], of_keys: tuple[Tensor, ...], n_heads: int, kv_heads: int) -> Iterator[Any]:
     """Views of each head; neighbouring heads of queries may share one of keys and values."""
-    C = of_queries[0].shape[-1] // n_heads
-    shared = n_heads * C // of_keys[0].shape[-1]
-    queries = [x.split(C, -1) for x in of_queries]
-    keys = [x.split(C, -1) for x in of_keys]
+    queries, keys = [x.chunk(n_heads, -1) for x in of_queries], [x.chunk(kv_heads, -1) for x in of_keys]
     for head in range(n_heads):
-        yield (*(x[head] for x in queries), *(x[head // shared] for x in keys))
+        yield (*(x[head] for x in queries), *(x[head * kv_heads // n_heads] for x in keys))
 
 
 class _Attend(torch.autograd.Function):
     """Reads and writes the heads in place, never touches keys after a block's last query, and keeps the probabilities:
-    at a context of 128 that is less work than computing them again."""
+    at a context of 128 that is less work than computing them again. Values may be of another width than keys."""
 
     @staticmethod
     def forward(ctx: Any, q_BTH: Tensor, k_BTJ: Tensor, v_BTJ: Tensor, n_heads: int) -> Tensor:
-        T, inner = q_BTH.shape[1:]
-        ctx.n_heads, ctx.scale = n_heads, (inner // n_heads) ** -0.5
+        B, T, inner = q_BTH.shape
+        C = inner // n_heads
+        ctx.heads, ctx.scale = (n_heads, k_BTJ.shape[-1] // C), C**-0.5
         causal_TT = torch.full((T, T), float("-inf"), dtype=q_BTH.dtype).triu_(1)
-        y_BTH = torch.empty_like(q_BTH, memory_format=torch.contiguous_format)
+        y_BTH = q_BTH.new_empty(B, T, v_BTJ.shape[-1] // ctx.heads[1] * n_heads)
         probs = []
-        for q, y, k, v in _heads((q_BTH, y_BTH), (k_BTJ, v_BTJ), n_heads):
+        for q, y, k, v in _heads((q_BTH, y_BTH), (k_BTJ, v_BTJ), *ctx.heads):
             for rows in _blocks(T):
                 seen = slice(0, rows.stop)
                 p = torch.baddbmm(causal_TT[rows, seen], q[:, rows], k[:, seen].transpose(1, 2), alpha=ctx.scale)
@@ -188,9 +217,9 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, g_BTH: Tensor) -> tuple[Tensor | None, ...]:
         q_BTH, k_BTJ, v_BTJ, *probs = ctx.saved_tensors
         left = iter(probs)
-        dq_BTH = torch.empty_like(g_BTH)
+        dq_BTH = torch.empty_like(q_BTH, memory_format=torch.contiguous_format)
         dk_BTJ, dv_BTJ = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (k_BTJ, v_BTJ))
-        for q, g, dq, k, v, dk, dv in _heads((q_BTH, g_BTH, dq_BTH), (k_BTJ, v_BTJ, dk_BTJ, dv_BTJ), ctx.n_heads):
+        for q, g, dq, k, v, dk, dv in _heads((q_BTH, g_BTH, dq_BTH), (k_BTJ, v_BTJ, dk_BTJ, dv_BTJ), *ctx.heads):
             for rows in _blocks(g_BTH.shape[1]):
                 seen, p = slice(0, rows.stop), next(left)
                 dv[:, seen].baddbmm_(p.transpose(1, 2), g[:, rows])

@@ -1,26 +1,272 @@
-"""What attention remembers of the tokens it has read, so that the next token costs one token's work."""
+"""What attention remembers of the tokens it has read, so that the next token costs one token's work.
+
+Legend: L layers, B sequences, H heads kept (of keys and values; 1 for MLA), S slots, T new tokens, C width of what is
+kept.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsity_lab.config import ModelConfig
 
+FIRST_ROOM = 64  # slots taken at first; the room doubles when it is full
 
-class KVCache:
-    """Keys and values of every layer, room for ``config.context`` tokens taken once."""
 
-    def __init__(self, config: ModelConfig, batch_size: int, device: torch.device | str, dtype: torch.dtype):
-        shape = (config.n_layers, batch_size, config.kv_heads, config.context, config.head_dim)
-        self.keys_LBHTC = torch.zeros(shape, device=device, dtype=dtype)
-        self.values_LBHTC = torch.zeros(shape, device=device, dtype=dtype)
-        self.length = 0  # tokens held; the model moves it once every layer has written
+class Cache:
+    """Room for every layer, taken ahead and doubled when it is full, at most ``config.context`` tokens a sequence.
 
-    def append(self, layer: int, k_BHTC: Tensor, v_BHTC: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes one layer's new keys and values; gives all it holds, (B, heads, tokens so far, head_dim)."""
-        end = self.length + k_BHTC.shape[2]
-        room = self.keys_LBHTC.shape[3]
-        if end > room:
-            raise ValueError(f"the cache holds {room} tokens, asked to hold {end}: start a new one with a shorter text")
-        self.keys_LBHTC[layer, :, :, self.length : end] = k_BHTC
-        self.values_LBHTC[layer, :, :, self.length : end] = v_BHTC
-        return self.keys_LBHTC[layer, :, :, :end], self.values_LBHTC[layer, :, :, :end]
+    Slot s of a sequence holds its token at position ``first_B + s``. Sequences may differ in length: rows of a batch
+    are padded on the right, and ``counts_B`` says how many of the tokens are real. With ``config.window`` only what a
+    next token can see is kept. ``int8`` stores numbers in 8 bits with one scale for each vector, and gives them back
+    as ``dtype``.
+
+    A model calls `begin`, then `append` once a layer, then `commit`; before `commit` nothing that was held is lost.
+    """
+
+    names: tuple[str, ...]  # of the tensors a layer keeps
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        int8: bool = False,
+        room: int = FIRST_ROOM,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        self.config, self.dtype, self.int8 = config, dtype, int8
+        self.lengths_B = torch.zeros(batch_size, dtype=torch.int64)  # tokens read
+        self.first_B = torch.zeros(batch_size, dtype=torch.int64)  # position of slot 0
+        room = min(room, self._most_slots())
+        stored = torch.int8 if int8 else dtype
+        self.tensors: dict[str, Tensor] = {}
+        for name, (heads, width) in zip(self.names, self.shapes(config), strict=True):
+            shape = (config.n_layers, batch_size, heads, room)
+            self.tensors[name] = torch.zeros(*shape, width, device=device, dtype=stored)
+            if int8:
+                self.tensors[f"{name}_scale"] = torch.zeros(*shape, 1, device=device, dtype=torch.float32)
+        self._slots_BT: Tensor | None = None
+
+    @staticmethod
+    def shapes(config: ModelConfig) -> list[tuple[int, int]]:
+        """(heads, width) of what a layer keeps for one token, tensor by tensor."""
+        raise NotImplementedError
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.lengths_B)
+
+    @property
+    def room(self) -> int:
+        """Slots taken for each sequence."""
+        return self.tensors[self.names[0]].shape[3]
+
+    @property
+    def held_B(self) -> Tensor:
+        """Tokens of each sequence that are kept."""
+        held_B = self.lengths_B - self.first_B
+        return held_B if self.config.window is None else held_B.clamp(max=self.config.window)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens that are kept, over all layers and sequences."""
+        a_token = sum(t.shape[0] * t.shape[2] * t.shape[4] * t.element_size() for t in self.tensors.values())
+        return int(self.held_B.sum()) * a_token
+
+    @property
+    def allocated(self) -> int:
+        """Bytes taken, used or not."""
+        return sum(t.nbytes for t in self.tensors.values())
+
+    # ---- a forward pass
+
+    def begin(self, batch_size: int, T: int, counts_B: Tensor | None = None) -> Tensor:
+        """Makes room for T tokens a sequence; gives their positions, int64 (B, T). Raises ValueError, and changes
+        nothing that is held, if they don't fit."""
+        if batch_size != self.batch_size:
+            raise ValueError(f"the cache holds {self.batch_size} sequences, got tokens for {batch_size}")
+        counts_B = torch.full((batch_size,), T) if counts_B is None else counts_B.cpu()
+        if counts_B.shape != (batch_size,) or int(counts_B.min()) < 0 or int(counts_B.max()) > T:
+            raise ValueError(f"counts_B={counts_B.tolist()} must be {batch_size} numbers from 0 to {T}")
+        end = int((self.lengths_B + counts_B).max())
+        if end > self.config.context:
+            raise ValueError(f"the cache holds {self.config.context} tokens, asked to hold {end}: start a new one")
+        self._make_room(T)
+        positions_BT = self.lengths_B[:, None] + torch.arange(T)
+        self._counts_B, self._slots_BT = counts_B, positions_BT - self.first_B[:, None]
+        self._start = int(self._slots_BT[0, 0])
+        self._even = bool((self._slots_BT[:, 0] == self._start).all())
+        self._used = int(self._slots_BT.max()) + 1
+        return positions_BT.clamp(max=self.config.context - 1)  # padding may stick out
+
+    def append(self, layer: int, *new: Tensor) -> tuple[Tensor, ...]:
+        """Writes one layer's new tensors, each (B, H, T, C); gives all it holds, each (B, H, S, C)."""
+        assert self._slots_BT is not None, "begin() comes first"
+        held = []
+        for name, x_BHTC in zip(self.names, new, strict=True):
+            if self.int8:
+                scale_BHT1 = x_BHTC.float().abs().amax(-1, keepdim=True).div(127).clamp(min=1e-12)
+                self._write(name, layer, (x_BHTC.float() / scale_BHT1).round().to(torch.int8))
+                self._write(f"{name}_scale", layer, scale_BHT1)
+                whole = (self._read(name, layer) * self._read(f"{name}_scale", layer)).to(self.dtype)
+            else:
+                self._write(name, layer, x_BHTC)
+                whole = self._read(name, layer)
+            held.append(whole)
+        return tuple(held)
+
+    def mask(self, device: torch.device | str) -> Tensor | None:
+        """Which slots a new token may look at, bool (B or 1, 1, T, S); None if every token may look at all."""
+        assert self._slots_BT is not None, "begin() comes first"
+        T, window = self._slots_BT.shape[1], self.config.window
+        if T == 1 and self._even and (window is None or self._used <= window):
+            return None
+        slots_BT = self._slots_BT[:1] if self._even else self._slots_BT
+        back_BTS = slots_BT[:, :, None] - torch.arange(self._used)
+        seen_BTS = back_BTS >= 0 if window is None else (back_BTS >= 0) & (back_BTS < window)
+        return seen_BTS[:, None].to(device)
+
+    @property
+    def only_new(self) -> bool:
+        """Whether the new tokens are the first, and held as they are: then they need not be read back."""
+        return self._even and self._start == 0 and not self.int8
+
+    def commit(self) -> None:
+        """The new tokens count as read."""
+        self.lengths_B = self.lengths_B + self._counts_B
+        self._slots_BT = None
+
+    # ---- between forward passes
+
+    def truncate(self, length: int) -> None:
+        """Forgets what comes after the first ``length`` tokens of each sequence. Raises ValueError for a length that is
+        negative, or before which a sliding window has dropped what the next token would see."""
+        dropped = int(self.first_B.max())
+        least = dropped + self.config.window - 1 if self.config.window is not None and dropped else 0
+        if length < least:
+            raise ValueError(f"length={length} must be at least {least}, from where on this cache can go on")
+        self.lengths_B = self.lengths_B.clamp(max=length)
+
+    def copy(self, times: int = 1) -> Self:
+        """A cache of its own with each sequence ``times`` times: a prompt that several texts share is read once."""
+        if times < 1:
+            raise ValueError(f"times={times} must be at least 1")
+        new = type(self)(self.config, 1, dtype=self.dtype, int8=self.int8, room=1)
+        new.lengths_B = self.lengths_B.repeat_interleave(times)
+        new.first_B = self.first_B.repeat_interleave(times)
+        new.tensors = {name: tensor.repeat_interleave(times, 1) for name, tensor in self.tensors.items()}
+        return new
+
+    def save(self, path: Path) -> None:
+        """As safetensors, atomically: what is held, not the room around it."""
+        used = max(1, int((self.lengths_B - self.first_B).max()))
+        tensors = {name: tensor[:, :, :, :used].contiguous() for name, tensor in self.tensors.items()}
+        tensors |= {"lengths": self.lengths_B, "first": self.first_B}
+        state = {
+            "kind": type(self).__name__,
+            "dtype": str(self.dtype),
+            "int8": self.int8,
+            "config": self.config.to_dict(),
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(tensors, temporary, metadata={"state": json.dumps(state)})
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path, config: ModelConfig, device: torch.device | str = "cpu") -> Self:
+        """Raises ValueError if the file is not a saved cache of this kind and of this model's shape."""
+        try:
+            with safe_open(path, "pt", device=str(device)) as file:
+                state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+            lengths_B, first_B = tensors.pop("lengths").cpu(), tensors.pop("first").cpu()
+            kind, saved = state["kind"], ModelConfig.from_dict(state["config"])
+            dtype, int8 = getattr(torch, state["dtype"].removeprefix("torch.")), state["int8"]
+        except (SafetensorError, OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not a saved cache ({error})") from None
+        if kind != cls.__name__ or saved != config:
+            raise ValueError(f"{path} is a {kind} of another model: make a new one")
+        cache = cls(config, len(lengths_B), device, dtype, int8=int8, room=1)
+        cache.tensors, cache.lengths_B, cache.first_B = tensors, lengths_B, first_B
+        return cache
+
+    # ---- storage
+
+    def _most_slots(self) -> int:
+        context, window = self.config.context, self.config.window
+        return context if window is None else min(context, 2 * window)
+
+    def _make_room(self, T: int) -> None:
+        held = int((self.lengths_B - self.first_B).max())
+        window = self.config.window
+        if window is not None and held + T > self.room:  # drop what no token will look at again
+            drop_B = (self.lengths_B - self.first_B - (window - 1)).clamp(min=0)
+            if drop_B.any():
+                from_BS = (torch.arange(self.room) + drop_B[:, None]).clamp(max=self.room - 1)
+                for name, tensor in self.tensors.items():
+                    index = from_BS.to(tensor.device)[None, :, None, :, None].expand_as(tensor)
+                    self.tensors[name] = tensor.gather(3, index)
+                self.first_B = self.first_B + drop_B
+                held = int((self.lengths_B - self.first_B).max())
+        if held + T > self.room:
+            more = max(held + T, min(2 * self.room, self._most_slots())) - self.room
+            for name, tensor in self.tensors.items():
+                self.tensors[name] = torch.cat([tensor, tensor.new_zeros(*tensor.shape[:3], more, tensor.shape[4])], 3)
+
+    def _write(self, name: str, layer: int, x_BHTC: Tensor) -> None:
+        held_BHSC, T = self.tensors[name][layer], x_BHTC.shape[2]
+        assert self._slots_BT is not None
+        if self._even:
+            held_BHSC[:, :, self._start : self._start + T] = x_BHTC
+        else:
+            rows = torch.arange(self.batch_size, device=x_BHTC.device)[:, None]
+            held_BHSC[rows, :, self._slots_BT.to(x_BHTC.device)] = x_BHTC.transpose(1, 2)
+
+    def _read(self, name: str, layer: int) -> Tensor:
+        return self.tensors[name][layer, :, :, : self._used]
+
+
+class KVCache(Cache):
+    """Keys and values of each head that has its own: of all heads (MHA), of groups (GQA), or of one (MQA)."""
+
+    names = ("keys", "values")
+
+    @staticmethod
+    def shapes(config: ModelConfig) -> list[tuple[int, int]]:
+        return [(config.kv_heads, config.head_dim)] * 2
+
+
+class LatentCache(Cache):
+    """For MLA, the latent and beside it the turned RoPE key that all heads share: nothing else (DeepSeek-V2,
+    arXiv 2405.04434, section 2.1)."""
+
+    names = ("latents",)
+
+    @staticmethod
+    def shapes(config: ModelConfig) -> list[tuple[int, int]]:
+        assert config.kv_lora_rank is not None
+        return [(1, config.kv_lora_rank + config.rope_dim)]
+
+
+def new_cache(
+    config: ModelConfig,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    int8: bool = False,
+    room: int = FIRST_ROOM,
+) -> Cache:
+    """The kind of cache that the config's attention needs."""
+    kind = LatentCache if config.is_mla else KVCache
+    return kind(config, batch_size, device, dtype, int8=int8, room=room)

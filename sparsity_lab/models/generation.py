@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sparsity_lab.models.cache import KVCache
+from sparsity_lab.models.cache import new_cache
 from sparsity_lab.models.transformer import Transformer
 
 
@@ -32,13 +32,13 @@ def generate(
     config, device = model.config, model.device
     generator = torch.Generator(device).manual_seed(seed)
     text_BT = prompt_BT.to(device)
-    unread_BT, cache = text_BT[:, -config.context :], KVCache(config, len(text_BT), device, model.dtype)
+    unread_BT, cache = text_BT[:, -config.context :], new_cache(config, len(text_BT), device, model.dtype)
     for _ in range(n_tokens):
         if stop():
             break
-        if cache.length + unread_BT.shape[1] > config.context:
+        if int(cache.lengths_B[0]) + unread_BT.shape[1] > config.context:
             unread_BT = text_BT[:, -max(1, config.context // 2) :]
-            cache = KVCache(config, len(text_BT), device, model.dtype)
+            cache = new_cache(config, len(text_BT), device, model.dtype)
         logits_BV = model(unread_BT, cache)[:, -1]
         if temperature == 0:
             unread_BT = logits_BV.argmax(-1, keepdim=True)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models.attention import Attention, rotations
-from sparsity_lab.models.cache import KVCache
+from sparsity_lab.models.cache import Cache
 from sparsity_lab.models.experts import MoE
+from sparsity_lab.models.mla import LatentAttention
 from sparsity_lab.models.ops import linear, linear_cross_entropy, linear_cross_entropy_plain, rms_norm, rms_norm_plain
 from sparsity_lab.models.router import Router, RoutingStats
 
@@ -23,16 +24,16 @@ class Layer(nn.Module):
         self.attention_norm = nn.Parameter(torch.ones(config.d_model))
         plain = backend == "naive"
         self.norm = rms_norm_plain if plain else rms_norm
-        self.attention = Attention(config, plain)
+        self.attention = (LatentAttention if config.is_mla else Attention)(config, plain)
         self.moe_norm = nn.Parameter(torch.ones(config.d_model))
         if not config.is_moe_layer(layer):
             config = config.replace(n_experts=1, top_k=1, n_shared_experts=0, d_expert=config.dense_width)
         self.moe = MoE(config, backend)
 
     def forward(
-        self, x_BTD: Tensor, turns_TC: Tensor, dtype: torch.dtype, cache: KVCache | None, layer: int
+        self, x_BTD: Tensor, turns: Tensor, dtype: torch.dtype, cache: Cache | None, layer: int
     ) -> tuple[Tensor, Tensor | None]:
-        x_BTD = x_BTD + self.attention(self.norm(x_BTD, self.attention_norm).to(dtype), turns_TC, cache, layer)
+        x_BTD = x_BTD + self.attention(self.norm(x_BTD, self.attention_norm).to(dtype), turns, cache, layer)
         y_BTD, aux_loss = self.moe(self.norm(x_BTD, self.moe_norm).to(dtype))
         return x_BTD + y_BTD, aux_loss
 
@@ -65,24 +66,32 @@ class Transformer(nn.Module):
     def device(self) -> torch.device:
         return self.embedding.device
 
-    def hidden(self, tokens_BT: Tensor, cache: KVCache | None = None) -> tuple[Tensor, Tensor]:
+    def hidden(
+        self, tokens_BT: Tensor, cache: Cache | None = None, counts_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The last hidden state, (B, T, D), and the sum of the routers' auxiliary losses."""
-        start, T = cache.length if cache else 0, tokens_BT.shape[1]
-        if start + T > self.config.context:
-            raise ValueError(f"{start + T} tokens do not fit the model's context={self.config.context}")
+        B, T = tokens_BT.shape
+        if self.config.context < T:
+            raise ValueError(f"{T} tokens do not fit the model's context={self.config.context}")
+        turns = self.turns_TC[:T]
+        if cache is not None:
+            positions_BT = cache.begin(B, T, counts_B)
+            even = bool((positions_BT == positions_BT[:1]).all())
+            turns = self.turns_TC[positions_BT[0] if even else positions_BT]
         x_BTD = F.embedding(tokens_BT, self.embedding)
         total_aux = x_BTD.new_zeros(())
         for i, layer in enumerate(self.layers):
-            x_BTD, aux_loss = layer(x_BTD, self.turns_TC[start : start + T], self.dtype, cache, i)
+            x_BTD, aux_loss = layer(x_BTD, turns, self.dtype, cache, i)
             if aux_loss is not None:
                 total_aux = total_aux + aux_loss
         if cache is not None:
-            cache.length += T
+            cache.commit()
         return self.norm(x_BTD, self.final_norm).to(self.dtype), total_aux
 
-    def forward(self, tokens_BT: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Logits (B, T, V), float32. With a cache, ``tokens_BT`` are the tokens after those it holds."""
-        return linear(self.hidden(tokens_BT, cache)[0], self.head).float()
+    def forward(self, tokens_BT: Tensor, cache: Cache | None = None, counts_B: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V), float32. With a cache, ``tokens_BT`` are the tokens after those it holds; of row b the
+        first ``counts_B[b]`` are real (default: all), and logits after them mean nothing."""
+        return linear(self.hidden(tokens_BT, cache, counts_B)[0], self.head).float()
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy in nats a token, and the routers' auxiliary loss to add to it when training."""
@@ -96,7 +105,6 @@ class Transformer(nn.Module):
 
 
 ONLY_COUNTED = (
-    "kv_lora_rank",
     "qk_norm",
     "attention_bias",
     "attention_sinks",
@@ -105,6 +113,7 @@ ONLY_COUNTED = (
     "norm",
     "learned_positions",
     "n_encoder_layers",
+    "full_attention_every",
 )
 
 

@@ -206,7 +206,10 @@ def test_flops_are_the_counters(config: ModelConfig, batch_size: int) -> None:
         moe = 1 + 2 * config.n_experts if config.has_router else 2  # router; two an expert
         moe += 2 if config.n_shared_experts else 0
         passes, dense = (3 if backward else 1), config.n_layers - config.n_moe_layers
-        layers = 2 * config.n_layers + config.n_moe_layers * moe + 2 * dense  # qkv, out
+        attention = 2  # qkv, out
+        if config.is_mla:  # queries, down, up, out
+            attention = 4 if config.q_lora_rank is None else 5
+        layers = attention * config.n_layers + config.n_moe_layers * moe + 2 * dense
         assert products.calls["mm"] == passes * (layers + 1), "and the head"
         assert products.calls["bmm"] == passes * config.n_layers * 2, "scores and values"
     assert flops_per_step(config, batch_size) == 3 * forward == tokens * flops_per_token(config)

@@ -15,7 +15,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models import Transformer, generate
 from sparsity_lab.models.attention import attend, attend_plain, norm_rope, norm_rope_plain, rotations
-from sparsity_lab.models.cache import KVCache
+from sparsity_lab.models.cache import new_cache
 from sparsity_lab.models.experts import Experts
 from sparsity_lab.models.ops import (
     linear,
@@ -351,11 +351,11 @@ def test_chunks_with_a_cache_are_the_whole(cuts: list[int], batch: int, experts:
     model = Transformer(config).eval()
     x = torch.randint(256, (batch, 24))
     with torch.no_grad():
-        cache = KVCache(config, batch, "cpu", torch.float32)
+        cache = new_cache(config, batch)
         edges = [0, *sorted(set(cuts)), 24]
         parts = [model(x[:, a:b], cache) for a, b in itertools.pairwise(edges)]
         torch.testing.assert_close(torch.cat(parts, 1), model(x), rtol=1e-3, atol=1e-4)
-        with pytest.raises(ValueError, match="25 tokens do not fit the model's context=24"):
+        with pytest.raises(ValueError, match="the cache holds 24 tokens, asked to hold 25"):
             model(x[:, :1], cache)
 
 

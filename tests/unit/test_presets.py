@@ -98,6 +98,7 @@ GPT_OSS_20B = {
     "num_local_experts": 32,
     "num_experts_per_tok": 4,
     "attention_bias": True,
+    "sliding_window": 128,
     "rope_theta": 150000,
     "tie_word_embeddings": False,
 }

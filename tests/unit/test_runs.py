@@ -60,6 +60,8 @@ OTHER: dict[str, Any] = {
     "norm": "layer",
     "learned_positions": True,
     "n_encoder_layers": 1,
+    "window": 8,
+    "full_attention_every": 2,
     "d_expert": 97,
     "n_experts": 2,
     "top_k": 2,
@@ -87,7 +89,10 @@ OTHER: dict[str, Any] = {
 @pytest.mark.parametrize("name", [f.name for kind in (ModelConfig, RunConfig) for f in dataclasses.fields(kind)])
 def test_every_field_makes_another_run(name: str) -> None:
     latent = "lora" in name or name.endswith("head_dim")  # belongs to MLA
-    model, run = ModelConfig(n_experts=8, kv_lora_rank=9 if latent else None), RunConfig()
+    model, run = (
+        ModelConfig(n_experts=8, kv_lora_rank=9 if latent else None, window=9 if "full" in name else None),
+        RunConfig(),
+    )
     first = run_id(model, run)
     if hasattr(model, name):
         model = model.replace(**{name: OTHER[name]})
