@@ -174,9 +174,9 @@ class _NormRope(torch.autograd.Function):
         return d_BTP, None, dq_norm_C, dk_norm_C, None
 
 
-def attend(qkv: QKV, n_heads: int) -> Tensor:
-    """`attend_plain` without a cache: a product over the batch for each head and block of queries."""
-    y_BTD: Tensor = apply(_Attend, *qkv, n_heads)
+def attend(qkv: QKV, n_heads: int, scale: float | None = None) -> Tensor:
+    """`attend_plain`: a product over the batch for each head and block of queries. ``scale`` of the scores: 1/√C."""
+    y_BTD: Tensor = apply(_Attend, *qkv, n_heads, scale)
     return y_BTD
 
 
@@ -196,10 +196,10 @@ class _Attend(torch.autograd.Function):
     at a context of 128 that is less work than computing them again. Values may be of another width than keys."""
 
     @staticmethod
-    def forward(ctx: Any, q_BTH: Tensor, k_BTJ: Tensor, v_BTJ: Tensor, n_heads: int) -> Tensor:
+    def forward(ctx: Any, q_BTH: Tensor, k_BTJ: Tensor, v_BTJ: Tensor, n_heads: int, scale: float | None) -> Tensor:
         B, T, inner = q_BTH.shape
         C = inner // n_heads
-        ctx.heads, ctx.scale = (n_heads, k_BTJ.shape[-1] // C), C**-0.5
+        ctx.heads, ctx.scale = (n_heads, k_BTJ.shape[-1] // C), C**-0.5 if scale is None else scale
         causal_TT = torch.full((T, T), float("-inf"), dtype=q_BTH.dtype).triu_(1)
         y_BTH = q_BTH.new_empty(B, T, v_BTJ.shape[-1] // ctx.heads[1] * n_heads)
         probs = []
@@ -227,4 +227,4 @@ class _Attend(torch.autograd.Function):
                 aten._softmax_backward_data.out(ds, p, -1, p.dtype, grad_input=ds)
                 torch.bmm(ds, k[:, seen], out=dq[:, rows])
                 dk[:, seen].baddbmm_(ds.transpose(1, 2), q[:, rows], alpha=ctx.scale)
-        return dq_BTH.mul_(ctx.scale), dk_BTJ, dv_BTJ, None
+        return dq_BTH.mul_(ctx.scale), dk_BTJ, dv_BTJ, None, None

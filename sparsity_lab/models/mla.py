@@ -99,7 +99,7 @@ class LatentAttention(nn.Module):
         k_BTHX, v_BTHV = self._keys_values(latents_BTX)
         short = q_BTHX.shape[1] <= LONGEST and self.window is None
         if not self.plain and is_fast(q_BTHX) and short:
-            y_BTD = attend((q_BTHX.flatten(2), k_BTHX.flatten(2), v_BTHV.flatten(2)), self.n_heads)
+            y_BTD = attend((q_BTHX.flatten(2), k_BTHX.flatten(2), v_BTHV.flatten(2)), self.n_heads, self.scale)
             y_BTHV: Tensor = y_BTD.unflatten(-1, (self.n_heads, -1))
             return y_BTHV
         mask = causal_mask(q_BTHX.shape[1], self.window, q_BTHX.device)
