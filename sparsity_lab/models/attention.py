@@ -18,7 +18,7 @@ from sparsity_lab.models.ops import EPS, apply, is_fast, linear, linear_plain, r
 
 aten = torch.ops.aten
 
-LONGEST = 512  # tokens for the fast version, which keeps T²/2 probabilities a head
+LONGEST = 512  # tokens for the fast version if there are gradients, for which it keeps T²/2 probabilities a head
 BLOCK = 64  # queries that share a range of keys
 
 
@@ -192,24 +192,28 @@ def _heads(of_queries: tuple[Tensor, ...], of_keys: tuple[Tensor, ...], n_heads:
 
 
 class _Attend(torch.autograd.Function):
-    """Reads and writes the heads in place, never touches keys after a block's last query, and keeps the probabilities:
-    at a context of 128 that is less work than computing them again. Values may be of another width than keys."""
+    """Reads and writes the heads in place, never touches keys after a block's last query, and keeps the probabilities
+    for the backward pass: at a context of 128 that is less work than computing them again. Values may be of another
+    width than keys."""
 
     @staticmethod
     def forward(ctx: Any, q_BTH: Tensor, k_BTJ: Tensor, v_BTJ: Tensor, n_heads: int, scale: float | None) -> Tensor:
         B, T, inner = q_BTH.shape
         C = inner // n_heads
         ctx.heads, ctx.scale = (n_heads, k_BTJ.shape[-1] // C), C**-0.5 if scale is None else scale
-        causal_TT = torch.full((T, T), float("-inf"), dtype=q_BTH.dtype).triu_(1)
         y_BTH = q_BTH.new_empty(B, T, v_BTJ.shape[-1] // ctx.heads[1] * n_heads)
-        probs = []
-        for q, y, k, v in _heads((q_BTH, y_BTH), (k_BTJ, v_BTJ), *ctx.heads):
-            for rows in _blocks(T):
-                seen = slice(0, rows.stop)
-                p = torch.baddbmm(causal_TT[rows, seen], q[:, rows], k[:, seen].transpose(1, 2), alpha=ctx.scale)
+        heads = list(_heads((q_BTH, y_BTH), (k_BTJ, v_BTJ), *ctx.heads))
+        probs, keep = [], any(ctx.needs_input_grad)
+        for rows in _blocks(T):
+            seen = slice(0, rows.stop)
+            shape = (rows.stop - rows.start, rows.stop)
+            causal = torch.full(shape, float("-inf"), dtype=q_BTH.dtype).triu_(rows.start + 1)
+            for q, y, k, v in heads:
+                p = torch.baddbmm(causal, q[:, rows], k[:, seen].transpose(1, 2), alpha=ctx.scale)
                 aten._softmax.out(p, -1, False, out=p)
                 torch.bmm(p, v[:, seen], out=y[:, rows])
-                probs.append(p)
+                if keep:
+                    probs.append(p)
         ctx.save_for_backward(q_BTH, k_BTJ, v_BTJ, *probs)
         return y_BTH
 
@@ -219,9 +223,11 @@ class _Attend(torch.autograd.Function):
         left = iter(probs)
         dq_BTH = torch.empty_like(q_BTH, memory_format=torch.contiguous_format)
         dk_BTJ, dv_BTJ = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (k_BTJ, v_BTJ))
-        for q, g, dq, k, v, dk, dv in _heads((q_BTH, g_BTH, dq_BTH), (k_BTJ, v_BTJ, dk_BTJ, dv_BTJ), *ctx.heads):
-            for rows in _blocks(g_BTH.shape[1]):
-                seen, p = slice(0, rows.stop), next(left)
+        heads = list(_heads((q_BTH, g_BTH, dq_BTH), (k_BTJ, v_BTJ, dk_BTJ, dv_BTJ), *ctx.heads))
+        for rows in _blocks(g_BTH.shape[1]):
+            seen = slice(0, rows.stop)
+            for q, g, dq, k, v, dk, dv in heads:
+                p = next(left)
                 dv[:, seen].baddbmm_(p.transpose(1, 2), g[:, rows])
                 ds = torch.bmm(g[:, rows], v[:, seen].transpose(1, 2))
                 aten._softmax_backward_data.out(ds, p, -1, p.dtype, grad_input=ds)

@@ -97,8 +97,8 @@ class LatentAttention(nn.Module):
     def _attend_new(self, q_BTHN: Tensor, q_BTHR: Tensor, latents_BTX: Tensor) -> Tensor:
         q_BTHX = torch.cat([q_BTHN, q_BTHR], -1)
         k_BTHX, v_BTHV = self._keys_values(latents_BTX)
-        short = q_BTHX.shape[1] <= LONGEST and self.window is None
-        if not self.plain and is_fast(q_BTHX) and short:
+        fits = q_BTHX.shape[1] <= LONGEST or not torch.is_grad_enabled()
+        if not self.plain and is_fast(q_BTHX) and fits and self.window is None:
             y_BTD = attend((q_BTHX.flatten(2), k_BTHX.flatten(2), v_BTHV.flatten(2)), self.n_heads, self.scale)
             y_BTHV: Tensor = y_BTD.unflatten(-1, (self.n_heads, -1))
             return y_BTHV
