@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 from sparsity_lab.accounting import count_parameters, flops_by_part
@@ -12,6 +13,7 @@ from sparsity_lab.accounting.devices import Device
 from sparsity_lab.accounting.memory import training_memory
 from sparsity_lab.charts import DENSE, SPARSE, TEXT, THIRD, styled
 from sparsity_lab.config import ModelConfig
+from sparsity_lab.report import size
 
 # Colours after Okabe and Ito; patterns say the same to those who see no colours.
 PARTS = {  # part of a model: label, colour, pattern
@@ -23,6 +25,7 @@ PARTS = {  # part of a model: label, colour, pattern
     "routed": ("experts at work", SPARSE, ""),
     "sleeping": ("experts asleep", SPARSE, "/"),
 }
+GREY = "#7f8790"
 LONG = 150  # left margin for names of models
 
 
@@ -222,6 +225,101 @@ def loss_by_budget(runs: Mapping[str, Any], height: int = 400) -> go.Figure:
         height,
         xaxis={"title": "training FLOPs", "type": "log", "dtick": 1, "exponentformat": "power"},
         yaxis={"title": "held-out loss (nats a byte)"},
+    )
+
+
+def caches(bytes_: Mapping[str, float], memory: float, height: int = 280) -> go.Figure:
+    """Horizontal bars of bytes on a logarithmic axis, and a line where the memory of a device ends."""
+    figure = go.Figure()
+    figure.add_bar(
+        y=list(bytes_),
+        x=list(bytes_.values()),
+        orientation="h",
+        name="cache",
+        marker={"color": [SPARSE if "MLA" in name else GREY for name in bytes_]},
+        text=[size(value) for value in bytes_.values()],
+        textposition="auto",
+        hovertemplate="%{y}: %{text}<extra></extra>",
+    )
+    figure.add_scatter(
+        x=[memory, memory],
+        y=[next(iter(bytes_)), list(bytes_)[-1]],
+        mode="lines",
+        name="memory of one processor",
+        line={"color": DENSE, "dash": "dash", "width": 3},
+        hovertemplate=f"{size(memory)}<extra>memory of one processor</extra>",
+    )
+    return styled(
+        figure,
+        height,
+        margin={"l": 100, "r": 20, "t": 40, "b": 50},
+        xaxis={"title": "bytes", "type": "log", "range": [6, 14], "dtick": 2, "exponentformat": "power"},
+        yaxis={"autorange": "reversed", "showgrid": False},
+    )
+
+
+def pareto(points: pd.DataFrame, chosen: str, height: int = 400) -> go.Figure:
+    """Loss against bytes of cache, with intervals. ``points``: columns kind, bytes, loss, half; the row of the kind
+    ``chosen`` is drawn large."""
+    figure = go.Figure()
+    for row in points.itertuples():
+        mla = str(row.kind).startswith("MLA")
+        figure.add_scatter(
+            x=[row.bytes],
+            y=[row.loss],
+            error_y={"type": "data", "array": [row.half], "thickness": 1.5, "width": 4},
+            mode="markers+text",
+            name=str(row.kind),
+            text=[str(row.kind)],
+            textposition="middle right",
+            marker={
+                "symbol": "circle" if mla else "square",
+                "size": 20 if row.kind == chosen else 10,
+                "color": SPARSE if mla else GREY,
+            },
+            hovertemplate="%{y:.3f} nats a byte, %{x:.0f} bytes a token<extra>" + str(row.kind) + "</extra>",
+        )
+    low, high = points["bytes"].min(), points["bytes"].max()
+    return styled(
+        figure,
+        height,
+        showlegend=False,
+        xaxis={
+            "title": "bytes of cache a token",
+            "type": "log",
+            "range": [float(np.log10(low / 1.3)), float(np.log10(high * 1.8))],
+        },
+        yaxis={"title": "held-out loss (nats a byte)"},
+    )
+
+
+def against_length(
+    lines: Mapping[str, Sequence[float]], lengths: Sequence[int], axis: str, height: int = 380
+) -> go.Figure:
+    """Lines over the length of a text, both axes logarithmic."""
+    figure = go.Figure()
+    looks = (
+        (SPARSE, "solid", "circle"),
+        (DENSE, "dash", "square"),
+        (THIRD, "dot", "diamond"),
+        ("#cc79a7", "dashdot", "cross"),
+        ("#56b4e9", "longdash", "triangle-up"),
+    )
+    for (name, values), (colour, dash, symbol) in zip(lines.items(), looks, strict=False):
+        figure.add_scatter(
+            x=list(lengths),
+            y=list(values),
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2},
+            marker={"symbol": symbol, "size": 8},
+            hovertemplate="%{y:.3s} at %{x:,} tokens<extra>" + name + "</extra>",
+        )
+    return styled(
+        figure,
+        height,
+        xaxis={"title": "tokens before it", "type": "log", "dtick": "D2"},
+        yaxis={"title": axis, "type": "log", "dtick": 1, "exponentformat": "power"},
     )
 
 

@@ -48,3 +48,23 @@ def test_bill_dark(page: Page, address: str) -> None:
     page.keyboard.press("ArrowRight")
     expect(bill.get_by_role("status")).to_contain_text("With 4 of 256 experts at work")
     bill.screenshot(path=str(SCREENSHOTS / "bill_dark.png"))
+
+
+def test_cache(page: Page, address: str) -> None:
+    open_notebook(page, address, "05_mla_cache.ipynb")
+    run_all(page)
+    sizes, pareto = (page.locator(".sparsity-lab-explorer").nth(i) for i in (0, 1))
+    sizes.scroll_into_view_if_needed()
+    sizes.locator(".noUi-handle").first.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(sizes.get_by_role("status")).to_contain_text("MLA keeps 320 numbers a token and layer")
+    sizes.screenshot(path=str(SCREENSHOTS / "cache.png"))
+    pareto.scroll_into_view_if_needed()
+    pareto.locator(".noUi-handle").first.focus()
+    page.keyboard.press("Home")
+    expect(pareto.get_by_role("status")).to_contain_text("MLA of rank 4")
+    page.wait_for_function(
+        """() => { const plot = document.querySelectorAll('.sparsity-lab-explorer')[1].querySelector('.js-plotly-plot');
+        return plot.data.find(trace => trace.name === 'MLA 4').marker.size === 20; }"""
+    )
+    pareto.screenshot(path=str(SCREENSHOTS / "pareto.png"))

@@ -231,3 +231,28 @@ def test_compare(capsys: Capture) -> None:
     out = capsys.readouterr().out
     assert "not counted" in out
     assert "619.3M" in out
+
+
+def test_cache(capsys: Capture) -> None:
+    data = answer(["cache", "deepseek-v3", "--tokens", "131072"], capsys)
+    assert data["bytes"] == 131_072 * 70_272
+    assert data["bytes_per_token"] == 70_272
+    assert data["elements_per_token_per_layer"] == 576
+    twins = {name: row["elements_per_token_per_layer"] for name, row in data["twins"].items()}
+    assert twins == {"mha": 2 * 128 * 128, "gqa": 2 * 8 * 128, "mqa": 2 * 128}, "DeepSeek-V2, Table 1"
+    assert main(["cache", "deepseek-v3", "--tokens", "131072"]) == 0
+    text = capsys.readouterr().out
+    assert "9.21 GB" in text
+    assert "Common mistake: 8.19 GB, which leaves out the RoPE key" in text
+    assert answer(["cache", "deepseek-v3", "--tokens", "1e3", "--batch", "8"], capsys)["bytes"] == 8e3 * 70_272
+    windowed = answer(["cache", "gpt-oss-20b", "--tokens", "1000"], capsys)
+    assert windowed["bytes"] == 2 * 1024 * (12 * 1000 + 12 * 128), "every second layer keeps 128 tokens"
+    for more, message in (
+        (["--tokens", "0"], "tokens=0 must be from 1"),
+        (["--tokens", "1.5"], "tokens=1.5 must be a whole number"),
+        (["--tokens", "inf"], "tokens=inf must be a whole number"),
+        (["--tokens", "1e9"], "tokens=1e+09 must be from 1 to the model's context=163840"),
+        (["--tokens", "9", "--batch", "0"], "batch=0 must be from 1"),
+        (["--tokens", "9", "--dtype", "bits"], "dtype='bits' is not known"),
+    ):
+        assert failed(["cache", "deepseek-v3", *more], capsys).startswith(message)

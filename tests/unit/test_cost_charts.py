@@ -80,3 +80,25 @@ def test_loss_by_budget() -> None:
     assert [trace.name for trace in figure.data] == ["dense", "sparse"]
     assert list(figure.data[0].error_y.array) == [0.1, 0.2]
     assert figure.data[0].line.dash != figure.data[1].line.dash
+
+
+def test_caches() -> None:
+    bars, limit = charts.caches({"MHA": 8e9, "MLA 512": 1e9}, 80e9).data
+    assert list(bars.text) == ["8.00 GB", "1.00 GB"]
+    assert bars.marker.color[0] != bars.marker.color[1]
+    assert list(limit.x) == [80e9, 80e9]
+
+
+def test_pareto() -> None:
+    points = pd.DataFrame({"kind": ["MHA", "MLA 4", "MLA 8"], "bytes": [64, 8, 16], "loss": [2, 2.2, 2.1], "half": 0.1})
+    for chosen in ("MLA 4", "MLA 8"):
+        figure = charts.pareto(points, chosen)
+        sizes = {trace.name: trace.marker.size for trace in figure.data}
+        assert max(sizes, key=sizes.__getitem__) == chosen
+        assert [trace.y[0] for trace in figure.data] == [2, 2.2, 2.1]
+
+
+def test_against_length() -> None:
+    figure = charts.against_length({"a": [1, 2], "b": [3, 4]}, [10, 100], "seconds")
+    assert [list(trace.y) for trace in figure.data] == [[1, 2], [3, 4]]
+    assert len({(trace.line.dash, trace.marker.symbol) for trace in figure.data}) == 2
