@@ -238,17 +238,15 @@ def caches(bytes_: Mapping[str, float], memory: float, height: int = 280) -> go.
         name="cache",
         marker={"color": [SPARSE if "MLA" in name else GREY for name in bytes_]},
         text=[size(value) for value in bytes_.values()],
-        textposition="auto",
+        textposition="outside",
+        cliponaxis=False,
         hovertemplate="%{y}: %{text}<extra></extra>",
     )
-    figure.add_scatter(
-        x=[memory, memory],
-        y=[next(iter(bytes_)), list(bytes_)[-1]],
-        mode="lines",
-        name="memory of one processor",
-        line={"color": DENSE, "dash": "dash", "width": 3},
-        hovertemplate=f"{size(memory)}<extra>memory of one processor</extra>",
-    )
+    figure.add_vline(x=memory, line={"color": DENSE, "dash": "dash", "width": 3})
+    figure.add_annotation(  # an annotation on a logarithmic axis stands at a logarithm, a shape does not
+        x=float(np.log10(memory)), y=1, yref="paper", yanchor="bottom", showarrow=False,
+        text=f"memory of one processor: {size(memory)}",
+    )  # fmt: skip
     return styled(
         figure,
         height,
@@ -288,6 +286,7 @@ def pareto(points: pd.DataFrame, chosen: str, height: int = 400) -> go.Figure:
             "title": "bytes of cache a token",
             "type": "log",
             "range": [float(np.log10(low / 1.3)), float(np.log10(high * 1.8))],
+            "tickvals": sorted(set(points["bytes"])),
         },
         yaxis={"title": "held-out loss (nats a byte)"},
     )

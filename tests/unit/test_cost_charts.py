@@ -83,10 +83,11 @@ def test_loss_by_budget() -> None:
 
 
 def test_caches() -> None:
-    bars, limit = charts.caches({"MHA": 8e9, "MLA 512": 1e9}, 80e9).data
+    figure = charts.caches({"MHA": 8e9, "MLA 512": 1e9}, 80e9)
+    (bars,) = figure.data
     assert list(bars.text) == ["8.00 GB", "1.00 GB"]
     assert bars.marker.color[0] != bars.marker.color[1]
-    assert list(limit.x) == [80e9, 80e9]
+    assert figure.layout.shapes[0].x0 == 80e9
 
 
 def test_pareto() -> None:
