@@ -120,16 +120,30 @@ endef
 # NVIDIA GPU, `make lab TORCH_INDEX=https://download.pytorch.org/whl/cpu` takes the small one.
 PIP_INSTALL = -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 
+# MegaBlocks pins torch 2.7, so it can be in no list of dependencies beside ours; it runs with this torch all the same.
+# It needs Triton, which has wheels for Linux alone. Built without the cache: pip would use a wheel that was built
+# without CUDA on a machine that has it. Without a GPU its setup must not see nvcc, which makes it ask for one.
+MEGABLOCKS := megablocks==0.10.0 stanford-stk==0.7.1
+define install_megablocks
+@[ "$$($(PY) -c 'import sys; print(sys.platform)')" != linux ] || { echo "==> Installing MegaBlocks"; \
+  $(PY) $(PIP_INSTALL) -q setuptools wheel && \
+  $$(command -v nvidia-smi >/dev/null || echo env CUDA_HOME=/none) \
+    $(PY) $(PIP_INSTALL) -q --no-deps --no-build-isolation --no-cache-dir $(MEGABLOCKS) || \
+  echo "MegaBlocks could not be installed: its backend is not there, all else works" >&2; }
+endef
+
 $(CORE): pyproject.toml constraints.txt
 	$(make_venv)
 	@echo "==> Installing Sparsity Lab into $(VENV): a few minutes the first time"
 	$(PY) $(PIP_INSTALL) -c constraints.txt -e .
+	$(install_megablocks)
 	@echo "$(CURDIR)" > $(CORE)
 
 $(DEV): pyproject.toml constraints.txt
 	$(make_venv)
 	@echo "==> Installing Sparsity Lab and its tests' tools into $(VENV): a few minutes the first time"
 	$(PY) $(PIP_INSTALL) -c constraints.txt -e ".[dev]"
+	$(install_megablocks)
 	@echo "$(CURDIR)" > $(CORE) && cp $(CORE) $(DEV)
 
 install: $(DEV) ## Install everything, developers' tools too, into .venv

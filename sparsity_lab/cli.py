@@ -9,7 +9,7 @@ from dataclasses import asdict
 from sparsity_lab import __version__, notebooks, presets, report
 from sparsity_lab.accounting import CONVENTIONS
 from sparsity_lab.accounting.devices import DEVICES, device
-from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
 
 MODEL = f"a preset ({', '.join(presets.PRESETS)}), or the path of a Hugging Face config.json"
 
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--corpus", default="python", help="a name or the path of a text file or folder")
     train.add_argument("--learning-rate", type=float, help="peak (default: the lab's choice)")
     train.add_argument("--batch-size", type=int, help="sequences a step (default: the lab's choice)")
-    train.add_argument("--backend", default="grouped", help="how experts are computed: grouped or naive")
+    train.add_argument("--backend", default="grouped", help=f"how experts are computed: {', '.join(BACKENDS)}")
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--dtype", default="float32", help="of the matrix products: float32 or bfloat16")
     train.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")

@@ -11,6 +11,8 @@ from typing import Any, Literal, Self
 
 Hold = Literal["active", "total"]
 
+BACKENDS = ("grouped", "megablocks", "naive")  # ways to compute the experts
+
 MAX_EXPERTS = 4096
 SLIDER_EXPERTS = 256  # the dial's last stop; past it a laptop spends its time on routing
 
@@ -337,7 +339,7 @@ class RunConfig(_Config):
             raise ValueError("corpus='' must be a name or a path, e.g. corpus='python'")
         _one_of("dtype", self.dtype, ("float32", "bfloat16"))
         _one_of("device", self.device, ("auto", "cpu", "cuda"))
-        _one_of("backend", self.backend, ("naive", "grouped"))
+        _one_of("backend", self.backend, BACKENDS)
 
     @property
     def sequences(self) -> int:

@@ -17,6 +17,7 @@ class Settings:
     seed: int = 0
     corpus: str = "python"
     dense_twin: bool = True
+    backend: str = "grouped"
 
     @property
     def model(self) -> ModelConfig:
@@ -28,7 +29,7 @@ class Settings:
 
     @property
     def run(self) -> RunConfig:
-        return RunConfig(budget=self.budget, seed=self.seed, corpus=self.corpus)
+        return RunConfig(budget=self.budget, seed=self.seed, corpus=self.corpus, backend=self.backend)
 
     @property
     def pairs(self) -> list[tuple[ModelConfig, RunConfig]]:
@@ -60,6 +61,7 @@ class Settings:
     def code(self) -> str:
         """The Python that does what the dials do."""
         hold = "" if self.hold == "active" else ', hold="total"'
+        backend = "" if self.backend == "grouped" else f", backend={self.backend!r}"
         models = "model, dense = " if len(self.pairs) == 2 else "model = "
         dials = [
             f"ModelConfig.on_dial({self.width}, {s!r}{hold})" for s in ((self.model.sparsity, 0)[: len(self.pairs)])
@@ -71,7 +73,7 @@ class Settings:
                 "from sparsity_lab.training import train",
                 "",
                 models + ", ".join(dials),
-                f"run = RunConfig(budget={_short(self.budget)}, seed={self.seed}, corpus={self.corpus!r})",
+                f"run = RunConfig(budget={_short(self.budget)}, seed={self.seed}, corpus={self.corpus!r}{backend})",
                 loop,
                 "    *steps, record = train(config, run)",
                 "    print(record.summary())",

@@ -1,7 +1,6 @@
 """What is installed here, how fast it is, and what to do about what is missing."""
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sparsity_lab.models.megablocks import supplied, why_not
 from sparsity_lab.speed import matmul_rate
 
 PACKAGES = ("sparsity-lab", "torch", "numpy", "pandas", "jupyterlab", "ipywidgets", "plotly", "papermill")
@@ -67,13 +67,14 @@ def _rates() -> list[Finding]:
 
 
 def _megablocks() -> Finding:
-    if importlib.util.find_spec("megablocks"):
-        return Finding("megablocks", importlib.metadata.version("megablocks"))
-    advice = (
-        "nothing in these notebooks needs it yet; to look at it: pip install --no-deps --no-build-isolation "
-        "megablocks==0.10.0 stanford-stk==0.7.1"
-    )
-    return Finding("megablocks", "not installed", ok=False, advice=advice)
+    reason = why_not()
+    if reason is not None:
+        return Finding(
+            "megablocks", "not usable", ok=False, advice=f"{reason}; backend='grouped' gives the same numbers"
+        )
+    missing = supplied()
+    stands_in = f"; plain torch stands in for {', '.join(missing)}" if missing else ", all of its compiled pieces"
+    return Finding("megablocks", importlib.metadata.version("megablocks") + stands_in)
 
 
 def _chromium() -> Finding:

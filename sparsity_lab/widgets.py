@@ -13,10 +13,11 @@ import plotly.graph_objects as go
 
 from sparsity_lab import charts
 from sparsity_lab.accounting import count_parameters, plan
-from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
 from sparsity_lab.dial import Settings
 from sparsity_lab.live_figure import GHOSTS, Line, LiveFigure
 from sparsity_lab.markup import duration, record_label, run_label, samples, table
+from sparsity_lab.models.megablocks import why_not
 from sparsity_lab.session import Lane, Session, current
 from sparsity_lab.speed import Speed
 from sparsity_lab.training import decimate, resolve
@@ -79,6 +80,7 @@ class MagicDial(ipw.VBox):
             seed=self.seed.value,
             corpus=self._corpus_name,
             dense_twin=self.dense_twin.value,
+            backend=self.backend.value,
         )
 
     def run(self) -> pd.DataFrame:
@@ -166,6 +168,16 @@ class MagicDial(ipw.VBox):
         self.dense_twin = ipw.Checkbox(
             value=start.dense_twin, description="train the dense twin beside it", indent=False
         )
+        missing = why_not()
+        self.backend = ipw.Dropdown(
+            options=[(f"{b} (not here)" if b == "megablocks" and missing else b, b) for b in BACKENDS],
+            value=start.backend,
+            description="experts by",
+            tooltip=missing or "how the experts are computed; all give the same numbers",
+            style=LABEL,
+            layout={"width": "320px"},
+        )
+        self.backend.add_class("sparsity-lab-backend")
         self._snap(start.sparsity)
         self.train = ipw.Button(description="Train", button_style="primary", tooltip="train what the dials show")
         self.pause = ipw.Button(description="Pause", tooltip="pause, or go on")
@@ -182,6 +194,7 @@ class MagicDial(ipw.VBox):
             dial.observe(self._dial_moved, "value")
         for dial in (self.width, self.hold):  # the stops of the sparsity dial hang on them
             dial.observe(self._stops_moved, "value")
+        self.backend.observe(self._backend_moved, "value")
         self.seed.observe(self._dial_moved, "value")
         self.dense_twin.observe(self._dial_moved, "value")
         self.train.on_click(self._pressed_train)
@@ -198,6 +211,7 @@ class MagicDial(ipw.VBox):
                 self.width,
                 ipw.HBox([hold, self.hold]),
                 ipw.HBox([self.seed, self.dense_twin]),
+                self.backend,
             ]
         )
         self._buttons = ipw.HBox(
@@ -235,6 +249,14 @@ class MagicDial(ipw.VBox):
     def _stops_moved(self, _change: Any) -> None:
         self._snap(self.sparsity.value)
         self._dial_moved()
+
+    def _backend_moved(self, _change: Any) -> None:
+        missing = why_not() if self.backend.value == "megablocks" else None
+        if missing:
+            self.backend.value = "grouped"
+            self._say_problem(ValueError(missing))
+        else:
+            self._dial_moved()
 
     def _dial_moved(self, _change: Any = None) -> None:
         """Every derived number, at once, also while training."""
@@ -304,6 +326,7 @@ class MagicDial(ipw.VBox):
         self._snap(settings.sparsity)
         self.seed.value = settings.seed
         self.dense_twin.value = settings.dense_twin
+        self.backend.value = settings.backend
         self._dial_moved()
 
     def _offer(self, model: ModelConfig, run: RunConfig) -> None:
@@ -316,6 +339,7 @@ class MagicDial(ipw.VBox):
                 hold=hold,
                 seed=run.seed,
                 corpus=run.corpus,
+                backend=run.backend,
             )
             if settings.model == model and resolve(model, settings.run) == run:
                 self._set(settings)

@@ -1,4 +1,5 @@
-"""The experts' work: as a loop to read (`naive`) and grouped to be fast, on the same weights and routing.
+"""The experts' work on the same weights and routing: as a loop to read (`naive`), `grouped` to be fast, and by
+`megablocks`.
 
 Legend: N tokens, D model width, E experts, F hidden width of an expert, G = 2·F gate and up side by side, K experts a
 token, S slots: one row for each (token, choice), sorted by expert.
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsity_lab.config import ModelConfig
+from sparsity_lab.models.megablocks import MegaBlocksExperts
 from sparsity_lab.models.ops import apply, is_fast, matmul, uses_onednn
 from sparsity_lab.models.router import Router, Routing
 
@@ -24,7 +26,8 @@ class Experts(nn.Module):
 
     def __init__(self, n_experts: int, d_hidden: int, config: ModelConfig, plain: bool):
         super().__init__()
-        d, self.plain = config.d_model, plain
+        d, self.plain, self.top_k = config.d_model, plain, config.top_k
+        self.theirs: MegaBlocksExperts | None = None
         self.gate_up_EDG = nn.Parameter(torch.randn(n_experts, d, 2 * d_hidden) * d**-0.5)
         self.down_EFD = nn.Parameter(torch.randn(n_experts, d_hidden, d) * (2 * d_hidden * config.n_layers) ** -0.5)
 
@@ -58,6 +61,14 @@ class Experts(nn.Module):
         )
         return y_ND
 
+    def megablocks(self, x_ND: Tensor, routing: Routing) -> Tensor:
+        """The same numbers by MegaBlocks' own layer."""
+        if self.theirs is None:
+            E, F_, D = self.down_EFD.shape
+            self.theirs = MegaBlocksExperts(E, F_, D, self.top_k)
+        weights = (w.to(x_ND.dtype) for w in (self.gate_up_EDG, self.down_EFD))
+        return self.theirs(x_ND, routing.weights_NK.to(x_ND.dtype), routing.experts_NK, *weights)
+
 
 class MoE(nn.Module):
     """The feed-forward part of a layer: routed experts, and shared ones if the config has any (side by side they are
@@ -70,7 +81,11 @@ class MoE(nn.Module):
         self.experts = Experts(config.n_experts, config.d_expert, config, plain)
         shared = config.n_shared_experts * config.d_expert
         self.shared = Experts(1, shared, config, plain) if shared else None
-        self.route_to = self.experts.naive if plain else self.experts.grouped
+        self.route_to = {
+            "naive": self.experts.naive,
+            "grouped": self.experts.grouped,
+            "megablocks": self.experts.megablocks,
+        }[backend]
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, T, D) → (B, T, D) and the router's weighted auxiliary loss (None without a router)."""

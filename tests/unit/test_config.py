@@ -153,7 +153,7 @@ def test_bad_texts(kind: Any, name: str) -> None:
         (lambda: RunConfig(corpus=" "), "corpus='' must be a name or a path"),
         (lambda: RunConfig(dtype="float16"), "dtype='float16' is not known: use one of float32, bfloat16"),
         (lambda: RunConfig(device="gpu"), "device='gpu' is not known: use one of auto, cpu, cuda"),
-        (lambda: RunConfig(backend="slow"), "backend='slow' is not known: use one of naive, grouped"),
+        (lambda: RunConfig(backend="slow"), "backend='slow' is not known: use one of grouped, megablocks, naive"),
         (lambda: RunConfig(seed=2**31), r"seed=2.14748e\+09 is out of range"),
         (lambda: RunConfig(budget=0), "budget=0 is out of range: use 1 to"),
         (lambda: ModelConfig().replace(top_k=2), "top_k=2 needs n_experts ≥ 2, got 1"),

@@ -49,7 +49,11 @@ def required_by(name: str, extras: set[str]) -> Iterator[Requirement]:
             yield requirement
 
 
-@pytest.mark.parametrize("requirement", direct_requirements(), ids=lambda requirement: requirement.name)
+# torch's own wheels with CUDA pin their Triton
+PINNED = [requirement for requirement in direct_requirements() if requirement.name != "triton"]
+
+
+@pytest.mark.parametrize("requirement", PINNED, ids=lambda requirement: requirement.name)
 def test_dependency_is_pinned_and_installed_within_its_range(requirement):
     assert pins()[canonicalize_name(requirement.name)] in requirement.specifier
     assert Version(importlib.metadata.version(requirement.name)) in requirement.specifier
