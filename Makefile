@@ -125,7 +125,7 @@ PIP_INSTALL = -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--e
 # without CUDA on a machine that has it. Without a GPU its setup must not see nvcc, which makes it ask for one.
 MEGABLOCKS := megablocks==0.10.0 stanford-stk==0.7.1
 define install_megablocks
-@[ "$$($(PY) -c 'import sys; print(sys.platform)')" != linux ] || { echo "==> Installing MegaBlocks"; \
+@[ "$$(uname -s 2>&1)" != Linux ] || { echo "==> Installing MegaBlocks"; \
   $(PY) $(PIP_INSTALL) -q setuptools wheel && \
   $$(command -v nvidia-smi >/dev/null || echo env CUDA_HOME=/none) \
     $(PY) $(PIP_INSTALL) -q --no-deps --no-build-isolation --no-cache-dir $(MEGABLOCKS) || \

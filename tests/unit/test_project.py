@@ -168,10 +168,11 @@ class Workshop:
         )
 
     def calls(self) -> list[str]:
-        """What the stand-in was asked since the last time."""
+        """What the stand-in was asked since the last time; of MegaBlocks `megablocks` keeps what it was asked."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
-        return lines
+        self.megablocks = [line for line in lines if "setuptools wheel" in line or "megablocks" in line]
+        return [line for line in lines if line not in self.megablocks]
 
 
 @pytest.fixture
@@ -415,3 +416,12 @@ def test_every_problem_is_noticed(tmp_path, spoil, complaint):
     spoil(notebook)
     nbformat.write(notebook, path)
     assert problems(path) == [complaint]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton has wheels for Linux alone")
+def test_megablocks_brings_no_torch_of_its_own_and_no_old_wheel(workshop):
+    assert workshop.make("install").returncode == 0
+    workshop.calls()
+    (line,) = [line for line in workshop.megablocks if "megablocks==" in line]
+    for option in ("--no-deps", "--no-build-isolation", "--no-cache-dir", "stanford-stk=="):
+        assert option in line
