@@ -118,7 +118,7 @@ def test_environment_yml_leaves_the_dependencies_to_pyproject():
 
 # --- The Makefile and CI ------------------------------------------------------------------------------------
 
-TOOLS = ["awk", "bash", "cat", "cp", "dirname", "env", "id", "ln", "make", "mkdir", "rm", "sh"]
+TOOLS = ["awk", "bash", "cat", "cp", "dirname", "env", "id", "ln", "make", "mkdir", "rm", "sh", "uname"]
 
 
 def script(path: Path, *lines: str) -> Path:
