@@ -28,6 +28,7 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: dict
         tensors[f"model.{name}"] = weight.detach()
         for key, value in optimizer.state.get(weight, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
+    tensors |= {f"buffer.{name}": buffer for name, buffer in _buffers(model).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(tensors, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
@@ -56,9 +57,17 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, identity: d
                             key: file.get_tensor(f"optimizer.{key}.{name}").to(weight.device)
                             for key in ("step", "exp_avg", "exp_avg_sq")
                         }
+                for name, buffer in _buffers(model).items():
+                    buffer.copy_(file.get_tensor(f"buffer.{name}"))
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a Sparsity Lab checkpoint ({error}): delete it or name another file") from None
     return state
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes beside the weights: the biases of routers."""
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
 
 
 def peek(path: Path) -> dict[str, Any] | None:

@@ -119,6 +119,11 @@ class ModelConfig(_Config):
     d_dense: int | None = None  # hidden width of dense layers; None: of all experts that work on a token
     window: int | None = None  # tokens a token may look back to, itself included; None: all
     tied_embeddings: bool = False  # one table serves as input and output
+    router: str = "softmax"  # or "sigmoid" (DeepSeek-V3), or "hash": a fixed expert for each kind of token
+    n_groups: int = 1  # groups of experts
+    top_groups: int | None = None  # groups that a token may choose from; None: all
+    route_scale: float = 1.0  # of the weights of the chosen experts
+    bias_rate: float = 0.0  # step of the bias that evens the load without a loss (DeepSeek-V3); 0: no bias
     balance_loss: float = 0.05  # weight of the load-balance loss
     z_loss: float = 1e-3  # weight of the router z-loss
     rope_base: float = 10_000.0
@@ -158,6 +163,10 @@ class ModelConfig(_Config):
             ("window", 1, 2**24),
             ("n_encoder_layers", 0, 512),
             ("full_attention_every", 2, 512),
+            ("n_groups", 1, MAX_EXPERTS),
+            ("top_groups", 1, MAX_EXPERTS),
+            ("route_scale", 1e-6, 1e6),
+            ("bias_rate", 0, 1),
             ("balance_loss", 0, 10),
             ("z_loss", 0, 10),
             ("rope_base", 1, 1e9),
@@ -190,6 +199,15 @@ class ModelConfig(_Config):
             raise ValueError(f"qk_rope_head_dim={self.rope_dim} must be even (RoPE turns pairs)")
         if self.full_attention_every is not None and self.window is None:
             raise ValueError(f"full_attention_every={self.full_attention_every} needs a window for the other layers")
+        _one_of("router", self.router, ("softmax", "sigmoid", "hash"))
+        if self.n_experts % self.n_groups:
+            raise ValueError(f"n_groups={self.n_groups} must divide n_experts={self.n_experts}")
+        allowed = self.n_experts // self.n_groups * (self.top_groups or self.n_groups)
+        if (self.top_groups or 1) > self.n_groups or allowed < self.top_k:
+            raise ValueError(
+                f"top_groups={self.top_groups} must be from 1 to n_groups={self.n_groups} and hold at least "
+                f"top_k={self.top_k} experts"
+            )
         _one_of("qk_norm", self.qk_norm, ("head", "full", "none"))
         _one_of("attention_bias", self.attention_bias, ("none", "qkv", "all"))
         _one_of("ffn", self.ffn, ("swiglu", "plain"))
@@ -243,6 +261,11 @@ class ModelConfig(_Config):
     @property
     def has_router(self) -> bool:
         return self.n_experts > 1
+
+    @property
+    def router_width(self) -> int:
+        """Scores that a router computes for a token: one an expert, or none if the choice is fixed."""
+        return 0 if self.router == "hash" or not self.has_router else self.n_experts
 
     def is_moe_layer(self, layer: int) -> bool:
         """Whether ``layer``, from 0, has the routed experts (or, in a dense model, the one expert)."""

@@ -122,6 +122,7 @@ class Training:
         keep_heap()
         torch.manual_seed(run_config.seed)
         self.model = Transformer(model_config, run_config.backend, getattr(torch, run_config.dtype)).to(self.device)
+        self.routers = self.model.routers() if model_config.bias_rate else []
         self.optimizer = _adamw(self.model, self.run_config)
         self.windows = Windows(self.corpus.train, model_config.context, run_config.seed)
         self.steps_done = 0
@@ -153,6 +154,8 @@ class Training:
         (loss + aux_loss).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.grad_clip)
         self.optimizer.step()
+        for router in self.routers:
+            router.update_bias()
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(loss.item())
         self.diverged = not math.isfinite(self.losses[-1])

@@ -43,7 +43,7 @@ def _by_part(config: ModelConfig, twice_seen: int, projections: int) -> dict[str
     return {
         "projections": layers * projections,
         "attention": layers * twice_seen * config.n_heads * (key + config.value_dim),  # queries·keys, weights·values
-        "router": moe_layers * 2 * d * config.n_experts if config.has_router else 0,
+        "router": moe_layers * 2 * d * config.router_width,
         "dense": (layers - moe_layers) * 2 * matrices * d * config.dense_width,
         "shared": moe_layers * config.n_shared_experts * expert,
         "routed": moe_layers * config.top_k * expert,

@@ -78,7 +78,7 @@ def count_parameters(config: ModelConfig) -> Parameters:
         + (config.context * d if config.learned_positions else 0),
         attention=attentions * _attention(config) + (2 * T5_BUCKETS * config.n_heads if encoder else 0),
         norms=norms * (2 * d if config.norm == "layer" else d) + attentions * _qk_norms(config),
-        router=moe_layers * config.n_experts * (d + config.ffn_bias) if config.has_router else 0,
+        router=moe_layers * config.router_width * (d + config.ffn_bias),
         dense=(layers + encoder - moe_layers) * _ffn(config, config.dense_width),
         shared=config.n_shared_experts * routed,
         routed=config.n_experts * routed,

@@ -87,13 +87,14 @@ class MoE(nn.Module):
             "megablocks": self.experts.megablocks,
         }[backend]
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, T, D) → (B, T, D) and the router's weighted auxiliary loss (None without a router)."""
+    def forward(self, x_BTD: Tensor, tokens_BT: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """(B, T, D) → (B, T, D) and the router's weighted auxiliary loss (None without a router). ``tokens_BT``: the
+        tokens' ids, for a router that goes by them."""
         x_ND, aux_loss = x_BTD.flatten(0, 1), None
         if self.router is None:
             y_ND = self.experts.one(0, x_ND)
         else:
-            routing = self.router(x_ND)
+            routing = self.router(x_ND, None if tokens_BT is None else tokens_BT.flatten())
             y_ND, aux_loss = self.route_to(x_ND, routing), self.router.aux_loss(routing)
         if self.shared is not None:
             y_ND = y_ND + self.shared.one(0, x_ND)

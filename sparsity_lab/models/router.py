@@ -1,4 +1,4 @@
-"""Which experts work on a token: softmax over all experts, the top K win.
+"""Which experts work on a token: each expert gets a score, the top K win.
 
 Legend: N tokens (batch and sequence flattened), D model width, E experts, K experts a token.
 """
@@ -39,27 +39,61 @@ class RoutingStats:
 
 
 class Router(nn.Module):
-    """Top K of a softmax, in float32.
+    """Top K of the scores of all experts, in float32.
 
-    The balance loss is E·Σ_e f_e·P_e over the *full* softmax (Fedus et al. 2021, arXiv 2101.03961, eq. 4; f_e is the
-    share of assignments, P_e the mean probability); the z-loss is the mean squared log-sum-exp of the logits (Zoph et
+    Scores are a softmax over the experts, or a sigmoid for each (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). With
+    ``bias_rate`` the choice is made by score + bias, and after every step the bias of an expert with more than the mean
+    load falls and of one with less rises (Wang et al. 2024, arXiv 2408.15664); weights are made of the scores alone.
+    With groups a token may choose only from the ``top_groups`` whose two best experts together score highest.
+
+    The balance loss is E·Σ_e f_e·P_e over *all* experts (Fedus et al. 2021, arXiv 2101.03961, eq. 4; f_e is the share
+    of assignments, P_e the mean share of the scores); the z-loss is the mean squared log-sum-exp of the logits (Zoph et
     al. 2022, arXiv 2202.08906, eq. 5).
+
+    ``hash`` is a baseline that learns nothing: each kind of token has K experts, drawn once (Roller et al. 2021,
+    arXiv 2106.04426).
     """
+
+    weight: nn.Parameter | None
+    bias_E: Tensor | None
+    table_VK: Tensor | None
 
     def __init__(self, config: ModelConfig, plain: bool):
         super().__init__()
         self.config = config
-        self.route, self.linear = (route_plain, linear_plain) if plain else (route, linear)
-        self.weight = nn.Parameter(torch.randn(config.n_experts, config.d_model) * config.d_model**-0.5)
+        E, fixed = config.n_experts, config.router == "hash"
+        self.linear = linear_plain if plain else linear
+        simple = config.router == "softmax" and config.n_groups == 1 and not config.bias_rate
+        self.fast = simple and config.route_scale == 1 and not plain
+        self.weight = None if fixed else nn.Parameter(torch.randn(E, config.d_model) * config.d_model**-0.5)
+        self.register_buffer("bias_E", torch.zeros(E) if config.bias_rate and not fixed else None)
+        self.register_buffer("table_VK", _hash_table(config) if fixed else None, persistent=False)
         self.last: Routing | None = None
 
-    def forward(self, x_ND: Tensor) -> Routing:
-        self.last = self.route(self.linear(x_ND.float(), self.weight), self.config.top_k)
+    def forward(self, x_ND: Tensor, tokens_N: Tensor | None = None) -> Routing:
+        """``tokens_N``: the ids of the tokens, which only ``hash`` needs."""
+        if self.weight is None:
+            assert self.table_VK is not None
+            assert tokens_N is not None, "hash routing needs the tokens"
+            self.last = route_fixed(self.table_VK[tokens_N], self.config)
+        else:
+            logits_NE = self.linear(x_ND.float(), self.weight)
+            if self.fast:
+                self.last = route(logits_NE, self.config.top_k)
+            else:
+                self.last = route_plain(logits_NE, self.config, self.bias_E)
         return self.last
 
     def aux_loss(self, routing: Routing) -> Tensor:
         """What the config's weights make of the two losses."""
         return self.config.balance_loss * routing.balance + self.config.z_loss * routing.z
+
+    @torch.no_grad()
+    def update_bias(self) -> None:
+        """After a training step: evens the load of the last batch. Does nothing without ``bias_rate``."""
+        if self.bias_E is not None and self.last is not None:
+            counts_E = self.last.counts_E.float()
+            self.bias_E += self.config.bias_rate * (counts_E.mean() - counts_E).sign()
 
     def stats(self) -> RoutingStats | None:
         """Of the last batch, computed when asked so that a step pays nothing; None before the first."""
@@ -77,17 +111,48 @@ class Router(nn.Module):
         )
 
 
-def route_plain(logits_NE: Tensor, top_k: int) -> Routing:
-    """The oracle of `route`."""
-    E = logits_NE.shape[1]
-    probs_NE = logits_NE.softmax(-1)
-    weights_NK, experts_NK = probs_NE.topk(top_k, -1)
-    if top_k > 1:  # for K = 1 the weight stays p, or no gradient would reach the router
-        weights_NK = weights_NK / weights_NK.sum(-1, keepdim=True)
+def _hash_table(config: ModelConfig) -> Tensor:
+    """K different experts for each of the V tokens, (V, K), the same for every layer and seed."""
+    draws_VE = torch.rand(config.vocab_size, config.n_experts, generator=torch.Generator().manual_seed(0))
+    return draws_VE.topk(config.top_k, -1).indices
+
+
+def route_fixed(experts_NK: Tensor, config: ModelConfig) -> Routing:
+    """Given choices, equal weights, nothing to learn."""
+    N, K = experts_NK.shape
+    counts_E = torch.bincount(experts_NK.flatten(), minlength=config.n_experts)
+    weights_NK = torch.full((N, K), config.route_scale / K, device=experts_NK.device)
+    probs_NE = torch.zeros(N, config.n_experts, device=experts_NK.device).scatter(1, experts_NK, 1 / K)
+    nothing = weights_NK.new_zeros(())
+    return Routing(weights_NK, experts_NK, counts_E, probs_NE, nothing, nothing)
+
+
+def route_plain(logits_NE: Tensor, config: ModelConfig, bias_E: Tensor | None = None) -> Routing:
+    """Every kind of learnt routing; the oracle of `route`."""
+    E, K = config.n_experts, config.top_k
+    scores_NE = logits_NE.softmax(-1) if config.router == "softmax" else logits_NE.sigmoid()
+    choice_NE = scores_NE if bias_E is None else scores_NE + bias_E
+    if config.top_groups is not None and config.top_groups < config.n_groups:
+        choice_NE = _best_groups(choice_NE, config.n_groups, config.top_groups)
+    experts_NK = choice_NE.topk(K, -1).indices
+    weights_NK = scores_NE.gather(1, experts_NK)
+    if K > 1:  # for K = 1 the weight stays the score, or no gradient would reach the router
+        weights_NK = weights_NK / (weights_NK.sum(-1, keepdim=True) + 1e-20)
     counts_E = torch.bincount(experts_NK.flatten(), minlength=E)
+    probs_NE = scores_NE if config.router == "softmax" else scores_NE / scores_NE.sum(-1, keepdim=True)
     balance = E * (counts_E / experts_NK.numel() * probs_NE.mean(0)).sum()
     z = logits_NE.logsumexp(-1).square().mean()
-    return Routing(weights_NK, experts_NK, counts_E, probs_NE.detach(), balance, z)
+    return Routing(weights_NK * config.route_scale, experts_NK, counts_E, probs_NE.detach(), balance, z)
+
+
+def _best_groups(choice_NE: Tensor, n_groups: int, top_groups: int) -> Tensor:
+    """The scores, with −∞ outside each token's best groups; a group is as good as its two best experts together."""
+    of_groups_NGe = choice_NE.unflatten(-1, (n_groups, -1))
+    two = min(2, of_groups_NGe.shape[-1])
+    best_NG = of_groups_NGe.topk(two, -1).values.sum(-1).topk(top_groups, -1).indices
+    allowed_NG = torch.zeros_like(of_groups_NGe[..., 0], dtype=torch.bool).scatter(1, best_NG, True)
+    limited_NE: Tensor = of_groups_NGe.masked_fill(~allowed_NG[..., None], float("-inf")).flatten(1)
+    return limited_NE
 
 
 def route(logits_NE: Tensor, top_k: int) -> Routing:

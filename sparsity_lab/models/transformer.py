@@ -31,10 +31,10 @@ class Layer(nn.Module):
         self.moe = MoE(config, backend)
 
     def forward(
-        self, x_BTD: Tensor, turns: Tensor, dtype: torch.dtype, cache: Cache | None, layer: int
+        self, x_BTD: Tensor, tokens_BT: Tensor, turns: Tensor, dtype: torch.dtype, cache: Cache | None, layer: int
     ) -> tuple[Tensor, Tensor | None]:
         x_BTD = x_BTD + self.attention(self.norm(x_BTD, self.attention_norm).to(dtype), turns, cache, layer)
-        y_BTD, aux_loss = self.moe(self.norm(x_BTD, self.moe_norm).to(dtype))
+        y_BTD, aux_loss = self.moe(self.norm(x_BTD, self.moe_norm).to(dtype), tokens_BT)
         return x_BTD + y_BTD, aux_loss
 
 
@@ -81,7 +81,7 @@ class Transformer(nn.Module):
         x_BTD = F.embedding(tokens_BT, self.embedding)
         total_aux = x_BTD.new_zeros(())
         for i, layer in enumerate(self.layers):
-            x_BTD, aux_loss = layer(x_BTD, turns, self.dtype, cache, i)
+            x_BTD, aux_loss = layer(x_BTD, tokens_BT, turns, self.dtype, cache, i)
             if aux_loss is not None:
                 total_aux = total_aux + aux_loss
         if cache is not None:
@@ -100,8 +100,11 @@ class Transformer(nn.Module):
 
     def routing(self) -> list[RoutingStats]:
         """What the routers did with the last batch, layer by layer; empty for a dense model."""
-        routers = [module for module in self.modules() if isinstance(module, Router)]
-        return [stats for router in routers if (stats := router.stats()) is not None]
+        return [stats for router in self.routers() if (stats := router.stats()) is not None]
+
+    def routers(self) -> list[Router]:
+        """Of the layers with experts, from the first."""
+        return [module for module in self.modules() if isinstance(module, Router)]
 
 
 ONLY_COUNTED = (

@@ -91,6 +91,10 @@ def test_bad_flags(kind: Any, name: str) -> None:
         ({"kv_lora_rank": 8, "qk_rope_head_dim": 3}, "qk_rope_head_dim=3 must be even"),
         ({"kv_lora_rank": 8, "n_kv_heads": 1}, "n_kv_heads=1 and kv_lora_rank=8: use one of them"),
         ({"kv_lora_rank": 0}, "kv_lora_rank=0 is out of range"),
+        ({"n_experts": 6, "n_groups": 4}, "n_groups=4 must divide n_experts=6"),
+        ({"n_experts": 6, "n_groups": 3, "top_groups": 4}, "top_groups=4 must be from 1 to n_groups=3"),
+        ({"n_experts": 6, "n_groups": 3, "top_groups": 1, "top_k": 3}, "hold at least top_k=3 experts"),
+        ({"router": "best"}, "router='best' is not known: use one of softmax, sigmoid, hash"),
         ({"qk_norm": "some"}, "qk_norm='some' is not known: use one of head, full, none"),
     ],
 )
@@ -124,7 +128,7 @@ def test_none_only_where_it_means_something(kind: Any, name: str) -> None:
     optional = {field.name for field in dataclasses.fields(kind) if field.default is None}
     assert optional <= {
         "batch_size", "learning_rate", "n_kv_heads", "d_head", "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim",
-        "qk_rope_head_dim", "v_head_dim", "d_dense", "window", "full_attention_every",
+        "qk_rope_head_dim", "v_head_dim", "d_dense", "window", "full_attention_every", "top_groups",
     }  # fmt: skip
     if name in optional:
         assert getattr(kind(**{name: None}), name) is None

@@ -170,7 +170,10 @@ def test_switch_and_z_loss_by_their_formulas(n: int, e: int, data: st.DataObject
     z = np.mean(np.log(np.exp(logits.astype(np.float64)).sum(1)) ** 2)
     weights = np.take_along_axis(p, chosen, 1)
     weights = weights / weights.sum(1, keepdims=True) if k > 1 else weights
-    for routing in (route(torch.tensor(logits), k), route_plain(torch.tensor(logits), k)):
+    for routing in (
+        route(torch.tensor(logits), k),
+        route_plain(torch.tensor(logits), ModelConfig(n_experts=len(logits[0]), top_k=k)),
+    ):
         assert routing.balance.item() == pytest.approx(balance, rel=1e-4)
         assert routing.z.item() == pytest.approx(z, rel=1e-4)
         np.testing.assert_array_equal(routing.experts_NK, chosen)

@@ -116,8 +116,12 @@ def as_tuple(routing: Routing) -> tuple[Tensor, ...]:
 def test_route(assert_twins: Twins, n: int, experts: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, experts))
     logits = normal(n, experts) * 2
-    assert_twins(lambda x: as_tuple(route(x, k)), lambda x: as_tuple(route_plain(x, k)), logits)
-    fast, plain = route(logits, k), route_plain(logits, k)
+    assert_twins(
+        lambda x: as_tuple(route(x, k)),
+        lambda x: as_tuple(route_plain(x, ModelConfig(n_experts=x.shape[1], top_k=k))),
+        logits,
+    )
+    fast, plain = route(logits, k), route_plain(logits, ModelConfig(n_experts=logits.shape[1], top_k=k))
     assert torch.equal(fast.experts_NK, plain.experts_NK)
     assert torch.equal(fast.counts_E, plain.counts_E)
     assert fast.counts_E.sum() == n * k
