@@ -68,3 +68,23 @@ def test_cache(page: Page, address: str) -> None:
         return plot.data.find(trace => trace.name === 'MLA 4').marker.size === 20; }"""
     )
     pareto.screenshot(path=str(SCREENSHOTS / "pareto.png"))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_inside(page: Page, address: str, theme: str) -> None:
+    open_notebook(page, address, "03_inside_the_experts.ipynb")
+    run_all(page)
+    teams = page.locator(".sparsity-lab-explorer")
+    teams.scroll_into_view_if_needed()
+    teams.locator(".noUi-handle").first.focus()
+    page.keyboard.press("End")
+    expect(teams.get_by_role("status")).to_contain_text("8 of 128 experts")
+    text = page.get_by_role("figure", name="text, each character marked")
+    text.scroll_into_view_if_needed()
+    expect(text.locator("pre")).to_contain_text("for name in names:")
+    assert len({span.get_attribute("title") for span in text.locator("pre span").all()}) > 2
+    text.screenshot(path=str(SCREENSHOTS / f"text_{theme}.png"))
+    heat = page.locator(".jp-OutputArea-output .js-plotly-plot", has_text="kind of token")
+    heat.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    heat.screenshot(path=str(SCREENSHOTS / f"preferences_{theme}.png"))

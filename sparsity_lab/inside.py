@@ -1,0 +1,185 @@
+"""What the experts learnt: who read which token, and whether that has to do with what kind of token it was.
+
+Legend: N tokens, L layers with experts, E experts, K experts a token, C kinds of token.
+"""
+
+import io
+import keyword
+import tokenize
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sparsity_lab.models import Transformer
+from sparsity_lab.models.experts import MoE
+
+KINDS = ("keyword", "name", "number", "string", "comment", "operator", "indentation", "space", "newline", "other")
+_OF_TOKEN = {
+    tokenize.NUMBER: "number",
+    tokenize.STRING: "string",
+    tokenize.COMMENT: "comment",
+    tokenize.OP: "operator",
+    tokenize.INDENT: "indentation",
+    tokenize.NEWLINE: "newline",
+    tokenize.NL: "newline",
+}
+for _name in ("FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END"):  # since Python 3.12
+    if hasattr(tokenize, _name):
+        _OF_TOKEN[getattr(tokenize, _name)] = "string"
+
+
+def kinds(text: bytes) -> np.ndarray:
+    """The kind of each byte of Python source, as indices into `KINDS`, uint8 (bytes,), by Python's own `tokenize`.
+
+    A piece that does not parse, as at the ends of a window cut out of a file, is ``other``; labelling goes on with the
+    next line.
+    """
+    # One character a byte, so that positions agree; any letter stands for what is not ASCII.
+    lines = text.decode("latin-1").translate(dict.fromkeys(range(128, 256), "é")).splitlines(keepends=True)
+    found = np.full(len(text), KINDS.index("other"), np.uint8)
+    starts = np.cumsum([0, *map(len, lines)])
+    first = 0
+    while first < len(lines):
+        reached = first
+        try:
+            for token in tokenize.generate_tokens(io.StringIO("".join(lines[first:])).readline):
+                kind = _OF_TOKEN.get(token.type)
+                if token.type == tokenize.NAME:
+                    kind = "keyword" if keyword.iskeyword(token.string) else "name"
+                if kind is not None:
+                    (row, column), (end_row, end_column) = token.start, token.end
+                    begin = starts[min(first + row - 1, len(lines))] + column
+                    end = starts[min(first + end_row - 1, len(lines))] + end_column
+                    found[begin:end] = KINDS.index(kind)
+                    reached = max(reached, first + end_row - 1)
+            break
+        except (tokenize.TokenError, SyntaxError):
+            first = reached + 1  # the line that is no Python, or the rest after what was read
+    whole = np.frombuffer(text, np.uint8)
+    blank = found == KINDS.index("other")
+    found[blank & (whole == ord("\n"))] = KINDS.index("newline")
+    spaces = blank & np.isin(whole, (ord(" "), ord("\t")))
+    found[spaces] = KINDS.index("space")
+    for start, line in zip(starts, lines, strict=False):  # tokenize marks only where the depth of a block changes
+        depth = len(line) - len(line.lstrip(" \t"))
+        begun = found[start : start + depth]
+        begun[begun == KINDS.index("space")] = KINDS.index("indentation")
+    return found
+
+
+@dataclass
+class Readings:
+    """Who read what: for each layer with experts, the experts of each token, the favourite first."""
+
+    tokens_N: np.ndarray
+    kinds_N: np.ndarray
+    experts_LNK: np.ndarray
+    n_experts: int
+
+    @property
+    def favourites_LN(self) -> np.ndarray:
+        favourites: np.ndarray = self.experts_LNK[:, :, 0]
+        return favourites
+
+
+@torch.no_grad()
+def read(model: Transformer, text: bytes) -> Readings:
+    """Runs ``model`` over ``text``, in windows of its context, and records the routing. Raises ValueError for a model
+    without routers, and for a text shorter than one window."""
+    context = model.config.context
+    routers = model.routers()
+    if not routers:
+        raise ValueError("the model has no router: n_experts=1")
+    windows = len(text) // context
+    if windows < 1:
+        raise ValueError(f"text of {len(text)} bytes is shorter than the model's context={context}")
+    labels = kinds(text)[: windows * context]
+    tokens = np.frombuffer(text, np.uint8)[: windows * context]
+    was_training = model.training
+    model.eval()
+    parts = []
+    for batch in torch.from_numpy(tokens.astype(np.int64)).view(windows, context).split(32):
+        model.hidden(batch.to(model.device))
+        parts.append([router.last.experts_NK.cpu().numpy() for router in routers if router.last is not None])
+    model.train(was_training)
+    experts_LNK = np.stack([np.concatenate(layer) for layer in zip(*parts, strict=True)])
+    return Readings(tokens, labels, experts_LNK, model.config.n_experts)
+
+
+def table(experts_N: np.ndarray, kinds_N: np.ndarray, n_experts: int) -> pd.DataFrame:
+    """How often each expert (rows) read each kind (columns)."""
+    counts_EC = np.zeros((n_experts, len(KINDS)), np.int64)
+    np.add.at(counts_EC, (experts_N, kinds_N), 1)
+    return pd.DataFrame(counts_EC, columns=list(KINDS)).rename_axis(index="expert", columns="kind")
+
+
+def mutual_information(counts_EC: pd.DataFrame) -> float:
+    """I(expert; kind) in bits (Cover and Thomas, Elements of Information Theory, eq. 2.28): how much knowing the
+    expert says about the kind. 0 if they are independent, at most the smaller of the two entropies."""
+    joint = counts_EC.to_numpy() / counts_EC.to_numpy().sum()
+    independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    seen = joint > 0
+    return float((joint[seen] * np.log2(joint[seen] / independent[seen])).sum())
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """Of one layer: mutual information of expert and kind, what chance gives, and how often chance gives as much."""
+
+    bits: float
+    by_chance: float  # mean over the shifts
+    largest: float  # of the shifts
+    p_value: float
+
+
+def specialisation(readings: Readings, layer: int, shifts: int = 99, seed: int = 0) -> Specialisation:
+    """A permutation test: if kinds had nothing to do with tokens, how much would an expert say about them?
+
+    The kinds are shifted along the text by random distances, round its end. Dealing them out one by one would break
+    their runs, and what is left of chance would look smaller than it is.
+    """
+    experts_N, kinds_N = readings.favourites_LN[layer], readings.kinds_N
+    bits = mutual_information(table(experts_N, kinds_N, readings.n_experts))
+    generator = np.random.default_rng(seed)
+    chance = [
+        mutual_information(table(experts_N, np.roll(kinds_N, distance), readings.n_experts))
+        for distance in generator.integers(len(kinds_N) // 20 + 1, len(kinds_N), shifts)
+    ]
+    at_least = 1 + sum(value >= bits for value in chance)
+    return Specialisation(bits, float(np.mean(chance)), max(chance), at_least / (1 + shifts))
+
+
+def preference(counts_EC: pd.DataFrame) -> pd.DataFrame:
+    """How many times more often than on average a kind goes to an expert: P(expert | kind) / P(expert), 1 for
+    indifference; kinds that do not occur are left out."""
+    counts = counts_EC.loc[:, counts_EC.sum() > 0]
+    of_kind = counts / counts.sum()
+    share = counts.sum(axis=1) / counts.to_numpy().sum()
+    return of_kind.div(share.where(share > 0), axis=0).fillna(0.0)
+
+
+def co_activation(readings: Readings, layer: int) -> np.ndarray:
+    """For each pair of experts the share of tokens that both read, (E, E); the diagonal is each one's own share."""
+    together = np.zeros((readings.n_experts, readings.n_experts))
+    chosen_NE = np.zeros((len(readings.kinds_N), readings.n_experts), np.float32)
+    np.put_along_axis(chosen_NE, readings.experts_LNK[layer], 1.0, axis=1)
+    together[:] = chosen_NE.T @ chosen_NE / len(chosen_NE)
+    return together
+
+
+@torch.no_grad()
+def similarity(model: Transformer, layer: int) -> np.ndarray:
+    """Cosine of the weights of each pair of experts in one layer with experts, (E, E)."""
+    moes = [module for module in model.modules() if isinstance(module, MoE) and module.router is not None]
+    experts = moes[layer].experts
+    weights_EX = torch.cat([experts.gate_up_EDG.flatten(1), experts.down_EFD.flatten(1)], 1)
+    unit_EX = weights_EX / weights_EX.norm(dim=1, keepdim=True)
+    cosines: np.ndarray = (unit_EX @ unit_EX.T).cpu().numpy()
+    return cosines
+
+
+def effective_experts(probs_NE: torch.Tensor) -> float:
+    """exp of the mean entropy of the router's distribution: between how many experts a token is torn, from 1 to E."""
+    return float(torch.special.entr(probs_NE.float()).sum(-1).mean().exp())
