@@ -54,7 +54,7 @@ def rows() -> Iterator[Row]:
         dense = SwiGLU(d_model, top_k * d_expert)
         times = take_turns({"ours": moe_pass(ours, x_BTD), "dense": plain_pass(dense, x_BTD)}, SECONDS)
         yield at_most(f"{shape}: time over a dense layer's", ratio(times, "ours", "dense"), bar)
-        name, times = against_transformers(ours, config, x_BTD)
+        name, times = against_transformers(ours, x_BTD)
         yield at_most(f"{shape}: time over transformers' best ({name})", ratio(times, "ours", name), 1.0)
 
 
@@ -89,35 +89,39 @@ def clear(layer: nn.Module, x_BTD: Tensor) -> None:
     x_BTD.grad = None
 
 
-def against_transformers(ours: MoE, config: ModelConfig, x_BTD: Tensor) -> tuple[str, Times]:
-    """The fastest way that transformers has here, and times of it and of ours."""
+def transformers_layer(implementation: str, ours: MoE, x_BTD: Tensor) -> nn.Module:
+    """Their layer with our weights. Raises AssertionError if the output is not ours."""
     from transformers import Qwen3MoeConfig
-    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-    def theirs(implementation: str) -> nn.Module:
-        """Their layer with our weights. Raises AssertionError if the output is not ours."""
-        settings = Qwen3MoeConfig(
-            hidden_size=config.d_model,
-            moe_intermediate_size=config.d_expert,
-            num_experts=config.n_experts,
-            num_experts_per_tok=config.top_k,
-            norm_topk_prob=True,
-        )
-        settings._experts_implementation = implementation
-        block = Qwen3MoeSparseMoeBlock(settings)
-        assert ours.router is not None
-        with torch.no_grad():
-            block.gate.weight.copy_(ours.router.weight)
-            block.experts.gate_up_proj.copy_(ours.experts.gate_up_EDG.transpose(1, 2))
-            block.experts.down_proj.copy_(ours.experts.down_EFD.transpose(1, 2))
-            torch.testing.assert_close(block(x_BTD), ours(x_BTD)[0], rtol=1e-3, atol=1e-4)
-        return block
+    assert ours.router is not None
+    assert ours.router.weight is not None
+    config = ours.router.config
+    settings = Qwen3MoeConfig(
+        hidden_size=config.d_model,
+        moe_intermediate_size=config.d_expert,
+        num_experts=config.n_experts,
+        num_experts_per_tok=config.top_k,
+        norm_topk_prob=True,
+    )
+    settings._experts_implementation = implementation
+    block = Qwen3MoeSparseMoeBlock(settings)
+    with torch.no_grad():
+        block.gate.weight.copy_(ours.router.weight)
+        block.experts.gate_up_proj.copy_(ours.experts.gate_up_EDG.transpose(1, 2))
+        block.experts.down_proj.copy_(ours.experts.down_EFD.transpose(1, 2))
+        torch.testing.assert_close(block(x_BTD), ours(x_BTD)[0], rtol=1e-3, atol=1e-4)
+    return block
+
+
+def against_transformers(ours: MoE, x_BTD: Tensor) -> tuple[str, Times]:
+    """The fastest way that transformers has here, and times of it and of ours."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     passes: dict[str, Pass] = {}
     for implementation in ("eager", *sorted(ALL_EXPERTS_FUNCTIONS.valid_keys())):
         try:
-            passes[implementation] = plain_pass(theirs(implementation), x_BTD)
+            passes[implementation] = plain_pass(transformers_layer(implementation, ours, x_BTD), x_BTD)
             passes[implementation]()
         except (ImportError, RuntimeError, ValueError):  # not for a CPU
             passes.pop(implementation, None)

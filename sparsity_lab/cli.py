@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     train.add_argument("--checkpoint", metavar="FILE", help="save here on the way; go on from it if it is there")
     train.add_argument("--checkpoint-seconds", type=float, default=30.0, help="how often (default 30)")
+    train.add_argument("--parallel", choices=("data", "experts"), help="under torchrun: what the processes share out")
     train.add_argument("--json", action="store_true", help="print the run's record as JSON, and nothing else")
 
     count = verbs.add_parser("count", help="weights of a published model, or of a config.json")
@@ -98,16 +99,33 @@ def _train(options: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
+    from sparsity_lab.parallel import Workers
     from sparsity_lab.training import Training  # here, for torch takes seconds to import and --help need not wait
 
-    training = Training(model, run, checkpoint_path=options.checkpoint, checkpoint_seconds=options.checkpoint_seconds)
-    with tqdm(total=run.budget, unit="FLOP", unit_scale=True, desc=f"S={model.sparsity:.4g}", file=sys.stderr) as bar:
+    workers = Workers.join(options.parallel) if options.parallel else None
+    training = Training(
+        model,
+        run,
+        checkpoint_path=options.checkpoint,
+        checkpoint_seconds=options.checkpoint_seconds,
+        workers=workers,
+    )
+    first = workers is None or workers.rank == 0
+    with tqdm(
+        total=run.budget,
+        unit="FLOP",
+        unit_scale=True,
+        desc=f"S={model.sparsity:.4g}",
+        file=sys.stderr,
+        disable=not first,
+    ) as bar:
         while not training.done:
             step = training.step()
             bar.update(step.flops - bar.n)
             bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
     record = training.record(training.evaluate())
-    print(record.to_json() if options.json else record.summary())
+    if first:
+        print(record.to_json() if options.json else record.summary())
     return 0 if record.status == "finished" else 1
 
 

@@ -26,6 +26,7 @@ from sparsity_lab.corpus import Corpus, load_corpus
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.ops import keep_heap
 from sparsity_lab.models.router import RoutingStats
+from sparsity_lab.parallel import Workers
 from sparsity_lab.windows import Windows, validation_batches
 
 CURVE_POINTS = 512
@@ -108,6 +109,7 @@ class Training:
         corpus: Corpus | None = None,
         checkpoint_path: Path | str | None = None,
         checkpoint_seconds: float = 30.0,
+        workers: Workers | None = None,
     ):
         run_config = resolve(model_config, run_config)
         self.plan = plan(model_config, run_config)
@@ -122,6 +124,11 @@ class Training:
         keep_heap()
         torch.manual_seed(run_config.seed)
         self.model = Transformer(model_config, run_config.backend, getattr(torch, run_config.dtype)).to(self.device)
+        self.workers = workers
+        if workers is not None:
+            if checkpoint_path:
+                raise ValueError("checkpoint: several processes don't save yet; leave it out")
+            workers.prepare(self.model)
         self.routers = self.model.routers() if model_config.bias_rate else []
         self.optimizer = _adamw(self.model, self.run_config)
         self.windows = Windows(self.corpus.train, model_config.context, run_config.seed)
@@ -149,15 +156,21 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         x_BT, y_BT = self.windows.batch(self.steps_done, run.sequences)
+        if self.workers is not None:
+            x_BT, y_BT = self.workers.share(x_BT), self.workers.share(y_BT)
         self.model.train()
         loss, aux_loss = self.model.loss(x_BT.to(self.device), y_BT.to(self.device))
         (loss + aux_loss).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.grad_clip)
+        if self.workers is None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.grad_clip)
+        else:
+            self.workers.average_gradients(self.model)
+            self.workers.clip(self.model, run.grad_clip)
         self.optimizer.step()
         for router in self.routers:
             router.update_bias()
         self.optimizer.zero_grad(set_to_none=True)
-        self.losses.append(loss.item())
+        self.losses.append(loss.item() if self.workers is None else self.workers.mean(loss.item()))
         self.diverged = not math.isfinite(self.losses[-1])
         self.steps_done += 1
         self.seconds += time.perf_counter() - start

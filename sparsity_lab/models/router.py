@@ -3,6 +3,7 @@
 Legend: N tokens (batch and sequence flattened), D model width, E experts, K experts a token.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,7 @@ class Router(nn.Module):
         self.register_buffer("bias_E", torch.zeros(E) if config.bias_rate and not fixed else None)
         self.register_buffer("table_VK", _hash_table(config) if fixed else None, persistent=False)
         self.last: Routing | None = None
+        self.everywhere: Callable[[Tensor], Tensor] | None = None  # sums over processes, where there are several
 
     def forward(self, x_ND: Tensor, tokens_N: Tensor | None = None) -> Routing:
         """``tokens_N``: the ids of the tokens, which only ``hash`` needs."""
@@ -78,10 +80,10 @@ class Router(nn.Module):
             self.last = route_fixed(self.table_VK[tokens_N], self.config)
         else:
             logits_NE = self.linear(x_ND.float(), self.weight)
-            if self.fast:
+            if self.fast and self.everywhere is None:
                 self.last = route(logits_NE, self.config.top_k)
             else:
-                self.last = route_plain(logits_NE, self.config, self.bias_E)
+                self.last = route_plain(logits_NE, self.config, self.bias_E, self.everywhere)
         return self.last
 
     def aux_loss(self, routing: Routing) -> Tensor:
@@ -93,6 +95,8 @@ class Router(nn.Module):
         """After a training step: evens the load of the last batch. Does nothing without ``bias_rate``."""
         if self.bias_E is not None and self.last is not None:
             counts_E = self.last.counts_E.float()
+            if self.everywhere is not None:
+                counts_E = self.everywhere(counts_E)
             self.bias_E += self.config.bias_rate * (counts_E.mean() - counts_E).sign()
 
     def stats(self) -> RoutingStats | None:
@@ -127,8 +131,13 @@ def route_fixed(experts_NK: Tensor, config: ModelConfig) -> Routing:
     return Routing(weights_NK, experts_NK, counts_E, probs_NE, nothing, nothing)
 
 
-def route_plain(logits_NE: Tensor, config: ModelConfig, bias_E: Tensor | None = None) -> Routing:
-    """Every kind of learnt routing; the oracle of `route`."""
+def route_plain(
+    logits_NE: Tensor,
+    config: ModelConfig,
+    bias_E: Tensor | None = None,
+    everywhere: Callable[[Tensor], Tensor] | None = None,
+) -> Routing:
+    """Every kind of learnt routing; the oracle of `route`. ``everywhere`` sums the load over processes."""
     E, K = config.n_experts, config.top_k
     scores_NE = logits_NE.softmax(-1) if config.router == "softmax" else logits_NE.sigmoid()
     choice_NE = scores_NE if bias_E is None else scores_NE + bias_E
@@ -140,7 +149,8 @@ def route_plain(logits_NE: Tensor, config: ModelConfig, bias_E: Tensor | None = 
         weights_NK = weights_NK / (weights_NK.sum(-1, keepdim=True) + 1e-20)
     counts_E = torch.bincount(experts_NK.flatten(), minlength=E)
     probs_NE = scores_NE if config.router == "softmax" else scores_NE / scores_NE.sum(-1, keepdim=True)
-    balance = E * (counts_E / experts_NK.numel() * probs_NE.mean(0)).sum()
+    load_E = (counts_E if everywhere is None else everywhere(counts_E)).float()
+    balance = E * (load_E / load_E.sum() * probs_NE.mean(0)).sum()
     z = logits_NE.logsumexp(-1).square().mean()
     return Routing(weights_NK * config.route_scale, experts_NK, counts_E, probs_NE.detach(), balance, z)
 

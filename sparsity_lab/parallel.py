@@ -1,0 +1,153 @@
+"""One model trained by several processes: each with its share of the batch and, if asked, of the experts.
+
+Start them with ``torchrun --nproc-per-node 2 -m sparsity_lab train … --parallel experts``. Losses are those of one
+process with the whole batch, but for rounding.
+
+Legend: R processes, N tokens of this process, D model width, E experts, K experts a token, S slots: a row for each
+(token, choice), M rows received.
+"""
+
+import os
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from sparsity_lab.models import Transformer
+from sparsity_lab.models.experts import Experts, MoE
+from sparsity_lab.models.ops import apply
+from sparsity_lab.models.router import Routing
+
+Mode = Literal["data", "experts"]
+
+
+class Workers:
+    """This process among the others. ``data``: every process has the whole model. ``experts``: each has its share of
+    every layer's routed experts, and tokens travel to them (Lepikhin et al. 2020, arXiv 2006.16668)."""
+
+    def __init__(self, mode: Mode):
+        """Raises ValueError outside a process group, or for an unknown mode."""
+        if mode not in ("data", "experts"):
+            raise ValueError(f"parallel={mode!r} is not known: use data or experts")
+        if not dist.is_initialized():
+            raise ValueError(f"parallel={mode!r} needs several processes: start them with torchrun")
+        self.mode, self.rank, self.size = mode, dist.get_rank(), dist.get_world_size()
+
+    @classmethod
+    def join(cls, mode: Mode) -> "Workers":
+        """Joins the group that ``torchrun`` made."""
+        if "RANK" not in os.environ:
+            raise ValueError(f"parallel={mode!r} needs several processes: start them with torchrun")
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        return cls(mode)
+
+    def prepare(self, model: Transformer) -> None:
+        """Of a model that every process built from one seed, keeps this process's share. Raises ValueError if the
+        experts can't be shared out evenly."""
+        for router in model.routers():
+            router.everywhere = self.sum
+        if self.mode == "data":
+            return
+        if model.config.n_experts % self.size or not model.config.has_router:
+            raise ValueError(f"n_experts={model.config.n_experts} can't be spread over {self.size} processes evenly")
+        mine = model.config.n_experts // self.size
+        for moe in _moes(model):
+            experts = moe.experts
+            for name in ("gate_up_EDG", "down_EFD"):
+                whole = getattr(experts, name).detach()
+                setattr(experts, name, nn.Parameter(whole[self.rank * mine : (self.rank + 1) * mine].clone()))
+            experts.top_k = 1  # what arrives is one row for each choice
+            moe.route_to = _Spread(experts, moe.route_to, self.size)
+
+    def share(self, batch_B: Tensor) -> Tensor:
+        """This process's sequences of a batch. Raises ValueError if they can't be shared out evenly."""
+        if len(batch_B) % self.size:
+            raise ValueError(f"batch_size={len(batch_B)} can't be spread over {self.size} processes evenly")
+        return batch_B[self.rank :: self.size]
+
+    def average_gradients(self, model: Transformer) -> None:
+        """Each process's loss is the mean over its share; the gradient is that of the mean over all."""
+        own = self._own(model)
+        for weight in model.parameters():
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            if id(weight) not in own:  # an expert that lives here got the tokens of all
+                dist.all_reduce(weight.grad)
+            weight.grad /= self.size
+
+    def clip(self, model: Transformer, largest: float) -> None:
+        """Clips the norm of the gradient of the whole model, wherever its parts are."""
+        own = self._own(model)
+        squares = torch.zeros(2)
+        for weight in model.parameters():
+            assert weight.grad is not None
+            squares[int(id(weight) in own)] += weight.grad.square().sum().cpu()
+        norm = (squares[0] + self.sum(squares[1])).sqrt()
+        factor = float((largest / (norm + 1e-6)).clamp(max=1))
+        for weight in model.parameters():
+            assert weight.grad is not None
+            weight.grad *= factor
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes."""
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    def mean(self, value: float) -> float:
+        return float(self.sum(torch.tensor(value, dtype=torch.float64))) / self.size
+
+    def _own(self, model: Transformer) -> set[int]:
+        """Weights that no other process has."""
+        if self.mode == "data":
+            return set()
+        return {id(weight) for moe in _moes(model) for weight in moe.experts.parameters()}
+
+
+def _moes(model: Transformer) -> list[MoE]:
+    return [module for module in model.modules() if isinstance(module, MoE) and module.router is not None]
+
+
+class _Spread:
+    """Sends each row to the process that has its expert, has it answered there, and brings the answer back."""
+
+    def __init__(self, experts: Experts, compute: Any, size: int):
+        self.experts, self.compute, self.size = experts, compute, size
+
+    def __call__(self, x_ND: Tensor, routing: Routing) -> Tensor:
+        N, K = routing.experts_NK.shape
+        order_S = routing.experts_NK.flatten().argsort(stable=True)  # choices n·K + k, sorted by expert
+        sent_RE = routing.counts_E.view(self.size, -1)
+        got_RE = torch.empty_like(sent_RE)
+        dist.all_to_all_single(got_RE, sent_RE.contiguous())
+        sent, got = sent_RE.sum(1).tolist(), got_RE.sum(1).tolist()
+        rows_MD: Tensor = apply(_Exchange, x_ND.index_select(0, order_S // K), sent, got)
+        local_E = torch.arange(got_RE.shape[1], device=x_ND.device)
+        expert_M = local_E.repeat(self.size).repeat_interleave(got_RE.flatten())
+        if len(rows_MD):
+            ones_M1 = torch.ones(len(rows_MD), 1, device=x_ND.device, dtype=x_ND.dtype)
+            nothing = ones_M1.new_zeros(())
+            counts_E = got_RE.sum(0)
+            rows_MD = self.compute(rows_MD, Routing(ones_M1, expert_M[:, None], counts_E, ones_M1, nothing, nothing))
+        back_SD: Tensor = apply(_Exchange, rows_MD, got, sent)
+        answers_NKD = back_SD.index_select(0, order_S.argsort()).view(N, K, -1)
+        return (answers_NKD * routing.weights_NK[..., None].to(x_ND.dtype)).sum(1)
+
+
+class _Exchange(torch.autograd.Function):
+    """Rows to the other processes and from them; gradients travel back."""
+
+    @staticmethod
+    def forward(ctx: Any, x_SD: Tensor, send: list[int], receive: list[int]) -> Tensor:
+        ctx.send, ctx.receive = send, receive
+        out_MD = x_SD.new_empty(sum(receive), x_SD.shape[1])
+        dist.all_to_all_single(out_MD, x_SD.contiguous(), receive, send)
+        return out_MD
+
+    @staticmethod
+    def backward(ctx: Any, g_MD: Tensor) -> tuple[Tensor, None, None]:
+        back_SD = g_MD.new_empty(sum(ctx.send), g_MD.shape[1])
+        dist.all_to_all_single(back_SD, g_MD.contiguous(), ctx.send, ctx.receive)
+        return back_SD, None, None
