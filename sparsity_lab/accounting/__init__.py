@@ -11,6 +11,7 @@ from sparsity_lab.accounting.flops import (
     flops_per_token,
     plan,
     prefill_flops,
+    run_flops_by_part,
 )
 from sparsity_lab.accounting.parameters import EMBEDDINGS, Parameters, count_parameters
 
@@ -28,4 +29,5 @@ __all__ = [
     "flops_per_token",
     "plan",
     "prefill_flops",
+    "run_flops_by_part",
 ]

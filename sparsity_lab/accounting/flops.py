@@ -94,6 +94,12 @@ def flops_per_token(config: ModelConfig) -> int:
     return TRAIN * sum(flops_by_part(config).values())
 
 
+def run_flops_by_part(config: ModelConfig, tokens: int) -> dict[str, dict[str, int]]:
+    """FLOPs of training on ``tokens`` tokens, by pass (forward, backward) and part."""
+    forward = {part: flops * tokens for part, flops in flops_by_part(config).items()}
+    return {"forward": forward, "backward": {part: (TRAIN - 1) * flops for part, flops in forward.items()}}
+
+
 def flops_per_step(config: ModelConfig, batch_size: int) -> int:
     """Training FLOPs of one step on ``batch_size`` sequences."""
     return flops_per_token(config) * config.context * batch_size

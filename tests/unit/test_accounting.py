@@ -21,6 +21,7 @@ from sparsity_lab.accounting import (
     flops_per_step,
     flops_per_token,
     plan,
+    run_flops_by_part,
 )
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.models import Transformer
@@ -213,6 +214,13 @@ def test_flops_are_the_counters(config: ModelConfig, batch_size: int) -> None:
         assert products.calls["mm"] == passes * (layers + 1), "and the head"
         assert products.calls["bmm"] == passes * config.n_layers * 2, "scores and values"
     assert flops_per_step(config, batch_size) == 3 * forward == tokens * flops_per_token(config)
+
+
+@given(config=st.from_type(ModelConfig), batch_size=st.integers(1, 9))
+def test_a_run_by_pass_and_part(config: ModelConfig, batch_size: int) -> None:
+    run = run_flops_by_part(config, batch_size * config.context)
+    assert sum(sum(parts.values()) for parts in run.values()) == flops_per_step(config, batch_size)
+    assert all(run["backward"][part] == 2 * flops for part, flops in run["forward"].items())
 
 
 def test_flops_by_hand() -> None:
