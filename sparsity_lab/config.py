@@ -124,6 +124,8 @@ class ModelConfig(_Config):
     top_groups: int | None = None  # groups that a token may choose from; None: all
     route_scale: float = 1.0  # of the weights of the chosen experts
     bias_rate: float = 0.0  # step of the bias that evens the load without a loss (DeepSeek-V3); 0: no bias
+    mtp_depth: int = 0  # tokens predicted beside the next one while training (multi-token prediction)
+    mtp_weight: float = 0.3  # of their loss
     balance_loss: float = 0.05  # weight of the load-balance loss
     z_loss: float = 1e-3  # weight of the router z-loss
     rope_base: float = 10_000.0
@@ -167,6 +169,8 @@ class ModelConfig(_Config):
             ("top_groups", 1, MAX_EXPERTS),
             ("route_scale", 1e-6, 1e6),
             ("bias_rate", 0, 1),
+            ("mtp_depth", 0, 8),
+            ("mtp_weight", 0, 10),
             ("balance_loss", 0, 10),
             ("z_loss", 0, 10),
             ("rope_base", 1, 1e9),
@@ -199,6 +203,8 @@ class ModelConfig(_Config):
             raise ValueError(f"qk_rope_head_dim={self.rope_dim} must be even (RoPE turns pairs)")
         if self.full_attention_every is not None and self.window is None:
             raise ValueError(f"full_attention_every={self.full_attention_every} needs a window for the other layers")
+        if self.mtp_depth >= self.context:
+            raise ValueError(f"mtp_depth={self.mtp_depth} must be below context={self.context}")
         _one_of("router", self.router, ("softmax", "sigmoid", "hash"))
         if self.n_experts % self.n_groups:
             raise ValueError(f"n_groups={self.n_groups} must divide n_experts={self.n_experts}")
@@ -266,6 +272,11 @@ class ModelConfig(_Config):
     def router_width(self) -> int:
         """Scores that a router computes for a token: one an expert, or none if the choice is fixed."""
         return 0 if self.router == "hash" or not self.has_router else self.n_experts
+
+    @property
+    def mtp_layer(self) -> Self:
+        """The shape of a multi-token prediction module's one layer, which has experts if any layer has."""
+        return self.replace(n_layers=1, n_dense_layers=0, moe_every=1, mtp_depth=0)
 
     def is_moe_layer(self, layer: int) -> bool:
         """Whether ``layer``, from 0, has the routed experts (or, in a dense model, the one expert)."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.experts import Experts, MoE
 from sparsity_lab.models.ops import apply
-from sparsity_lab.models.router import Routing
+from sparsity_lab.models.router import Router, Routing
 
 Mode = Literal["data", "experts"]
 
@@ -46,8 +46,9 @@ class Workers:
     def prepare(self, model: Transformer) -> None:
         """Of a model that every process built from one seed, keeps this process's share. Raises ValueError if the
         experts can't be shared out evenly."""
-        for router in model.routers():
-            router.everywhere = self.sum
+        for module in model.modules():
+            if isinstance(module, Router):
+                module.everywhere = self.sum
         if self.mode == "data":
             return
         if model.config.n_experts % self.size or not model.config.has_router:

@@ -25,7 +25,7 @@ from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.corpus import Corpus, load_corpus
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.ops import keep_heap
-from sparsity_lab.models.router import RoutingStats
+from sparsity_lab.models.router import Router, RoutingStats
 from sparsity_lab.parallel import Workers
 from sparsity_lab.windows import Windows, validation_batches
 
@@ -129,7 +129,7 @@ class Training:
             if checkpoint_path:
                 raise ValueError("checkpoint: several processes don't save yet; leave it out")
             workers.prepare(self.model)
-        self.routers = self.model.routers() if model_config.bias_rate else []
+        self.routers = [m for m in self.model.modules() if isinstance(m, Router)] if model_config.bias_rate else []
         self.optimizer = _adamw(self.model, self.run_config)
         self.windows = Windows(self.corpus.train, model_config.context, run_config.seed)
         self.steps_done = 0

@@ -22,11 +22,12 @@ def small_models(draw: st.DrawFn) -> ModelConfig:
     heads, head_dim = draw(st.integers(1, 3)), draw(st.sampled_from([2, 4, 6, 8]))
     experts = draw(st.integers(1, 6))
     mla = draw(st.sampled_from([False, False, True]))
-    layers = draw(st.integers(1, 3))
+    layers, context = draw(st.integers(1, 3)), draw(st.integers(2, 12))
     dense = draw(st.integers(0, layers - 1))
     return ModelConfig(
         vocab_size=draw(st.integers(2, 20)),
-        context=draw(st.integers(2, 12)),
+        context=context,
+        mtp_depth=draw(st.sampled_from([d for d in (0, 0, 1, 2) if d < context])),
         d_model=heads * head_dim,
         n_layers=layers,
         n_heads=heads,

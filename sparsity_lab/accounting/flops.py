@@ -101,8 +101,16 @@ def run_flops_by_part(config: ModelConfig, tokens: int) -> dict[str, dict[str, i
 
 
 def flops_per_step(config: ModelConfig, batch_size: int) -> int:
-    """Training FLOPs of one step on ``batch_size`` sequences."""
-    return flops_per_token(config) * config.context * batch_size
+    """Training FLOPs of one step on ``batch_size`` sequences, with those of multi-token prediction."""
+    return (flops_per_token(config) * config.context + TRAIN * mtp_flops(config)) * batch_size
+
+
+def mtp_flops(config: ModelConfig) -> int:
+    """Forward FLOPs a sequence of the modules for multi-token prediction: the one for the token k further on works on
+    the T − k tokens that have one."""
+    lengths = [config.context - depth for depth in range(1, config.mtp_depth + 1)]
+    layer = config.mtp_layer if lengths else config
+    return sum(n * (4 * config.d_model**2 + sum(flops_by_part(layer, n).values())) for n in lengths)
 
 
 def causal_flops_per_token(config: ModelConfig) -> int:

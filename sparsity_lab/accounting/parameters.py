@@ -29,6 +29,7 @@ class Parameters:
     routed: int  # all routed experts
     routed_active: int  # the top_k of them that work on a token
     head: int  # output table
+    mtp: int = 0  # modules of multi-token prediction: trained, but not part of the model; in no sum below
 
     @property
     def total(self) -> int:
@@ -84,7 +85,14 @@ def count_parameters(config: ModelConfig) -> Parameters:
         routed=config.n_experts * routed,
         routed_active=config.top_k * routed,
         head=config.vocab_size * d,
+        mtp=config.mtp_depth * _mtp(config) if config.mtp_depth else 0,
     )
+
+
+def _mtp(config: ModelConfig) -> int:
+    """One module (DeepSeek-V3, arXiv 2412.19437, section 2.2): three norms, a matrix to join two vectors, a layer."""
+    layer = count_parameters(config.mtp_layer)
+    return layer.total - layer.embedding - layer.head - config.d_model + 3 * config.d_model + 2 * config.d_model**2
 
 
 def attention_matrices(config: ModelConfig) -> dict[str, int]:

@@ -14,7 +14,14 @@ from sparsity_lab.models.attention import Attention, rotations
 from sparsity_lab.models.cache import Cache
 from sparsity_lab.models.experts import MoE
 from sparsity_lab.models.mla import LatentAttention
-from sparsity_lab.models.ops import linear, linear_cross_entropy, linear_cross_entropy_plain, rms_norm, rms_norm_plain
+from sparsity_lab.models.ops import (
+    linear,
+    linear_cross_entropy,
+    linear_cross_entropy_plain,
+    linear_plain,
+    rms_norm,
+    rms_norm_plain,
+)
 from sparsity_lab.models.router import Router, RoutingStats
 
 
@@ -38,6 +45,29 @@ class Layer(nn.Module):
         return x_BTD + y_BTD, aux_loss
 
 
+class MultiToken(nn.Module):
+    """Predicts a token one further on than the module before it (DeepSeek-V3, arXiv 2412.19437, section 2.2): joins
+    what is known of a position with the token that comes next, and passes a layer of its own. Tables are shared."""
+
+    def __init__(self, config: ModelConfig, backend: str):
+        super().__init__()
+        d = config.d_model
+        self.state_norm = nn.Parameter(torch.ones(d))
+        self.token_norm = nn.Parameter(torch.ones(d))
+        self.join = nn.Parameter(torch.randn(d, 2 * d) * (2 * d) ** -0.5)
+        self.layer = Layer(config.mtp_layer, backend, 0)
+        self.final_norm = nn.Parameter(torch.ones(d))
+
+    def forward(
+        self, x_BTD: Tensor, e_BTD: Tensor, tokens_BT: Tensor, turns: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None]:
+        """States and embeddings of the next tokens, (B, T, D) → states, and the routers' auxiliary loss."""
+        norm = self.layer.norm
+        both = torch.cat([norm(x_BTD, self.state_norm), norm(e_BTD, self.token_norm)], -1).to(dtype)
+        joined_BTD = linear_plain(both, self.join).float()
+        return self.layer(joined_BTD, tokens_BT, turns, dtype, None, 0)  # type: ignore[no-any-return]
+
+
 class Transformer(nn.Module):
     """Token ids → logits. The residual stream and the weights are float32; products run in ``dtype``.
 
@@ -57,6 +87,7 @@ class Transformer(nn.Module):
             self.head = self.embedding
         else:
             self.head = nn.Parameter(torch.randn(config.vocab_size, config.d_model) * 0.02)
+        self.mtp = nn.ModuleList(MultiToken(config, backend) for _ in range(config.mtp_depth))
         self.register_buffer("turns_TC", rotations(config), persistent=False)
         plain = backend == "naive"
         self.norm = rms_norm_plain if plain else rms_norm
@@ -66,10 +97,10 @@ class Transformer(nn.Module):
     def device(self) -> torch.device:
         return self.embedding.device
 
-    def hidden(
+    def states(
         self, tokens_BT: Tensor, cache: Cache | None = None, counts_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The last hidden state, (B, T, D), and the sum of the routers' auxiliary losses."""
+        """What the last layer gives, (B, T, D), and the sum of the routers' auxiliary losses."""
         B, T = tokens_BT.shape
         if self.config.context < T:
             raise ValueError(f"{T} tokens do not fit the model's context={self.config.context}")
@@ -86,7 +117,14 @@ class Transformer(nn.Module):
                 total_aux = total_aux + aux_loss
         if cache is not None:
             cache.commit()
-        return self.norm(x_BTD, self.final_norm).to(self.dtype), total_aux
+        return x_BTD, total_aux
+
+    def hidden(
+        self, tokens_BT: Tensor, cache: Cache | None = None, counts_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The last hidden state, normalised, (B, T, D), and the sum of the routers' auxiliary losses."""
+        x_BTD, aux_loss = self.states(tokens_BT, cache, counts_B)
+        return self.norm(x_BTD, self.final_norm).to(self.dtype), aux_loss
 
     def forward(self, tokens_BT: Tensor, cache: Cache | None = None, counts_B: Tensor | None = None) -> Tensor:
         """Logits (B, T, V), float32. With a cache, ``tokens_BT`` are the tokens after those it holds; of row b the
@@ -94,17 +132,38 @@ class Transformer(nn.Module):
         return linear(self.hidden(tokens_BT, cache, counts_B)[0], self.head).float()
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy in nats a token, and the routers' auxiliary loss to add to it when training."""
-        h_BTD, aux_loss = self.hidden(tokens_BT)
-        return self.cross_entropy(h_BTD.flatten(0, 1), self.head, targets_BT.flatten()), aux_loss
+        """Mean cross-entropy in nats a token, and what to add to it when training: the routers' auxiliary loss and the
+        weighted loss of multi-token prediction."""
+        x_BTD, aux_loss = self.states(tokens_BT)
+        h_BTD = self.norm(x_BTD, self.final_norm).to(self.dtype)
+        loss = self.cross_entropy(h_BTD.flatten(0, 1), self.head, targets_BT.flatten())
+        if len(self.mtp) and self.training:
+            aux_loss = aux_loss + self._further(x_BTD, targets_BT)
+        return loss, aux_loss
+
+    def _further(self, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        """The loss of the tokens after the next: the k-th module knows the states of the first T − k positions and the
+        tokens up to k after each."""
+        total, T = x_BTD.new_zeros(()), targets_BT.shape[1]
+        for k, module in enumerate(self.mtp, start=1):
+            assert isinstance(module, MultiToken)
+            known_BT, wanted_BT = targets_BT[:, k - 1 : T - 1], targets_BT[:, k:]
+            embedded_BTD = F.embedding(known_BT, self.embedding)
+            x_BTD, aux_loss = module(x_BTD[:, : T - k], embedded_BTD, known_BT, self.turns_TC[: T - k], self.dtype)
+            h_BTD = self.norm(x_BTD, module.final_norm).to(self.dtype)
+            loss = self.cross_entropy(h_BTD.flatten(0, 1), self.head, wanted_BT.flatten())
+            total = total + self.config.mtp_weight / len(self.mtp) * loss
+            if aux_loss is not None:
+                total = total + aux_loss
+        return total
 
     def routing(self) -> list[RoutingStats]:
         """What the routers did with the last batch, layer by layer; empty for a dense model."""
         return [stats for router in self.routers() if (stats := router.stats()) is not None]
 
     def routers(self) -> list[Router]:
-        """Of the layers with experts, from the first."""
-        return [module for module in self.modules() if isinstance(module, Router)]
+        """Of the layers with experts, from the first; not those of multi-token prediction."""
+        return [module for module in self.layers.modules() if isinstance(module, Router)]
 
 
 ONLY_COUNTED = (

@@ -20,6 +20,7 @@ from sparsity_lab.accounting import (
     flops_by_part,
     flops_per_step,
     flops_per_token,
+    mtp_flops,
     plan,
     run_flops_by_part,
 )
@@ -33,7 +34,9 @@ def counted(model: Transformer) -> Counter[str]:
     """Weights of the live module by part, told from their names."""
     parts: Counter[str] = Counter()
     for name, weight in model.named_parameters():
-        if "norm" in name:
+        if name.startswith("mtp."):
+            part = "mtp"
+        elif "norm" in name:
             part = "norms"
         elif name in ("embedding", "head"):
             part = "head" if model.config.tied_embeddings else name
@@ -57,9 +60,9 @@ def counted(model: Transformer) -> Counter[str]:
 def test_counts_are_the_live_modules(config: ModelConfig) -> None:
     model = Transformer(config)
     count = count_parameters(config)
-    assert count.total == sum(weight.numel() for weight in model.parameters())
+    assert count.total + count.mtp == sum(weight.numel() for weight in model.parameters())
     parts = counted(model)
-    for name in ("embedding", "attention", "norms", "router", "dense", "shared", "routed", "head"):
+    for name in ("embedding", "attention", "norms", "router", "dense", "shared", "routed", "head", "mtp"):
         assert getattr(count, name) == parts[name], name
 
 
@@ -69,6 +72,7 @@ def test_counts_are_the_live_modules(config: ModelConfig) -> None:
 def test_active_weights_are_those_a_token_uses(config: ModelConfig, token: int, seed: int) -> None:
     """One token's gradient reaches just the experts that work on it, and all of the other weights."""
     torch.manual_seed(seed)
+    config = config.replace(mtp_depth=0)
     model = Transformer(config.replace(balance_loss=0, z_loss=0), "naive")
     loss, _ = model.loss(torch.tensor([[token]]), torch.tensor([[1 - token]]))
     loss.backward()
@@ -198,7 +202,7 @@ SHAPES = [
 @example(config=SHAPES[2], batch_size=2)
 def test_flops_are_the_counters(config: ModelConfig, batch_size: int) -> None:
     tokens = batch_size * config.context
-    forward = tokens * sum(flops_by_part(config).values())
+    forward = tokens * sum(flops_by_part(config).values()) + batch_size * mtp_flops(config)
     for backward, expected in ((False, forward), (True, flops_per_step(config, batch_size))):
         total, products = measure(config, batch_size, backward)
         assert total == expected
@@ -211,15 +215,18 @@ def test_flops_are_the_counters(config: ModelConfig, batch_size: int) -> None:
         if config.is_mla:  # queries, down, up, out
             attention = 4 if config.q_lora_rank is None else 5
         layers = attention * config.n_layers + config.n_moe_layers * moe + 2 * dense
-        assert products.calls["mm"] == passes * (layers + 1), "and the head"
-        assert products.calls["bmm"] == passes * config.n_layers * 2, "scores and values"
-    assert flops_per_step(config, batch_size) == 3 * forward == tokens * flops_per_token(config)
+        further = config.mtp_depth * (1 + attention + moe + 1)  # join, a layer, the head
+        assert products.calls["mm"] == passes * (layers + 1 + further), "and the head"
+        assert products.calls["bmm"] == passes * (config.n_layers + config.mtp_depth) * 2, "scores and values"
+    assert flops_per_step(config, batch_size) == 3 * forward
+    if not config.mtp_depth:
+        assert 3 * forward == tokens * flops_per_token(config)
 
 
 @given(config=st.from_type(ModelConfig), batch_size=st.integers(1, 9))
 def test_a_run_by_pass_and_part(config: ModelConfig, batch_size: int) -> None:
     run = run_flops_by_part(config, batch_size * config.context)
-    assert sum(sum(parts.values()) for parts in run.values()) == flops_per_step(config, batch_size)
+    assert sum(sum(parts.values()) for parts in run.values()) == flops_per_token(config) * batch_size * config.context
     assert all(run["backward"][part] == 2 * flops for part, flops in run["forward"].items())
 
 

@@ -29,6 +29,7 @@ while not training.done:
 val = training.evaluate()
 weights = {name: weight.detach().double().sum().item() for name, weight in training.model.named_parameters()}
 print(json.dumps({"losses": list(training.losses), "val": val, "weights": weights}))
+dist.barrier()
 dist.destroy_process_group()
 """
 

@@ -61,6 +61,8 @@ OTHER: dict[str, Any] = {
     "learned_positions": True,
     "n_encoder_layers": 1,
     "router": "sigmoid",
+    "mtp_depth": 1,
+    "mtp_weight": 0.1,
     "n_groups": 2,
     "top_groups": 1,
     "route_scale": 2.5,
