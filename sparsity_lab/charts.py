@@ -138,19 +138,7 @@ def loss_by_sparsity(summary: pd.DataFrame, height: int = 400) -> go.Figure:
 
     The axis is −log₂(1 − S): every step to the right halves the share of experts that work, and 1 lies at infinity.
     """
-    figure = go.Figure()
-    looks = cycle(((SPARSE, "solid", "circle"), (DENSE, "dash", "square"), (THIRD, "dot", "diamond")))
-    for (line, part), (colour, dash, symbol) in zip(summary.groupby("line", sort=False), looks, strict=False):
-        figure.add_scatter(
-            x=-np.log2(1 - part["sparsity"]),
-            y=part["loss"],
-            error_y={"type": "data", "array": part["half"], "thickness": 1.5, "width": 4},
-            name=str(line),
-            mode="lines+markers",
-            line={"color": colour, "dash": dash, "width": 2},
-            marker={"symbol": symbol, "size": 9},
-            hovertemplate="%{y:.3f} nats a byte<extra>" + str(line) + "</extra>",
-        )
+    figure = _lines_with_intervals(summary, -np.log2(1 - summary["sparsity"]))
     stops = sorted(summary["sparsity"].unique())
     ticks = {"tickvals": [-np.log2(1 - s) for s in stops], "ticktext": [f"{s:.4g}" for s in stops]}
     return styled(
@@ -159,6 +147,34 @@ def loss_by_sparsity(summary: pd.DataFrame, height: int = 400) -> go.Figure:
         xaxis={"title": "sparsity S (each step to the right: half as many experts work)"} | ticks,
         yaxis={"title": "held-out loss (nats a byte)"},
     )
+
+
+def loss_by_budget(summary: pd.DataFrame, height: int = 400) -> go.Figure:
+    """Held-out loss against training FLOPs with intervals. ``summary``: columns line, budget, loss, half."""
+    return styled(
+        _lines_with_intervals(summary, summary["budget"]),
+        height,
+        xaxis={"title": "training FLOPs", "type": "log", "dtick": 1, "exponentformat": "power"},
+        yaxis={"title": "held-out loss (nats a byte)"},
+    )
+
+
+def _lines_with_intervals(summary: pd.DataFrame, x: pd.Series) -> go.Figure:
+    """A line of loss ± half for each value of the column line, at ``x``, a value for each row."""
+    figure = go.Figure()
+    looks = cycle(((SPARSE, "solid", "circle"), (DENSE, "dash", "square"), (THIRD, "dot", "diamond")))
+    for (line, part), (colour, dash, symbol) in zip(summary.groupby("line", sort=False), looks, strict=False):
+        figure.add_scatter(
+            x=x[part.index],
+            y=part["loss"],
+            error_y={"type": "data", "array": part["half"], "thickness": 1.5, "width": 4},
+            name=str(line),
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2},
+            marker={"symbol": symbol, "size": 9},
+            hovertemplate="%{y:.3f} nats a byte<extra>" + str(line) + "</extra>",
+        )
+    return figure
 
 
 def gain_by_budget(gains: pd.DataFrame, height: int = 360) -> go.Figure:

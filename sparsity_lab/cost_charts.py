@@ -1,7 +1,6 @@
 """Figures of what models cost, from configs: weights at work and asleep, FLOPs, memory, rooflines, bills."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -202,30 +201,6 @@ def dollars(bills: Mapping[str, float], height: int = 260) -> go.Figure:
                "tickprefix": "$ "},
         yaxis={"autorange": "reversed", "showgrid": False},
     )  # fmt: skip
-
-
-def loss_by_budget(runs: Mapping[str, Any], height: int = 400) -> go.Figure:
-    """Held-out loss against training FLOPs, a line and a band of intervals for each name. ``runs``: name → DataFrame
-    with columns budget, loss and half."""
-    figure = go.Figure()
-    looks = ((DENSE, "dash", "square"), (SPARSE, "solid", "circle"), (THIRD, "dot", "diamond"))
-    for (name, part), (colour, dash, symbol) in zip(runs.items(), looks, strict=False):
-        figure.add_scatter(
-            x=part["budget"],
-            y=part["loss"],
-            error_y={"type": "data", "array": part["half"], "thickness": 1.5, "width": 4},
-            name=name,
-            mode="lines+markers",
-            line={"color": colour, "dash": dash, "width": 2},
-            marker={"symbol": symbol, "size": 9},
-            hovertemplate="%{y:.3f} nats a byte at %{x:.2s}FLOPs<extra>" + name + "</extra>",
-        )
-    return styled(
-        figure,
-        height,
-        xaxis={"title": "training FLOPs", "type": "log", "dtick": 1, "exponentformat": "power"},
-        yaxis={"title": "held-out loss (nats a byte)"},
-    )
 
 
 def caches(bytes_: Mapping[str, float], memory: float, height: int = 280) -> go.Figure:

@@ -142,3 +142,14 @@ def test_gain_by_budget() -> None:
     assert list(trace.y) == pytest.approx([0.1, -0.02])
     assert list(trace.error_y.array) == pytest.approx([0.05, 0.01])
     assert figure.layout.shapes[0].y0 == 0, "a line where neither wins"
+
+
+def test_loss_by_budget() -> None:
+    rows = [("dense", 1e9, 3.0, 0.1), ("sparse", 1e9, 2.9, 0.2), ("dense", 1e10, 2.0, 0.3), ("sparse", 1e10, 1.9, 0.4)]
+    figure = charts.loss_by_budget(pd.DataFrame(rows, columns=["line", "budget", "loss", "half"]))
+    looks_like_the_suite(figure)
+    assert [(t.name, list(t.x), list(t.y), list(t.error_y.array)) for t in figure.data] == [
+        ("dense", [1e9, 1e10], [3.0, 2.0], [0.1, 0.3]),
+        ("sparse", [1e9, 1e10], [2.9, 1.9], [0.2, 0.4]),
+    ]
+    assert figure.data[0].line.dash != figure.data[1].line.dash

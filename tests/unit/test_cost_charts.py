@@ -74,14 +74,6 @@ def test_dollars() -> None:
     assert [charts.money(x) for x in (3, 4_500, 2e12)] == ["$ 3", "$ 4.5 k", "$ 2 T"]
 
 
-def test_loss_by_budget() -> None:
-    part = pd.DataFrame({"budget": [1e9, 1e10], "loss": [3.0, 2.0], "half": [0.1, 0.2]})
-    figure = charts.loss_by_budget({"dense": part, "sparse": part - 0.1})
-    assert [trace.name for trace in figure.data] == ["dense", "sparse"]
-    assert list(figure.data[0].error_y.array) == [0.1, 0.2]
-    assert figure.data[0].line.dash != figure.data[1].line.dash
-
-
 def test_caches() -> None:
     figure = charts.caches({"MHA": 8e9, "MLA 512": 1e9}, 80e9)
     (bars,) = figure.data
