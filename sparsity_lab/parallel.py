@@ -8,7 +8,8 @@ Legend: R processes, N tokens of this process, D model width, E experts, K exper
 """
 
 import os
-from typing import Any, Literal
+import sys
+from typing import Any, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -42,6 +43,14 @@ class Workers:
         if not dist.is_initialized():
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         return cls(mode)
+
+    def leave(self, status: int) -> NoReturn:
+        """Ends this process once all are here. Python's own shutdown is left out: a thread of Gloo that lets go of a
+        tensor while it goes on aborts the process (github.com/pytorch/pytorch/pull/179291)."""
+        dist.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
     def prepare(self, model: Transformer) -> None:
         """Of a model that every process built from one seed, keeps this process's share. Raises ValueError if the

@@ -23,14 +23,14 @@ from sparsity_lab.training import Training
 
 rank, meeting, mode, model, run = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=2)
-training = Training(ModelConfig.from_json(model), RunConfig.from_json(run), workers=Workers(mode))
+workers = Workers(mode)
+training = Training(ModelConfig.from_json(model), RunConfig.from_json(run), workers=workers)
 while not training.done:
     training.step()
 val = training.evaluate()
 weights = {name: weight.detach().double().sum().item() for name, weight in training.model.named_parameters()}
 print(json.dumps({"losses": list(training.losses), "val": val, "weights": weights}))
-dist.barrier()
-dist.destroy_process_group()
+workers.leave(0)
 """
 
 
