@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from sparsity_lab import __version__, notebooks, presets, report
 from sparsity_lab.accounting import CONVENTIONS
@@ -51,6 +52,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--checkpoint-seconds", type=float, default=30.0, help="how often (default 30)")
     train.add_argument("--parallel", choices=("data", "experts"), help="under torchrun: what the processes share out")
     train.add_argument("--json", action="store_true", help="print the run's record as JSON, and nothing else")
+
+    sweep = verbs.add_parser("sweep", help="train a grid of runs on all cores or a cluster; started again it goes on")
+    sweep.set_defaults(work=_sweep)
+    sweep.add_argument("grid", help="a TOML file with [[runs]] tables: width, sparsity, budget, seed, …")
+    sweep.add_argument("--out", required=True, metavar="DIR", help="folder of the records, one file a run")
+    where = sweep.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, help="processes on this machine (default: one a core)")
+    where.add_argument("--scheduler", metavar="ADDR", help="of a Dask cluster, e.g. tcp://host:8786")
+    sweep.add_argument("--estimate", action="store_true", help="say what it would take, and train nothing")
 
     count = verbs.add_parser("count", help="weights of a published model, or of a config.json")
     count.set_defaults(work=_count)
@@ -126,7 +136,31 @@ def _train(options: argparse.Namespace) -> int:
     record = training.record(training.evaluate())
     if first:
         print(record.to_json() if options.json else record.summary())
-    return 0 if record.status == "finished" else 1
+    status = 0 if record.status == "finished" else 1
+    if workers is not None:
+        workers.leave(status)
+    return status
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from sparsity_lab.corpus import load_corpus
+    from sparsity_lab.grid import read_grid
+    from sparsity_lab.provenance import write_provenance
+    from sparsity_lab.speed import calibrate
+    from sparsity_lab.sweep import estimate, missing, sweep
+
+    if options.workers is not None and options.workers < 1:
+        raise ValueError(f"workers={options.workers} must be at least 1")
+    pairs, folder = read_grid(options.grid), Path(options.out)
+    todo = missing(pairs, folder)
+    speed = calibrate(load_corpus(todo[0][1].corpus)) if todo else None
+    print(estimate(todo, folder, options.workers, speed).summary(), file=sys.stderr)
+    if options.estimate:
+        return 0
+    progress = sweep(pairs, folder, workers=options.workers, scheduler=options.scheduler, speed=speed)
+    write_provenance(folder, Path(options.grid))
+    print(progress.summary())
+    return 0 if progress.done == progress.total else 1
 
 
 def _count(options: argparse.Namespace) -> int:

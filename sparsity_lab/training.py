@@ -59,7 +59,7 @@ class Record:
     """What is kept of a run. ``val_loss`` is in nats a token (a byte, for the corpora here); None if it diverged or was
     stopped before it could be measured."""
 
-    status: str  # finished, stopped, diverged
+    status: str  # finished, stopped, diverged, failed
     val_loss: float | None
     val_bits: float | None  # bits a token
     flops: int
@@ -76,6 +76,7 @@ class Record:
     device: str
     versions: dict[str, str]
     curve: dict[str, list[float]]  # "flops" and "loss": training loss, means of neighbouring steps
+    error: str = ""  # what a failed run died of
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -83,6 +84,8 @@ class Record:
     def summary(self) -> str:
         """A sentence."""
         kind = "Dense" if self.sparsity == 0 else f"Sparsity {self.sparsity:.3g}"
+        if self.status == "failed":
+            return f"{kind}: failed; {self.error}"
         if self.status == "diverged":
             return f"{kind}: diverged after {self.steps:,} steps; lower the learning rate."
         loss = (
@@ -204,7 +207,7 @@ class Training:
         self.diverged = not math.isfinite(total)  # the weights may have broken in the last step
         return None if self.diverged else total / count
 
-    def record(self, val_loss: float | None) -> Record:
+    def record(self, val_loss: float | None, curve_points: int = CURVE_POINTS) -> Record:
         """What is kept of the run as it stands."""
         model, run = self.model_config, self.run_config
         params = count_parameters(model)
@@ -230,7 +233,7 @@ class Training:
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },
-            curve=decimate(self.losses, flops_per_step(model, run.sequences)),
+            curve=decimate(self.losses, flops_per_step(model, run.sequences), curve_points),
         )
 
     def save(self, path: Path | str) -> None:
