@@ -203,7 +203,7 @@ LOSS = "loss, nats a token"
 CHINCHILLA = "L = E + A/N^α + B/D^β"
 SATURATING = "1/Ê = 1/(E − 1 + (1/E_start − 1/E_max)⁻¹) + 1/E_max"
 DENSE: dict[str, Share] = {"total": np.ones_like, "active": np.ones_like}
-# A block has 4·d² weights of attention and E experts of 8·d² in all (d_ff = 4d), of which one expert's worth works.
+# A block has 4·d² weights of attention and 64 times the 8·d² of a dense feed-forward part, of which one time works.
 KRAJEWSKI_ACTIVE = (4 + 8) / (4 + 8 * 64)
 
 LAWS: dict[str, Law] = {
