@@ -11,6 +11,8 @@ from sparsity_lab import __version__, notebooks, presets, report
 from sparsity_lab.accounting import CONVENTIONS
 from sparsity_lab.accounting.devices import DEVICES, device
 from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
+from sparsity_lab.laws.optimum import optimal
+from sparsity_lab.laws.published import LAWS, find
 
 MODEL = f"a preset ({', '.join(presets.PRESETS)}), or the path of a Hugging Face config.json"
 
@@ -91,6 +93,17 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_argument("--dtype", default="bf16", help="bf16 (default), fp32, fp8, int8, …")
     cache.add_argument("--batch", type=int, default=1, help="sequences (default 1)")
     cache.add_argument("--json", action="store_true")
+
+    optimum = verbs.add_parser("optimum", help="the best model a budget can buy, by a published scaling law")
+    optimum.set_defaults(work=_optimum)
+    optimum.add_argument("--law", default="abnar", help=f"one of {', '.join(LAWS)} (default abnar)")
+    optimum.add_argument("--compute", type=float, required=True, help="training FLOPs, 6·N_a·D, e.g. 1e21")
+    optimum.add_argument("--sparsity", type=float, help="S (default: the best in the range of the law's fit)")
+    optimum.add_argument("--memory", type=float, metavar="N", help="at most so many parameters in all")
+    optimum.add_argument("--active", type=float, metavar="N", help="at most so many parameters at work on a token")
+    optimum.add_argument("--serve", type=float, default=0.0, metavar="TOKENS", help="to generate, paid of the budget")
+    optimum.add_argument("--granularity", type=float, help="G, for a law that has it")
+    optimum.add_argument("--json", action="store_true")
 
     doctor = verbs.add_parser("doctor", help="what is installed, how fast it is, and what to do about what is missing")
     doctor.set_defaults(work=_doctor)
@@ -203,6 +216,17 @@ def _compare(options: argparse.Namespace) -> int:
     (a, first), (b, second) = presets.find(options.a), presets.find(options.b)
     rows = report.compare(first, second)
     print(json.dumps({"a": a, "b": b, "rows": rows}) if options.json else report.compare_text(a, b, rows))
+    return 0
+
+
+def _optimum(options: argparse.Namespace) -> int:
+    law = find(options.law)
+    names = ("compute", "sparsity", "memory", "active", "serve", "granularity")
+    best = asdict(optimal(law, **{name: getattr(options, name) for name in names}))
+    if options.json:
+        print(json.dumps({"law": law.name, "compute": options.compute} | best))
+    else:
+        print(report.optimum_text(law.name, law.source, law.n_means, options.compute, best))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What `sparsity-lab count`, `cost` and `compare` say: as data for --json, and as text."""
+"""What `sparsity-lab count`, `cost`, `compare`, `cache` and `optimum` say: as data for --json, and as text."""
 
 from dataclasses import asdict
 from typing import Any
@@ -170,6 +170,21 @@ def cache_text(name: str, config: ModelConfig, tokens: int, dtype: str, batch: i
     if config.window is not None:
         lines += ["", f"Layers with a sliding window keep {config.window} tokens at most."]
     return "\n".join(lines)
+
+
+def optimum_text(law: str, source: str, n_means: str, compute: float, data: dict[str, Any]) -> str:
+    """``data``: an `Optimum` as a dict."""
+    total = "not known to this law" if data["n_total"] is None else f"{_short(data['n_total'])} in all"
+    lines = [
+        f"{law} at {compute:.4g} FLOPs: {source}",
+        "",
+        f"sparsity    {data['sparsity']:.4g}",
+        f"parameters  {total} (its N: {n_means})",
+        f"active      {_short(data['n_active'])} on a token",
+        f"tokens      {_short(data['tokens'])}, {data['tokens'] / data['n_active']:.3g} for each active parameter",
+        f"loss        {data['loss']:.4f} nats a token",
+    ]
+    return "\n".join(lines + [f"Careful: {warning}" for warning in data["warnings"]])
 
 
 def size(number: float) -> str:

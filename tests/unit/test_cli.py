@@ -256,3 +256,26 @@ def test_cache(capsys: Capture) -> None:
         (["--tokens", "9", "--dtype", "bits"], "dtype='bits' is not known"),
     ):
         assert failed(["cache", "deepseek-v3", *more], capsys).startswith(message)
+
+
+def test_optimum(capsys: Capture) -> None:
+    data = answer(["optimum", "--law", "abnar", "--compute", "1e21", "--sparsity", "0.95"], capsys)
+    assert set(data) == {"law", "compute", "n_total", "n_active", "tokens", "loss", "sparsity", "warnings"}
+    assert data["n_total"] == pytest.approx(3.46e10, rel=0.005)
+    assert data["n_active"] == pytest.approx(1.73e9, rel=0.005)
+    assert data["loss"] == pytest.approx(2.06, abs=0.005)
+    assert (data["sparsity"], data["warnings"]) == (0.95, [])
+    held = answer(["optimum", "--compute", "1e21", "--memory", "1e9", "--serve", "1e10"], capsys)
+    assert held["n_total"] == pytest.approx(1e9)
+    assert answer(["optimum", "--law", "ludziejewski", "--compute", "1e20"], capsys)["n_total"] is None
+    assert main(["optimum", "--law", "besiroglu", "--compute", "5.76e23"]) == 0
+    text = capsys.readouterr().out
+    for words in ("72.25B in all", "1.329T, 18.4 for each", "Careful: N = 7.225e+10 is outside 7e+07 to 1.6e+10"):
+        assert words in text
+    for more, message in (
+        (["--compute", "-1"], "compute=-1 must be above 0"),
+        (["--compute", "1e21", "--sparsity", "1"], "sparsity=1.0 must be at least 0 and below 1"),
+        (["--compute", "1e21", "--law", "moore"], "law='moore' is not known: use one of abnar"),
+        (["--compute", "1e21", "--law", "krajewski"], "granularity=None: krajewski needs it"),
+    ):
+        assert failed(["optimum", *more], capsys).startswith(message)

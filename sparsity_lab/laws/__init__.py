@@ -1,0 +1,1 @@
+"""Scaling laws: loss as a function of weights, tokens and sparsity. Nothing here imports torch."""
