@@ -218,12 +218,12 @@ def _work(client: Client, state: _State, stop: Callable[[], bool]) -> None:
         try:
             if not state.stopped and stop():
                 raise KeyboardInterrupt
-            waiting = iter([pair for pair in state.queue if pair not in under_way.values()])
-            while not state.stopped and len(under_way) < _threads(client) and (pair := next(waiting, None)):
+            room = 0 if state.stopped else _threads(client) - len(under_way)
+            for pair in [pair for pair in state.queue if pair not in under_way.values()][: max(0, room)]:
                 arguments = (*(config.to_json() for config in pair), str(state.folder), str(state.stop_file), topic)
                 under_way[client.submit(_train, *arguments, key=f"{topic}-{run_id(*pair)}", pure=False)] = pair
             with suppress(TimeoutError):
-                wait(under_way, timeout=0.5, return_when="FIRST_COMPLETED")
+                wait(list(under_way), timeout=0.5, return_when="FIRST_COMPLETED")
         except KeyboardInterrupt:
             state.stopped = True
             state.stop_file.touch()
