@@ -61,10 +61,12 @@ def smooth(flops: Any, loss: Any, points: int = LIVE_POINTS) -> tuple[np.ndarray
 
 
 def loss_trace(label: str, role: str, flops: Any, loss: Any) -> dict[str, Any]:
-    """One line of `loss_figure`; ``role`` is this, dense or ghost."""
+    """One line of `loss_figure`; ``role`` is this, dense, measured, measured dense or ghost."""
     colour, dash, width = {
         "this": (SPARSE, "solid", 3),
         "dense": (DENSE, "dash", 3),
+        "measured": (SPARSE, "dot", 1.5),
+        "measured dense": (DENSE, "dot", 1.5),
         "ghost": (GHOST, "solid", 1.5),
     }[role]
     x, y = smooth(flops, loss)
@@ -80,7 +82,7 @@ def loss_trace(label: str, role: str, flops: Any, loss: Any) -> dict[str, Any]:
 
 
 def loss_figure(curves: pd.DataFrame, height: int = 400) -> go.Figure:
-    """Training loss against FLOPs. ``curves``: columns label, role (this, dense, ghost), flops, loss."""
+    """Training loss against FLOPs. ``curves``: columns label, role (as in `loss_trace`), flops, loss."""
     traces = [
         loss_trace(str(label), str(role), part["flops"], part["loss"])
         for (label, role), part in curves.groupby(["label", "role"], sort=False)

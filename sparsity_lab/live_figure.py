@@ -8,9 +8,10 @@ from plotly.subplots import make_subplots
 from sparsity_lab import charts
 
 GHOSTS = 6  # earlier runs in grey
-DENSE, THIS, LOAD = GHOSTS, GHOSTS + 1, GHOSTS + 2  # the other traces
+MEASURED_DENSE, MEASURED, DENSE, THIS, LOAD = range(GHOSTS, GHOSTS + 5)  # the other traces
+MEASURED_TRACES = {"measured dense": MEASURED_DENSE, "measured": MEASURED}
 
-Line = tuple[str, str, Any, Any]  # label, role (this, dense, ghost), FLOPs, loss
+Line = tuple[str, str, Any, Any]  # label, role (as in `charts.loss_trace`), FLOPs, loss
 
 
 class LiveFigure:
@@ -20,6 +21,8 @@ class LiveFigure:
         figure = make_subplots(cols=2, column_widths=[0.66, 0.34], horizontal_spacing=0.1)
         for _ in range(GHOSTS):
             figure.add_trace(charts.loss_trace("", "ghost", [], []) | {"showlegend": False}, row=1, col=1)
+        for role in MEASURED_TRACES:
+            figure.add_trace(charts.loss_trace(role, role, [], []) | {"visible": False}, row=1, col=1)
         figure.add_trace(charts.loss_trace("dense", "dense", [], []), row=1, col=1)
         figure.add_trace(charts.loss_trace("this run", "this", [], []), row=1, col=1)
         figure.add_trace(charts.load_trace([]), row=1, col=2)
@@ -32,6 +35,21 @@ class LiveFigure:
         self.widget = go.FigureWidget(figure)
         self.widget._config = {"responsive": True, "displayModeBar": False}  # plotly has no public name for it
         self._ghosts: list[str] = []
+        self._measured: list[str] = []
+
+    def show_measured(self, lines: list[Line]) -> None:
+        """Runs that were measured before, to look at while one drags."""
+        labels = [label for label, *_ in lines]
+        if labels == self._measured:
+            return
+        self._measured = labels
+        found = {role: (label, flops, loss) for label, role, flops, loss in lines}
+        with self.widget.batch_update():
+            for role, i in MEASURED_TRACES.items():
+                label, flops, loss = found.get(role, (role, [], []))
+                _set(self.widget.data[i], charts.loss_trace(label, role, flops, loss))
+                self.widget.data[i].visible = role in found
+            self._zoom()
 
     def show(self, ghosts: list[Line], live: list[Line], load: list[list[float]]) -> None:
         """``load``: shares, (layers, experts)."""
@@ -52,9 +70,16 @@ class LiveFigure:
                 traces[LOAD].z = charts.load_trace(load)["z"]
                 self.widget.layout.xaxis2.range = [-0.5, len(load[0]) - 0.5]
                 self.widget.layout.yaxis2.range = [len(load) - 0.5, -0.5]
-            xs, ys = charts.loss_window([(trace.x, trace.y) for trace in (traces[DENSE], traces[THIS])])
+            self._zoom()
+
+    def _zoom(self) -> None:
+        """To the runs in front, or else to the measured ones."""
+        traces = self.widget.data
+        for front in ((traces[DENSE], traces[THIS]), (traces[MEASURED_DENSE], traces[MEASURED])):
+            xs, ys = charts.loss_window([(t.x, t.y) for t in front if t.x is not None])
             if xs is not None:
                 self.widget.layout.xaxis.range, self.widget.layout.yaxis.range = xs, ys
+                return
 
 
 def _set(trace: Any, new: dict[str, Any]) -> None:

@@ -25,6 +25,13 @@ def record_label(record: Record) -> str:
     return run_label(ModelConfig.from_dict(record.model), RunConfig.from_dict(record.run))
 
 
+def measured_label(record: Record | None) -> str:
+    """What a measured run ended at, and where it stood."""
+    if record is None or record.val_loss is None:
+        return "–"
+    return f"{record.val_loss:.3f} ({record_label(record).removesuffix(f', seed {record.seed}')})"
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     def cells(kind: str, values: list[str]) -> str:
         return "".join(f'<{kind} style="text-align:right;padding:1px 10px">{html.escape(v)}</{kind}>' for v in values)

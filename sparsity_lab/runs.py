@@ -62,6 +62,10 @@ class RunStore:
             return None
         return record
 
+    def read(self, name: str) -> Record | None:
+        """The record of the run with this `run_id`, if it is here."""
+        return _read(self.folder / f"{name}.json")
+
     def load(self) -> list[Record]:
         """All records, oldest first; a file that is torn or foreign is skipped with a warning."""
         paths = sorted(self.folder.glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
@@ -72,7 +76,7 @@ class RunStore:
         changes nothing."""
         taken = 0
         for record in other.load():
-            mine = _read(self.folder / f"{record_id(record)}.json")
+            mine = self.read(record_id(record))
             if mine is None or (mine.status in UNFINISHED and record.status not in UNFINISHED):
                 self.save(record)
                 taken += 1

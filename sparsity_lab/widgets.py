@@ -11,12 +11,12 @@ import ipywidgets as ipw
 import pandas as pd
 import plotly.graph_objects as go
 
-from sparsity_lab import charts
+from sparsity_lab import charts, shipped
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
 from sparsity_lab.dial import Settings
 from sparsity_lab.live_figure import GHOSTS, Line, LiveFigure
-from sparsity_lab.markup import duration, record_label, run_label, samples, table
+from sparsity_lab.markup import duration, measured_label, record_label, run_label, samples, table
 from sparsity_lab.models.megablocks import why_not
 from sparsity_lab.session import Lane, Session, current
 from sparsity_lab.speed import Speed
@@ -98,10 +98,10 @@ class MagicDial(ipw.VBox):
         return self.curves()
 
     def curves(self) -> pd.DataFrame:
-        """What the plot shows, one row a point: label, role (this, dense, ghost), flops, loss."""
+        """What the plot shows, one row a point: label, role (as in `charts.loss_trace`), flops, loss."""
         parts = [
             pd.DataFrame({"label": label, "role": role, "flops": flops, "loss": loss})
-            for label, role, flops, loss in [*self._ghosts(), *self._live()]
+            for label, role, flops, loss in [*self._ghosts(), *self._measured(), *self._live()]
         ]
         columns = ["label", "role", "flops", "loss"]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
@@ -269,6 +269,7 @@ class MagicDial(ipw.VBox):
                 self._say_problem(error)
             with self.share.hold_trait_notifications():
                 self.share.value = settings.to_json()
+            self._figure.show_measured(self._measured())
             self._listing.value = f"<pre>{html.escape(settings.code())}</pre>" if self.show_code.value else ""
 
     def _facts_table(self, settings: Settings) -> str:
@@ -284,6 +285,7 @@ class MagicDial(ipw.VBox):
                 "tokens",
                 "steps",
                 "time here",
+                "measured near here",
             )
         }
         for _, model in columns:
@@ -297,6 +299,7 @@ class MagicDial(ipw.VBox):
                 f"{bought.tokens:,}",
                 f"{bought.steps:,}",
                 "measuring…" if seconds is None else duration(seconds),
+                measured_label(shipped.nearest(model, settings.run)),
             )
             for name, cell in zip(rows, cells, strict=True):
                 rows[name].append(cell)
@@ -434,6 +437,16 @@ class MagicDial(ipw.VBox):
             if label not in front and record.run["corpus"] == self._corpus_name:
                 lines.append((label, "ghost", record.curve["flops"], record.curve["loss"]))
         return lines[-GHOSTS:]
+
+    def _measured(self) -> list[Line]:
+        """The runs that ship with the suite and are nearest to where the dials stand."""
+        settings, lines = self.settings, []
+        for role, (model, run) in zip(("measured", "measured dense"), settings.pairs, strict=False):
+            record = shipped.nearest(model, run)
+            if record is not None:
+                label = f"measured: {record_label(record)}"
+                lines.append((label, role, record.curve["flops"], record.curve["loss"]))
+        return lines[::-1]
 
     def _summary_text(self, lanes: list[Lane]) -> str:
         """The plot in words, for those who can't see it."""

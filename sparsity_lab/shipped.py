@@ -1,0 +1,49 @@
+"""The measured runs that ship with the suite, so that there is something to look at before any training."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.runs import RunStore, load_frame
+from sparsity_lab.training import Record
+
+FOLDER = Path(__file__).resolve().parents[1] / "data" / "isoflop"
+CORPUS = "python"  # that they were trained on
+FARTHEST = 3.5  # times the budget, one way or the other
+
+
+@functools.cache
+def runs() -> pd.DataFrame:
+    """The finished ones, as `load_frame` gives them; empty where only the package was installed."""
+    frame = load_frame(FOLDER)
+    return frame[frame["status"] == "finished"].reset_index(drop=True)
+
+
+def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
+    """The measured run most like this one: first in its budget, then in sparsity, width, number of experts and seed.
+
+    None if it was another text, or if no budget is near.
+    """
+    found = runs()
+    if found.empty or run.corpus != CORPUS:
+        return None
+    order = pd.DataFrame(
+        {
+            "budget": np.abs(np.log(found["budget"] / run.budget)),
+            "sparsity": np.abs(np.log((1 - found["sparsity"]) / (1 - model.sparsity))).round(6),
+            "width": np.abs(np.log(found["width"] / model.d_model)),
+            "cut": np.abs(np.log(found["d_expert"] / model.d_expert)),
+            "seed": np.abs(found["seed"] - run.seed),
+        }
+    ).sort_values(["budget", "sparsity", "width", "cut", "seed"], kind="stable")
+    if order["budget"].iloc[0] > np.log(FARTHEST):
+        return None
+    return _record(str(found["id"].iloc[order.index[0]]))
+
+
+@functools.lru_cache(256)
+def _record(name: str) -> Record | None:
+    return RunStore(FOLDER).read(name)
