@@ -1,8 +1,5 @@
 """Laws fitted to runs: robust fits as the papers make them, with intervals, and an honest word on what stays open.
 
-Every law here is a sum of powers, L = Σ_t exp(X_t·θ): θ holds the logarithms of the terms' multipliers and the
-exponents, X_t the logarithms of what is raised to them. So one loss and one gradient serve all.
-
 R runs, T terms, P coefficients, B resamples, M places to predict at.
 """
 
@@ -19,78 +16,17 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.stats import chi2
 
-Array = npt.NDArray[np.float64]
+from sparsity_lab.laws.forms import EXPONENT, LAWS, MULTIPLIER, START_EXPONENT, START_MULTIPLIER, Array, Law
 
 DELTA = 1e-3  # of the Huber loss on log-loss: Hoffmann et al. 2022, Abnar et al. 2025
 SCREENED, STARTS = 2_000, 30  # random starts that are looked at; the best of them that are followed to the end
 CONFIDENCE = 0.95
 NOISE_DRAWS = 5  # residuals drawn for each resample, in a predictive interval
-# At the centre of the runs a term is worth from 1e-4 nats, which is nothing, to 20.
-MULTIPLIER = (math.log(1e-4), math.log(20))
-EXPONENT = {"N": (0.0, 3.0), "D": (0.0, 3.0), "S": (-2.0, 2.0)}
-# Where starts are drawn: the exponents of Abnar's grid.
-START_MULTIPLIER = (math.log(0.03), math.log(3))
-START_EXPONENT = {"N": (0.0, 1.25), "D": (0.0, 1.25), "S": (-1.0, 1.0)}
 # A coefficient is identified if its interval keeps clear of the bounds and is no wider than this.
 IDENTIFIED_FACTOR = 10.0  # multipliers: high/low
 IDENTIFIED_WIDTH = 0.1  # exponents: high − low, or the exponent's size if that is more
 
 COLUMNS = ["sparsity", "budget", "params_total", "tokens", "val_loss", "status"]
-
-
-@dataclass(frozen=True)
-class Law:
-    """A sum of powers. ``terms`` maps each multiplier to its term's exponents, and these to what they are powers of:
-    N stands for 1/N, D for 1/D, S for 1/(1 − S)."""
-
-    name: str
-    equation: str
-    terms: Mapping[str, Mapping[str, str]]
-
-    @property
-    def exponents(self) -> dict[str, str]:
-        return {name: of for term in self.terms.values() for name, of in term.items()}
-
-    @property
-    def names(self) -> list[str]:
-        """Of the coefficients in θ: multipliers, then exponents."""
-        return [*self.terms, *self.exponents]
-
-    def design(self, logs: Mapping[str, Array]) -> Array:
-        """X (R, T, P), from the logarithms (R,) of 1/N, 1/D and 1/(1 − S)."""
-        names = self.names
-        x_RTP = np.zeros((len(logs["N"]), len(self.terms), len(names)))
-        for t, (multiplier, exponents) in enumerate(self.terms.items()):
-            x_RTP[:, t, names.index(multiplier)] = 1
-            for exponent, of in exponents.items():
-                x_RTP[:, t, names.index(exponent)] = logs[of]
-        return x_RTP
-
-    def box(self, multiplier: tuple[float, float], exponent: Mapping[str, tuple[float, float]]) -> Array:
-        """Lowest and highest θ: (2, P)."""
-        return np.array([*[multiplier] * len(self.terms), *(exponent[of] for of in self.exponents.values())]).T
-
-
-LAWS = {
-    law.name: law
-    for law in (
-        Law(  # Abnar et al. 2025 (arXiv 2501.12370), Eq. 6
-            "abnar",
-            "a/N^alpha + b/D^beta + c/(1-S)^lambda + d/((1-S)^delta N^gamma) + e",
-            {"a": {"alpha": "N"}, "b": {"beta": "D"}, "c": {"lambda": "S"}, "d": {"delta": "S", "gamma": "N"}, "e": {}},
-        ),
-        Law(  # the same with one term for the model, for runs that cannot tell three apart
-            "reduced",
-            "b/D^beta + d/((1-S)^delta N^gamma) + e",
-            {"b": {"beta": "D"}, "d": {"delta": "S", "gamma": "N"}, "e": {}},
-        ),
-        Law(  # Hoffmann et al. 2022 (arXiv 2203.15556), approach 3
-            "chinchilla",
-            "A/N^alpha + B/D^beta + E",
-            {"A": {"alpha": "N"}, "B": {"beta": "D"}, "E": {}},
-        ),
-    )
-}
 
 
 class Prediction(NamedTuple):
@@ -133,7 +69,7 @@ class Fit:
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Of the coefficients: 95 %, from the resamples."""
-        low, high = _interval(self._as_written(self.resamples))
+        low, high = interval(self._as_written(self.resamples))
         return {name: (float(a), float(b)) for name, a, b in zip(self.law.names, low, high, strict=True)}
 
     def predict(self, N: npt.ArrayLike, D: npt.ArrayLike, S: npt.ArrayLike) -> Prediction:
@@ -151,7 +87,7 @@ class Fit:
         # Every call draws the same noise: an interval under a slider moves with the slider alone.
         noise = np.random.default_rng(0).choice(self.residuals, (NOISE_DRAWS, len(self.resamples), 1))
         samples = (_log_loss(x_MTP, self.resamples) + noise).reshape(-1, n.size)
-        low, high = _interval(samples)
+        low, high = interval(samples)
         return Prediction(*(np.exp(y).reshape(n.shape)[()] for y in (value, low, high)))
 
     def outside(self, N: float, D: float, S: float) -> str:
@@ -408,7 +344,7 @@ def _at_origin(law: Law, theta: Array, centre: Mapping[str, float]) -> Array:
     return moved
 
 
-def _interval(samples: Array) -> tuple[Array, Array]:
+def interval(samples: Array) -> tuple[Array, Array]:
     """Low and high of the first axis."""
     low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     return low, high
@@ -416,14 +352,14 @@ def _interval(samples: Array) -> tuple[Array, Array]:
 
 def _clear(resamples: Array, bounds: Array) -> npt.NDArray[np.bool_]:
     """Whether a coefficient's interval keeps clear of its bounds."""
-    low, high = _interval(resamples)
+    low, high = interval(resamples)
     margin = 1e-3 * (bounds[1] - bounds[0])
     clear: npt.NDArray[np.bool_] = (low > bounds[0] + margin) & (high < bounds[1] - margin)
     return clear
 
 
 def _identified(law: Law, theta: Array, resamples: Array, clear: npt.NDArray[np.bool_]) -> dict[str, bool]:
-    low, high = _interval(resamples)
+    low, high = interval(resamples)
     multiplier = np.arange(len(theta)) < len(law.terms)
     limit = np.where(multiplier, math.log(IDENTIFIED_FACTOR), np.maximum(IDENTIFIED_WIDTH, np.abs(theta)))
     known = dict(zip(law.names, map(bool, clear & (high - low <= limit)), strict=True))
