@@ -13,12 +13,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.optimize import minimize
 from scipy.stats import chi2
 
-from sparsity_lab.laws.forms import EXPONENT, LAWS, MULTIPLIER, START_EXPONENT, START_MULTIPLIER, Array, Law
+from sparsity_lab.laws.forms import EXPONENT, LAWS, MULTIPLIER, START_EXPONENT, START_MULTIPLIER, Array, Law, named
+from sparsity_lab.laws.robust import log_loss, minimise
 
-DELTA = 1e-3  # of the Huber loss on log-loss: Hoffmann et al. 2022, Abnar et al. 2025
 SCREENED, STARTS = 2_000, 30  # random starts that are looked at; the best of them that are followed to the end
 CONFIDENCE = 0.95
 NOISE_DRAWS = 5  # residuals drawn for each resample, in a predictive interval
@@ -83,10 +82,10 @@ class Fit:
         n, d, s = (np.asarray(x, float) for x in np.broadcast_arrays(N, D, S))
         self._check(n, d, s)
         x_MTP = self.law.design(_logs(n.ravel(), d.ravel(), s.ravel()))
-        value = _log_loss(x_MTP, self.theta[None])[0]
+        value = log_loss(x_MTP, self.theta[None])[0]
         # Every call draws the same noise: an interval under a slider moves with the slider alone.
         noise = np.random.default_rng(0).choice(self.residuals, (NOISE_DRAWS, len(self.resamples), 1))
-        samples = (_log_loss(x_MTP, self.resamples) + noise).reshape(-1, n.size)
+        samples = (log_loss(x_MTP, self.resamples) + noise).reshape(-1, n.size)
         low, high = interval(samples)
         return Prediction(*(np.exp(y).reshape(n.shape)[()] for y in (value, low, high)))
 
@@ -104,6 +103,16 @@ class Fit:
         """Columns coefficient, value, low, high, identified."""
         rows = [(n, v, *self.intervals[n], self.identified[n]) for n, v in self.coefficients.items()]
         return pd.DataFrame(rows, columns=["coefficient", "value", "low", "high", "identified"])
+
+    def report(self) -> dict[str, Any]:
+        """What `summary` says, as data."""
+        return {
+            "law": self.law.name,
+            "equation": self.law.equation,
+            "runs": len(self.residuals),
+            "ranges": self.ranges,
+            "coefficients": {row.pop("coefficient"): row for row in self.table().to_dict("records")},
+        } | self._scores_as_data
 
     def summary(self) -> str:
         low, high = self.ranges["S"]
@@ -125,8 +134,15 @@ class Fit:
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON can hold it."""
         arrays = {name: getattr(self, name).tolist() for name in ("theta", "resamples", "residuals")}
-        scores = {name: score and asdict(score) for name, score in self._scores.items()}
-        return {"law": self.law.name, "identified": self.identified, "ranges": self.ranges} | arrays | scores
+        return (
+            {
+                "law": self.law.name,
+                "identified": self.identified,
+                "ranges": self.ranges,
+            }
+            | arrays
+            | self._scores_as_data
+        )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -148,6 +164,10 @@ class Fit:
     @property
     def _scores(self) -> dict[str, Score | None]:
         return {"fitted": self.fitted, "held_out": self.held_out}
+
+    @property
+    def _scores_as_data(self) -> dict[str, Any]:
+        return {name: score and asdict(score) for name, score in self._scores.items()}
 
     def _as_written(self, theta: Array) -> Array:
         """θ (…, P) with multipliers instead of their logarithms."""
@@ -173,7 +193,7 @@ def fit(
     bootstraps: int = 200,
     seed: int = 0,
 ) -> Fit:
-    """Fits a law to finished runs: Huber loss (δ = 1e-3) on log-loss, L-BFGS from many starts, as the papers do.
+    """Fits a law to finished runs: Huber loss (δ = 1e-3) on log-loss from many starts, as the papers do.
 
     ``runs`` has one row a run and the columns sparsity, budget, params_total, tokens, val_loss and status; rows where
     ``holdout`` (a boolean each) is true are not fitted but predicted. Intervals come from ``bootstraps`` resamples of
@@ -183,11 +203,9 @@ def fit(
     Raises ValueError for missing columns, an unknown law, fewer finished runs than the law needs, and for a law without
     S on runs of several sparsities (see `fit_each`).
     """
-    if law not in LAWS:
-        raise ValueError(f"law={law!r} is not known: use one of {', '.join(LAWS)}")
+    form = named(law)
     if bootstraps < 2:
         raise ValueError(f"bootstraps={bootstraps} must be at least 2, and 200 for steady intervals")
-    form = LAWS[law]
     held = np.zeros(len(runs), bool) if holdout is None else np.asarray(holdout, bool)
     if len(held) != len(runs):
         raise ValueError(f"holdout has {len(held)} values and runs {len(runs)} rows: give one a row")
@@ -206,17 +224,17 @@ def fit(
     y_R = np.log(inside["val_loss"].to_numpy(float))
     bounds = form.box(MULTIPLIER, EXPONENT)
 
-    ends = [_minimise(x_RTP, y_R, np.ones(len(y_R)), start, bounds) for start in _starts(form, x_RTP, y_R, rng)]
-    best, lowest = min(ends, key=lambda end: end[1])
+    starts = _starts(form, x_RTP, y_R, rng)
+    ends, lows = minimise(x_RTP, y_R, np.ones((len(starts), len(y_R))), starts, bounds)
+    best = ends[lows.argmin()]
     # As good as the best: a likelihood ratio within χ²'s 95 % if errors are Laplace's, which is what a small δ says.
     tolerance = 1 + chi2.ppf(CONFIDENCE, len(names)) / (2 * len(y_R))
-    good = [theta for theta, value in ends if value <= tolerance * lowest + 0.01 * len(y_R)]
-    weights_BR = _resampled(inside, bootstraps, rng)
-    starts = rng.integers(len(good), size=bootstraps)
-    centred = np.array([_minimise(x_RTP, y_R, w, good[i], bounds)[0] for w, i in zip(weights_BR, starts, strict=True)])
+    good = ends[lows <= tolerance * lows.min() + 0.01 * len(y_R)]
+    again = good[rng.integers(len(good), size=bootstraps)]
+    centred, _ = minimise(x_RTP, y_R, _resampled(inside, bootstraps, rng), again, bounds)
 
     theta, resamples = (np.round(_at_origin(form, t, centre), 7) for t in (best, centred))
-    residuals = (y_R - _log_loss(x_RTP, best[None])[0]) * math.sqrt(len(y_R) / (len(y_R) - len(names)))
+    residuals = (y_R - log_loss(x_RTP, best[None])[0]) * math.sqrt(len(y_R) / (len(y_R) - len(names)))
     identified = _identified(form, theta, resamples, _clear(centred, bounds))
     new = Fit(
         law=form,
@@ -284,46 +302,11 @@ def _logs(n: Array, d: Array, s: Array) -> dict[str, Array]:
     return {"N": -np.log(n), "D": -np.log(d), "S": -np.log1p(-s)}
 
 
-def _log_loss(x_RTP: Array, theta_BP: Array) -> Array:
-    """log L (B, R)."""
-    z_BRT = np.tensordot(theta_BP, x_RTP, (1, 2))
-    top = z_BRT.max(-1, keepdims=True)
-    y_BR: Array = top[..., 0] + np.log(np.exp(z_BRT - top).sum(-1))
-    return y_BR
-
-
-def huber(theta: Array, x_RTP: Array, y_R: Array, weights_R: Array) -> tuple[float, Array]:
-    """Σ weight · Huber(log L − y) in units of δ², and its gradient (P,). In these units the loss is of the order of
-    the number of runs or above, where L-BFGS's tolerances mean something."""
-    z_RT = x_RTP @ theta
-    top = z_RT.max(1, keepdims=True)
-    powers_RT = np.exp(z_RT - top)
-    sums = powers_RT.sum(1, keepdims=True)
-    error = ((top + np.log(sums))[:, 0] - y_R) / DELTA
-    slope = np.clip(error, -1, 1)
-    value = weights_R @ (slope * (error - slope / 2))
-    gradient = ((weights_R * slope / DELTA)[:, None] * powers_RT / sums).ravel() @ x_RTP.reshape(-1, len(theta))
-    return float(value), gradient
-
-
-def _minimise(x_RTP: Array, y_R: Array, weights_R: Array, start: Array, bounds: Array) -> tuple[Array, float]:
-    end = minimize(
-        huber,
-        start,
-        (x_RTP, y_R, weights_R),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(float(low), float(high)) for low, high in bounds.T],
-        options={"maxiter": 2_000, "maxfun": 5_000, "maxcor": 20, "ftol": 1e-10, "gtol": 1e-6},
-    )
-    return end.x, float(end.fun)
-
-
 def _starts(law: Law, x_RTP: Array, y_R: Array, rng: np.random.Generator) -> Array:
     """The best of many random starts: (STARTS, P)."""
     low, high = law.box(START_MULTIPLIER, START_EXPONENT)
     starts = rng.uniform(low, high, (SCREENED, len(low)))
-    errors = np.abs(_log_loss(x_RTP, starts) - y_R).sum(1)
+    errors = np.abs(log_loss(x_RTP, starts) - y_R).sum(1)
     return starts[np.argsort(errors)[:STARTS]]
 
 

@@ -74,3 +74,10 @@ LAWS = {
         ),
     )
 }
+
+
+def named(law: str) -> Law:
+    """Raises ValueError for a name that no law has."""
+    if law not in LAWS:
+        raise ValueError(f"law={law!r} is not known: use one of {', '.join(LAWS)}")
+    return LAWS[law]
