@@ -242,6 +242,7 @@ def _optimum(options: argparse.Namespace) -> int:
 def _fit(options: argparse.Namespace) -> int:
     from sparsity_lab import runs as records  # here, for scipy and torch take seconds to import
     from sparsity_lab.laws import fitting
+    from sparsity_lab.laws.forms import named
 
     runs = records.load_frame(Path(options.folder))
     holdout = None
@@ -250,7 +251,7 @@ def _fit(options: argparse.Namespace) -> int:
         if not holdout.any():
             budgets = ", ".join(f"{budget:g}" for budget in sorted(runs["budget"].unique()))
             raise ValueError(f"holdout={options.holdout:g} is the budget of no run: use one of {budgets}")
-    if "S" in fitting.named(options.law).exponents.values():
+    if "S" in named(options.law).exponents.values():
         fits = [fitting.fit(runs, options.law, holdout=holdout, bootstraps=options.bootstraps)]
     else:
         fits = fitting.fit_each(runs, options.law, holdout=holdout, bootstraps=options.bootstraps)

@@ -23,7 +23,7 @@ CONFIDENCE = 0.95
 NOISE_DRAWS = 5  # residuals drawn for each resample, in a predictive interval
 # A coefficient is identified if its interval keeps clear of the bounds and is no wider than this.
 IDENTIFIED_FACTOR = 10.0  # multipliers: high/low
-IDENTIFIED_WIDTH = 0.1  # exponents: high − low, or the exponent's size if that is more
+IDENTIFIED_WIDTH = 0.1  # exponents: high − low, or half the exponent's size if that is more
 
 COLUMNS = ["sparsity", "budget", "params_total", "tokens", "val_loss", "status"]
 
@@ -85,8 +85,8 @@ class Fit:
         value = log_loss(x_MTP, self.theta[None])[0]
         # Every call draws the same noise: an interval under a slider moves with the slider alone.
         noise = np.random.default_rng(0).choice(self.residuals, (NOISE_DRAWS, len(self.resamples), 1))
-        samples = (log_loss(x_MTP, self.resamples) + noise).reshape(-1, n.size)
-        low, high = interval(samples)
+        samples = log_loss(x_MTP, self.resamples) + noise
+        low, high = interval(samples.reshape(noise.size, n.size))
         return Prediction(*(np.exp(y).reshape(n.shape)[()] for y in (value, low, high)))
 
     def outside(self, N: float, D: float, S: float) -> str:
@@ -106,13 +106,9 @@ class Fit:
 
     def report(self) -> dict[str, Any]:
         """What `summary` says, as data."""
-        return {
-            "law": self.law.name,
-            "equation": self.law.equation,
-            "runs": len(self.residuals),
-            "ranges": self.ranges,
-            "coefficients": {row.pop("coefficient"): row for row in self.table().to_dict("records")},
-        } | self._scores_as_data
+        coefficients = self.table().set_index("coefficient").to_dict("index")
+        what = {"law": self.law.name, "equation": self.law.equation, "runs": len(self.residuals)}
+        return what | {"ranges": self.ranges, "coefficients": coefficients} | self._scores_as_data
 
     def summary(self) -> str:
         low, high = self.ranges["S"]
@@ -133,16 +129,9 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON can hold it."""
+        what = {"law": self.law.name, "identified": self.identified, "ranges": self.ranges}
         arrays = {name: getattr(self, name).tolist() for name in ("theta", "resamples", "residuals")}
-        return (
-            {
-                "law": self.law.name,
-                "identified": self.identified,
-                "ranges": self.ranges,
-            }
-            | arrays
-            | self._scores_as_data
-        )
+        return what | arrays | self._scores_as_data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -344,7 +333,7 @@ def _clear(resamples: Array, bounds: Array) -> npt.NDArray[np.bool_]:
 def _identified(law: Law, theta: Array, resamples: Array, clear: npt.NDArray[np.bool_]) -> dict[str, bool]:
     low, high = interval(resamples)
     multiplier = np.arange(len(theta)) < len(law.terms)
-    limit = np.where(multiplier, math.log(IDENTIFIED_FACTOR), np.maximum(IDENTIFIED_WIDTH, np.abs(theta)))
+    limit = np.where(multiplier, math.log(IDENTIFIED_FACTOR), np.maximum(IDENTIFIED_WIDTH, np.abs(theta) / 2))
     known = dict(zip(law.names, map(bool, clear & (high - low <= limit)), strict=True))
     # The constant is what is left where N and D are infinite: nobody knows it who doesn't know how the terms fall.
     falls = all(known[exponent] for exponent, of in law.exponents.items() if of != "S")

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from sparsity_lab.laws.fitting import finished, interval
+from sparsity_lab.laws.fitting import CONFIDENCE, finished, interval
 from sparsity_lab.laws.forms import Array
 
 COLUMNS = ["sparsity", "top_k", "width", "budget", "params_total", "params_active", "tokens", "val_loss", "status"]
@@ -39,16 +39,16 @@ class Parabola:
 
     @property
     def rises(self) -> Array:
-        """The smaller of the slopes out of the two edges, nats per factor of e in size: the estimate, then the
-        resamples (1 + B,). Above 0, the parabola opens upward and its minimum lies inside the edges."""
+        """How steeply loss rises out of the left and the right edge, nats per factor of e in size: the estimate, then
+        the resamples (2, 1 + B). If both are above 0, the parabola opens upward and its minimum lies inside."""
         c = np.vstack([self.coefficients, self.resamples])
         left, right = (c @ [0, 1, 2 * x] for x in self.edges)
-        return np.minimum(-left, right)
+        return np.stack([-left, right])
 
     @property
     def bracketed(self) -> bool:
         """Whether the minimum lies inside the widths that were measured, not at their edge or beyond."""
-        return bool(self.rises[0] > 0)
+        return bool((self.rises[:, 0] > 0).all())
 
     @cached_property
     def best(self) -> tuple[Array, Array]:
@@ -88,8 +88,9 @@ def parabolas(
     """A parabola for each budget and sparsity that has runs of three widths or more, in log ``size``.
 
     A resample adds to each fitted loss the residual of some run of the same budget, of any sparsity, width and seed,
-    as wide as a new run's: five widths are too few to leave some out. What the runs of one seed share moves whole
-    parabolas and is not in the residuals.
+    as wide as a new run's: five widths are too few to leave some out. What is not in the residuals is not in the
+    intervals: what the runs of one seed share moves whole parabolas, and that loss is no parabola moves their minima,
+    by some percent in size over widths a factor of four apart.
 
     Raises ValueError for missing columns, no finished run, a sparsity that was measured with several ``top_k``, and
     when a budget has no more runs than its parabolas have coefficients.
@@ -169,8 +170,8 @@ def surfaces(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What runs say on a claim: it holds if the statistic's 95 % interval lies above 0, does not if below, and is
-    undecided otherwise. ``budget`` is NaN for a claim about all budgets."""
+    """What runs say on a claim: it holds if the statistic's interval lies above 0, does not if below, and is undecided
+    otherwise. Either is wrong in 2.5 % of cases at most. ``budget`` is NaN for a claim about all budgets."""
 
     claim: str
     says: str
@@ -215,26 +216,32 @@ def verdicts(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0)
         rows += [
             _verdict("1a", _slope_in_sparsity(here_total), budget, _edge_note(here_total)),
             _verdict("1b", -_slope_in_sparsity(here), budget, _edge_note(here)),
-            _verdict("1c", _smallest_fall([p.best[1] for p in here]), budget, _edge_note(here)),
+            _verdict("1c", _falls([p.best[1] for p in here]), budget, _edge_note(here)),
             *_surface_verdicts(surface_at.get(budget), budget),
             _verdict("3", here_total[-1].rises, budget, f"S = {here_total[-1].sparsity:.4g}"),
         ]
     levels = [[p.best[1] for p in active if p.sparsity == s] for s in sorted({p.sparsity for p in active})]
-    falls = [_smallest_fall(losses) for losses in levels if len(losses) > 1]
-    rows.append(_verdict("4", np.min(falls, axis=0) if falls else NOTHING, math.nan, _edge_note(active)))
+    rows.append(_verdict("4", np.concatenate([_falls(losses) for losses in levels]), math.nan, _edge_note(active)))
     rows.append(_verdict("5", _growth_of_gain(active), math.nan, _edge_note(active)))
     return pd.DataFrame(rows)
 
 
-NOTHING = np.full(2, np.nan)  # the statistic of runs that cannot show it
+NOTHING = np.empty((0, 1))  # the statistic of runs that cannot show it
 
 
-def _verdict(claim: str, samples: Array, budget: float, note: str) -> Verdict:
-    """``samples``: the statistic's estimate, then its resamples."""
-    low, high = (float(x) for x in interval(samples[1:]))
+def _verdict(claim: str, parts: Array, budget: float, note: str) -> Verdict:
+    """``parts`` (k, 1 + B): estimate and resamples of what must all be above 0 for the claim to hold; the statistic is
+    the smallest. It is above 0 if every part is, each on its own evidence (Berger 1982, doi 10.2307/1267823), and
+    below if any one is, with Bonferroni's correction for having looked at k: the smallest of noisy numbers is low."""
+    estimate = low = high = math.nan
+    if len(parts):
+        tail = (1 - CONFIDENCE) / 2
+        estimate = float(parts[:, 0].min())
+        low = float(np.quantile(parts[:, 1:], tail, axis=1).min())
+        high = float(np.quantile(parts[:, 1:], 1 - tail / len(parts), axis=1).min())
     verdict = "holds" if low > 0 else "does not hold" if high < 0 else "undecided"
     says, statistic = CLAIMS[claim]
-    return Verdict(claim, says, budget, statistic, float(samples[0]), low, high, verdict, note)
+    return Verdict(claim, says, budget, statistic, estimate, low, high, verdict, note)
 
 
 def _edge_note(here: list[Parabola]) -> str:
@@ -250,15 +257,15 @@ def _slope_in_sparsity(here: list[Parabola]) -> Array:
 
 
 def _slope(x: Array, y: Array) -> Array:
-    """Least-squares slopes of y (points, 1 + B) in x (points,)."""
+    """Least-squares slopes (1, 1 + B) of y (points, 1 + B) in x (points,)."""
     x = x - x.mean()
     slopes: Array = x @ y / (x @ x)
-    return slopes
+    return slopes[None]
 
 
-def _smallest_fall(losses: list[Array]) -> Array:
-    """From one to the next."""
-    return -np.diff(losses, axis=0).max(0) if len(losses) > 1 else NOTHING
+def _falls(losses: list[Array]) -> Array:
+    """From each to the next: (steps, 1 + B)."""
+    return -np.diff(losses, axis=0)
 
 
 def _surface_verdicts(surface: Surface | None, budget: float) -> list[Verdict]:
@@ -272,8 +279,8 @@ def _surface_verdicts(surface: Surface | None, budget: float) -> list[Verdict]:
     shares = " to ".join(f"{-math.expm1(-edge):.4g}" for edge in (low, high))
     at, along = f"N = {math.exp(n):.3g}, S = {shares}", " to ".join(f"{math.exp(size):.3g}" for size in sizes)
     return [
-        _verdict("2a", np.minimum(-slopes[0], slopes[1]), budget, at),
-        _verdict("2b", -mixed, budget, f"N = {along}, S = {shares}"),
+        _verdict("2a", np.stack([-slopes[0], slopes[1]]), budget, at),
+        _verdict("2b", -mixed[None], budget, f"N = {along}, S = {shares}"),
     ]
 
 

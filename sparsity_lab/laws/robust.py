@@ -1,8 +1,8 @@
 """Sums of powers fitted to losses: Huber's loss on log-loss, for many starts and many resamples at once.
 
-The papers minimise by L-BFGS. These are steps of Levenberg and Marquardt on reweighted least squares (Holland and Welsch
-1977, doi 10.1080/03610927708827533), which reach the same minima, and all problems take theirs in one call. SciPy's
-L-BFGS-B takes them one by one, and on a machine with other work BLAS's threads made it twenty times slower.
+The papers minimise by L-BFGS. These are steps of Levenberg and Marquardt on reweighted least squares (Holland and
+Welsch 1977, doi 10.1080/03610927708827533), which reach the same minima, and all problems take theirs in one call.
+SciPy's L-BFGS-B takes them one by one, and on a machine with other work BLAS's threads made it twenty times slower.
 
 R runs, T terms, P coefficients, B problems.
 """
