@@ -322,13 +322,14 @@ def _monomials(n: Array, s: Array) -> Array:
 
 
 def _window(n: Array, s: Array) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Of all runs of neighbouring sparsities, three or more, the one that shares the widest range of N̂."""
+    """The largest rectangle of an N̂ that three neighbouring sparsities or more share, and of these sparsities."""
     levels = np.unique(s)
     spans = []
     for first in range(len(levels) - 2):
         for last in range(first + 2, len(levels)):
             inside = [n[s == level] for level in levels[first : last + 1]]
             low, high = max(x.min() for x in inside), min(x.max() for x in inside)
-            spans.append((high - low, (float(low), float(high)), (float(levels[first]), float(levels[last]))))
-    width, sizes, sparsities = max(spans)
-    return (sizes, sparsities) if width > 0 else None
+            area = (high - low) * (levels[last] - levels[first])
+            spans.append((area, (float(low), float(high)), (float(levels[first]), float(levels[last]))))
+    area, sizes, sparsities = max(spans)
+    return (sizes, sparsities) if area > 0 else None
