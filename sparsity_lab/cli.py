@@ -105,6 +105,15 @@ def _parser() -> argparse.ArgumentParser:
     optimum.add_argument("--granularity", type=float, help="G, for a law that has it")
     optimum.add_argument("--json", action="store_true")
 
+    fit = verbs.add_parser("fit", help="fit a scaling law to a folder of runs")
+    fit.set_defaults(work=_fit)
+    fit.add_argument("folder", metavar="DIR", help="of run records")
+    fit.add_argument("--law", default="abnar", help="abnar (default), reduced, or chinchilla, one a sparsity")
+    fit.add_argument("--holdout", type=float, metavar="BUDGET", help="predict the runs of this budget, don't fit them")
+    fit.add_argument("--bootstraps", type=int, default=200, help="resamples, for intervals (default 200)")
+    fit.add_argument("--out", metavar="FILE", help="save the fit here as JSON, with all that predicting takes")
+    fit.add_argument("--json", action="store_true")
+
     doctor = verbs.add_parser("doctor", help="what is installed, how fast it is, and what to do about what is missing")
     doctor.set_defaults(work=_doctor)
     doctor.add_argument("--json", action="store_true")
@@ -227,6 +236,28 @@ def _optimum(options: argparse.Namespace) -> int:
         print(json.dumps({"law": law.name, "compute": options.compute} | best))
     else:
         print(report.optimum_text(law.name, law.source, law.n_means, options.compute, best))
+    return 0
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from sparsity_lab import runs as records  # here, for scipy and torch take seconds to import
+    from sparsity_lab.laws import fitting
+    from sparsity_lab.laws.forms import named
+
+    runs = records.load_frame(Path(options.folder))
+    holdout = None
+    if options.holdout is not None:
+        holdout = runs["budget"] == options.holdout
+        if not holdout.any():
+            budgets = ", ".join(f"{budget:g}" for budget in sorted(runs["budget"].unique()))
+            raise ValueError(f"holdout={options.holdout:g} is the budget of no run: use one of {budgets}")
+    if "S" in named(options.law).exponents.values():
+        fits = [fitting.fit(runs, options.law, holdout=holdout, bootstraps=options.bootstraps)]
+    else:
+        fits = fitting.fit_each(runs, options.law, holdout=holdout, bootstraps=options.bootstraps)
+    if options.out:
+        fitting.save(options.out, fits)
+    print(json.dumps([fit.report() for fit in fits]) if options.json else "\n\n".join(fit.summary() for fit in fits))
     return 0
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from sparsity_lab import __version__, training
+from benchmarks.fit import grid, measured
+from sparsity_lab import __version__, runs, training
 from sparsity_lab.cli import main
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.laws.fitting import load
 from sparsity_lab.training import train
 
 Capture = pytest.CaptureFixture[str]
@@ -279,3 +281,49 @@ def test_optimum(capsys: Capture) -> None:
         (["--compute", "1e21", "--law", "krajewski"], "granularity=None: krajewski needs it"),
     ):
         assert failed(["optimum", *more], capsys).startswith(message)
+
+
+# ---- fit
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose runs are 200 of a known law."""
+
+    def load_frame(folder: Path) -> Any:
+        assert folder == tmp_path
+        return measured(grid())
+
+    monkeypatch.setattr(runs, "load_frame", load_frame)
+    return tmp_path
+
+
+def test_fit(folder: Path, capsys: Capture) -> None:
+    arguments = ["fit", str(folder), "--law", "reduced", "--holdout", "1e13", "--bootstraps", "10"]
+    out = folder / "fit.json"
+    assert main([*arguments, "--json", "--out", str(out)]) == 0
+    (data,) = json.loads(capsys.readouterr().out, parse_constant=no_constant)
+    (fitted,) = load(out)
+    assert data == json.loads(json.dumps(fitted.report()))
+    assert (data["law"], data["runs"], data["held_out"]["runs"]) == ("reduced", 160, 40)
+    assert set(data["coefficients"]["gamma"]) == {"value", "low", "high", "identified"}
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == fitted.summary() + "\n"
+
+
+def test_fit_of_chinchilla_is_one_a_sparsity(folder: Path, capsys: Capture) -> None:
+    assert main(["fit", str(folder), "--law", "chinchilla", "--bootstraps", "2"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "runs, S" in line] == [
+        f"50 runs, S = {s}" for s in ("0", "0.75", "0.9375", "0.9844")
+    ]
+
+
+def test_fit_of_an_empty_folder(tmp_path: Path, capsys: Capture) -> None:
+    assert failed(["fit", str(tmp_path)], capsys).startswith("none of 0 runs finished with a loss")
+
+
+def test_mistakes_in_fit(folder: Path, capsys: Capture) -> None:
+    message = failed(["fit", str(folder), "--holdout", "5"], capsys)
+    assert message == "holdout=5 is the budget of no run: use one of 1e+11, 3e+11, 1e+12, 3e+12, 1e+13"
+    assert failed(["fit", str(folder), "--law", "kaplan"], capsys).startswith("law='kaplan' is not known: use one of")
+    assert failed(["fit", str(folder), "--bootstraps", "1"], capsys).startswith("bootstraps=1 must be at least 2")
