@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.set_defaults(work=_fit)
     fit.add_argument("folder", metavar="DIR", help="of run records")
     fit.add_argument("--law", default="abnar", help="abnar (default), reduced, or chinchilla, one a sparsity")
+    fit.add_argument("--top-k", type=int, metavar="K", help="only runs in which K experts work")
     fit.add_argument("--holdout", type=float, metavar="BUDGET", help="predict the runs of this budget, don't fit them")
     fit.add_argument("--bootstraps", type=int, default=200, help="resamples, for intervals (default 200)")
     fit.add_argument("--out", metavar="FILE", help="save the fit here as JSON, with all that predicting takes")
@@ -245,6 +246,12 @@ def _fit(options: argparse.Namespace) -> int:
     from sparsity_lab.laws.forms import named
 
     runs = records.load_frame(Path(options.folder))
+    kinds = sorted(runs["top_k"].unique()) if options.top_k is None else [options.top_k]
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the runs have top_k={' and '.join(map(str, kinds))}, and laws know no granularity: add --top-k {kinds[0]}"
+        )
+    runs = runs[runs["top_k"].isin(kinds)]
     holdout = None
     if options.holdout is not None:
         holdout = runs["budget"] == options.holdout
