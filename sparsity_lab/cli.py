@@ -124,6 +124,8 @@ def _train(options: argparse.Namespace) -> int:
             bar.update(step.flops - bar.n)
             bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
     record = training.record(training.evaluate())
+    if workers is not None:
+        workers.leave()
     if first:
         print(record.to_json() if options.json else record.summary())
     return 0 if record.status == "finished" else 1

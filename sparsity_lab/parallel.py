@@ -44,6 +44,11 @@ class Workers:
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return cls(mode)
 
+    def leave(self) -> None:
+        """After the last step, all together: gloo's threads abort a process that exits with its group still open."""
+        dist.barrier()
+        dist.destroy_process_group()
+
     def prepare(self, model: Transformer) -> None:
         """Of a model that every process built from one seed, keeps this process's share. Raises ValueError if the
         experts can't be shared out evenly, or for a router whose choices hang on the whole batch."""

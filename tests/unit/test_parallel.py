@@ -17,7 +17,7 @@ from sparsity_lab.parallel import Workers
 from sparsity_lab.training import Training
 
 WORKER = """
-import json, sys
+import json, os, sys
 import torch
 import torch.distributed as dist
 from sparsity_lab.config import ModelConfig, RunConfig
@@ -40,9 +40,10 @@ for path, last in json.loads(jobs):
     val = training.evaluate()
     weights = {name: weight.detach().double().sum().item() for name, weight in training.model.named_parameters()}
     results.append({"losses": list(training.losses), "val": val, "weights": weights})
-print(json.dumps(results))
+print(json.dumps(results), flush=True)
 dist.barrier()
 dist.destroy_process_group()
+os._exit(0)  # once in a while, on a busy machine, gloo's threads abort a process that exits as usual
 """
 
 Job = tuple[str, int | None]  # a checkpoint to go on from, or none; the step to stop at, saving after each, or the end
