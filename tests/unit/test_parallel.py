@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 
+from sparsity_lab.checkpoint import peek
 from sparsity_lab.cli import main
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.parallel import Workers
@@ -143,9 +144,11 @@ def test_under_torchrun(corpus_file: Path, tmp_path: Path) -> None:
         "--corpus",
         str(corpus_file),
     ]
+    saved = tmp_path / "run.safetensors"
+    words += ["--checkpoint-seconds", "0"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     done = subprocess.run(
-        [*command, "sparsity_lab", *words, "--parallel", "experts", "--json"],
+        [*command, "sparsity_lab", *words, "--parallel", "experts", "--json", "--checkpoint", str(saved)],
         capture_output=True,
         text=True,
         timeout=180,
@@ -154,6 +157,9 @@ def test_under_torchrun(corpus_file: Path, tmp_path: Path) -> None:
     record = json.loads(done.stdout)
     assert record["status"] == "finished"
     assert record["sparsity"] == 0.75
+    state = peek(saved)
+    assert state is not None
+    assert state["step"] == record["steps"]
 
 
 def test_mistakes(
