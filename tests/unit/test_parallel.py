@@ -138,7 +138,7 @@ def test_under_torchrun(corpus_file: Path, tmp_path: Path) -> None:
         "--sparsity",
         "0.75",
         "--budget",
-        "3e7",
+        "5e7",
         "--batch-size",
         "4",
         "--corpus",
@@ -151,7 +151,7 @@ def test_under_torchrun(corpus_file: Path, tmp_path: Path) -> None:
         [*command, "sparsity_lab", *words, "--parallel", "experts", "--json", "--checkpoint", str(saved)],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
