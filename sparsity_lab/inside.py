@@ -87,11 +87,13 @@ class Readings:
 @torch.no_grad()
 def read(model: Transformer, text: bytes) -> Readings:
     """Runs ``model`` over ``text``, in windows of its context, and records the routing. Raises ValueError for a model
-    without routers, and for a text shorter than one window."""
+    without routers, for one whose experts choose (a token has no favourite), and for a text shorter than one window."""
     context = model.config.context
     routers = model.routers()
     if not routers:
         raise ValueError("the model has no router: n_experts=1")
+    if model.config.router == "expert_choice":
+        raise ValueError("router='expert_choice': tokens choose no experts there; use softmax or sigmoid")
     windows = len(text) // context
     if windows < 1:
         raise ValueError(f"text of {len(text)} bytes is shorter than the model's context={context}")

@@ -42,7 +42,7 @@ def small_models(draw: st.DrawFn) -> ModelConfig:
         moe_every=draw(st.sampled_from([n for n in (1, 2, 3) if layers // n > dense // n])),
         d_dense=draw(st.none() | st.integers(1, 12)),
         tied_embeddings=draw(st.booleans()),
-        router=draw(st.sampled_from(["softmax", "softmax", "sigmoid", "hash"])),
+        router=draw(st.sampled_from(["softmax", "softmax", "sigmoid", "expert_choice", "hash", "random"])),
         route_scale=draw(st.sampled_from([1.0, 2.5])),
         bias_rate=draw(st.sampled_from([0.0, 0.01])),
         d_expert=draw(st.integers(1, 12)),

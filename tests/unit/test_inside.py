@@ -169,6 +169,16 @@ def test_figures() -> None:
     assert [list(t.y) for t in inside_charts.load_over_time(loads).data] == [[3, 2], [1]]
 
 
+def test_loads_by_expert() -> None:
+    (few,) = inside_charts.loads_by_expert(np.array([[0.5, 0.5], [1.0, 0.0]])).data
+    assert few.z.tolist() == [[1, 2], [1, 0]], "in multiples of the even share, an expert a row"
+    assert list(few.x) == [1, 2]
+    (many,) = inside_charts.loads_by_expert(np.full((1_234, 4), 0.25)).data
+    assert many.z.shape == (4, 100)
+    assert np.allclose(many.z, 1)
+    assert many.x[-1] == 1_234
+
+
 def test_coloured_text_is_escaped_and_whole() -> None:
     shown = inside_charts.coloured(b"a<b>&", np.array([0, 0, 9, 9, 1]))
     assert 'title="expert 0">a&lt;</span>' in shown
