@@ -105,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     optimum.add_argument("--granularity", type=float, help="G, for a law that has it")
     optimum.add_argument("--json", action="store_true")
 
+    measure = verbs.add_parser("measure", help="how sparse weights are, or a network, by every measure")
+    measure.set_defaults(work=_measure)
+    measure.add_argument("file", help="weights (.safetensors), or edges (.csv with source,target and perhaps weight)")
+    measure.add_argument("--json", action="store_true")
+
     doctor = verbs.add_parser("doctor", help="what is installed, how fast it is, and what to do about what is missing")
     doctor.set_defaults(work=_doctor)
     doctor.add_argument("--json", action="store_true")
@@ -227,6 +232,14 @@ def _optimum(options: argparse.Namespace) -> int:
         print(json.dumps({"law": law.name, "compute": options.compute} | best))
     else:
         print(report.optimum_text(law.name, law.source, law.n_means, options.compute, best))
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from sparsity_lab import measure_file
+
+    data = measure_file.measure(Path(options.file))
+    print(json.dumps(data) if options.json else measure_file.text(data))
     return 0
 
 

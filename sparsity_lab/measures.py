@@ -66,11 +66,11 @@ def _unit(c_XN: Array) -> Array:
 
 
 def _l0(c_XN: Array) -> Value:
-    return 1 - np.count_nonzero(c_XN, -1) / c_XN.shape[-1]
+    return np.count_nonzero(c_XN == 0, -1) / c_XN.shape[-1]
 
 
 def _l0_threshold(c_XN: Array, threshold: float = EPSILON) -> Value:
-    return 1 - np.count_nonzero(c_XN >= threshold, -1) / c_XN.shape[-1]
+    return np.count_nonzero(c_XN < threshold, -1) / c_XN.shape[-1]
 
 
 def _l1(c_XN: Array) -> Value:
