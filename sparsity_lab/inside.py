@@ -190,8 +190,8 @@ def vectors(model: Transformer, text: bytes) -> list[dict[str, np.ndarray]]:
     """For each layer with experts what is spread over what, while ``model`` reads up to 32 windows of ``text``.
 
     ``shares`` of the router, (N, E); ``gates``, what of them is left after the choice, (N, E); ``hidden`` numbers
-    silu(gate)·up of the experts at work, (N·K, F), expert by expert; ``weights`` of each expert, (E, W). Raises
-    ValueError as `read` does.
+    silu(gate)·up of the experts at work, (N·K, F), expert by expert; the weights of each expert, ``gate_up``, (E, D·G),
+    and ``down``, (E, F·D). Raises ValueError as `read` does.
     """
     moes = [module for module in model.layers.modules() if isinstance(module, MoE) and module.router is not None]
     inputs: list[torch.Tensor] = []
@@ -214,7 +214,8 @@ def vectors(model: Transformer, text: bytes) -> list[dict[str, np.ndarray]]:
             "shares": routing.probs_NE,
             "gates": torch.zeros_like(routing.probs_NE).scatter(1, routing.experts_NK, routing.weights_NK),
             "hidden": torch.cat(hidden),
-            "weights": torch.cat([experts.gate_up_EDG.flatten(1), experts.down_EFD.flatten(1)], 1),
+            "gate_up": experts.gate_up_EDG.flatten(1),
+            "down": experts.down_EFD.flatten(1),
         }
         found.append({name: part.float().cpu().numpy() for name, part in parts.items()})
     return found

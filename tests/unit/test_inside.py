@@ -189,7 +189,7 @@ def test_vectors_give_the_layers_answer(router: str) -> None:
     moe.register_forward_hook(lambda _, given, answer: answers.append(answer[0]))
     (parts,) = inside.vectors(model, bytes(range(48)))
     assert {name: part.shape for name, part in parts.items()} == {
-        "shares": (48, 5), "gates": (48, 5), "hidden": (96, 6), "weights": (5, 3 * 8 * 6)
+        "shares": (48, 5), "gates": (48, 5), "hidden": (96, 6), "gate_up": (5, 2 * 8 * 6), "down": (5, 6 * 8)
     }  # fmt: skip
     assert ((parts["gates"] > 0).sum(1) == 2).all()
     gates_NE = torch.from_numpy(parts["gates"])
