@@ -217,5 +217,7 @@ def vectors(model: Transformer, text: bytes) -> list[dict[str, np.ndarray]]:
             "gate_up": experts.gate_up_EDG.flatten(1),
             "down": experts.down_EFD.flatten(1),
         }
-        found.append({name: part.float().cpu().numpy() for name, part in parts.items()})
+        found.append(
+            {name: part.float().cpu().numpy().copy() for name, part in parts.items()}
+        )  # copies: training goes on
     return found

@@ -113,7 +113,8 @@ def moved(before: Array, after: Array, changes: Mapping[str, float], height: int
         x=[min(max(value, -1.0), 1.0) for value in values],
         y=list(changes),
         orientation="h",
-        name="finds it sparser (right), less sparse (left)",
+        name="change",
+        showlegend=False,
         marker={"color": [THIRD if value > 0 else DENSE for value in values]},
         customdata=values,
         hovertemplate="%{y}: %{customdata:+.3g} of its value<extra></extra>",
@@ -123,8 +124,8 @@ def moved(before: Array, after: Array, changes: Mapping[str, float], height: int
     styled(figure, height, bargap=0.25, margin={"l": 50, "r": 20, "t": 60, "b": 50})
     figure.update_xaxes(title="number", type="category", showgrid=False, row=1, col=1)
     figure.update_yaxes(title="magnitude", rangemode="tozero", row=1, col=1)
-    figure.update_xaxes(title="change of the measure", range=[-1.05, 1.05], tickformat="+.0%", dtick=0.5, zeroline=True,
-                        zerolinecolor=GREY, row=1, col=2)  # fmt: skip
+    figure.update_xaxes(title="less sparse  ←  by this measure  →  sparser", range=[-1.05, 1.05], tickformat="+.0%",
+                        dtick=0.5, zeroline=True, zerolinecolor=GREY, row=1, col=2)  # fmt: skip
     return figure.update_yaxes(autorange="reversed", showgrid=False, row=1, col=2)
 
 
@@ -175,5 +176,5 @@ def by_density(values: pd.DataFrame, axis: str, height: int = 380) -> go.Figure:
             "tickvals": stops,
             "ticktext": [f"{s:.3g}" for s in stops],
         },
-        yaxis={"title": axis},
+        yaxis={"title": axis, "rangemode": "tozero"},
     )

@@ -200,3 +200,7 @@ def test_vectors_give_the_layers_answer(router: str) -> None:
         y_ND[tokens] += gates_NE[tokens, e, None] * (hidden_SF @ moe.experts.down_EFD[e])
     torch.testing.assert_close(y_ND, answers[0].flatten(0, 1), rtol=1e-4, atol=1e-6)
     assert not moe._forward_pre_hooks, "nothing stays behind"
+    before = parts["down"].copy()
+    with torch.no_grad():
+        moe.experts.down_EFD.zero_()
+    assert np.array_equal(parts["down"], before), "not a view of weights that training changes"
