@@ -115,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--out", metavar="FILE", help="save the fit here as JSON, with all that predicting takes")
     fit.add_argument("--json", action="store_true")
 
+    measure = verbs.add_parser("measure", help="how sparse weights are, or a network, by every measure")
+    measure.set_defaults(work=_measure)
+    measure.add_argument("file", help="weights (.safetensors), or edges (.csv with source,target and perhaps weight)")
+    measure.add_argument("--json", action="store_true")
+
     doctor = verbs.add_parser("doctor", help="what is installed, how fast it is, and what to do about what is missing")
     doctor.set_defaults(work=_doctor)
     doctor.add_argument("--json", action="store_true")
@@ -265,6 +270,14 @@ def _fit(options: argparse.Namespace) -> int:
     if options.out:
         fitting.save(options.out, fits)
     print(json.dumps([fit.report() for fit in fits]) if options.json else "\n\n".join(fit.summary() for fit in fits))
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from sparsity_lab import measure_file
+
+    data = measure_file.measure(Path(options.file))
+    print(json.dumps(data) if options.json else measure_file.text(data))
     return 0
 
 
