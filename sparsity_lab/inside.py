@@ -219,7 +219,6 @@ def vectors(model: Transformer, text: bytes) -> list[dict[str, np.ndarray]]:
             "gate_up": experts.gate_up_EDG.flatten(1),
             "down": experts.down_EFD.flatten(1),
         }
-        found.append(
-            {name: part.float().cpu().numpy().copy() for name, part in parts.items()}
-        )  # copies: training goes on
+        # copies, for training changes the weights
+        found.append({name: part.float().cpu().numpy().copy() for name, part in parts.items()})
     return found

@@ -124,7 +124,7 @@ def moved(before: Array, after: Array, changes: Mapping[str, float], height: int
     styled(figure, height, bargap=0.25, margin={"l": 50, "r": 20, "t": 60, "b": 50})
     figure.update_xaxes(title="number", type="category", showgrid=False, row=1, col=1)
     figure.update_yaxes(title="magnitude", rangemode="tozero", row=1, col=1)
-    figure.update_xaxes(title="less sparse  ←  by this measure  →  sparser", range=[-1.05, 1.05], tickformat="+.0%",
+    figure.update_xaxes(title="less sparse  ←   →  sparser", range=[-1.05, 1.05], tickformat="+.0%",
                         dtick=0.5, zeroline=True, zerolinecolor=GREY, row=1, col=2)  # fmt: skip
     return figure.update_yaxes(autorange="reversed", showgrid=False, row=1, col=2)
 

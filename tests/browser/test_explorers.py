@@ -79,7 +79,7 @@ def test_criteria(page: Page, address: str) -> None:
     expect(exercise.get_by_role("status")).to_contain_text("Gini is 0.383 before, 0.383 after")
     page.wait_for_function(
         """() => { const plot = document.querySelector('.sparsity-lab-explorer .js-plotly-plot');
-        return plot.data[1].x.length === 2 * plot.data[0].x.length; }"""
+        return plot.data[1].x.length === 3 * plot.data[0].x.length; }"""
     )
     exercise.get_by_role("combobox").select_option("Babies")
     exercise.locator(".noUi-handle").first.focus()
