@@ -110,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("folder", metavar="DIR", help="of run records")
     fit.add_argument("--law", default="abnar", help="abnar (default), reduced, or chinchilla, one a sparsity")
     fit.add_argument("--top-k", type=int, metavar="K", help="only runs in which K experts work")
+    fit.add_argument(
+        "--near-best", type=float, metavar="F", help="only runs within a factor F of the best size of their budget"
+    )
     fit.add_argument("--holdout", type=float, metavar="BUDGET", help="predict the runs of this budget, don't fit them")
     fit.add_argument("--bootstraps", type=int, default=200, help="resamples, for intervals (default 200)")
     fit.add_argument("--out", metavar="FILE", help="save the fit here as JSON, with all that predicting takes")
@@ -249,6 +252,7 @@ def _fit(options: argparse.Namespace) -> int:
     from sparsity_lab import runs as records  # here, for scipy and torch take seconds to import
     from sparsity_lab.laws import fitting
     from sparsity_lab.laws.forms import named
+    from sparsity_lab.laws.isoflop import near_best
 
     runs = records.load_frame(Path(options.folder))
     kinds = sorted(runs["top_k"].unique()) if options.top_k is None else [options.top_k]
@@ -257,6 +261,8 @@ def _fit(options: argparse.Namespace) -> int:
             f"the runs have top_k={' and '.join(map(str, kinds))}, and laws know no granularity: add --top-k {kinds[0]}"
         )
     runs = runs[runs["top_k"].isin(kinds)]
+    if options.near_best is not None:
+        runs = near_best(runs, options.near_best)
     holdout = None
     if options.holdout is not None:
         holdout = runs["budget"] == options.holdout

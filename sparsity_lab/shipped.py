@@ -9,11 +9,12 @@ import pandas as pd
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.laws.fitting import Fit, Prediction, load
+from sparsity_lab.laws.isoflop import near_best
 from sparsity_lab.runs import RunStore, load_frame
 from sparsity_lab.training import Record
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "isoflop"
-LAW = "law.fit"
+LAW, NEAR = "law.fit", 2.0
 CORPUS = "python"  # that they were trained on
 FARTHEST = 3.5  # times the budget, one way or the other
 
@@ -50,19 +51,31 @@ def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
 def expected(model: ModelConfig, run: RunConfig) -> Prediction | None:
     """The loss that the fitted law expects of this run, nats a byte, and the 95 % interval for one run.
 
-    None where the measured runs say nothing: for another text, finer experts, or beyond the sizes, tokens and
-    sparsities that were fitted. Raises ValueError if the budget does not pay for one step.
+    None where the law says nothing: for another text, finer experts, beyond the sizes, tokens and sparsities that were
+    fitted, and for models far from the best size for their budget, on which it was not fitted (`near_best`). Raises
+    ValueError if the budget does not pay for one step.
     """
     law = _law()
     if law is None or run.corpus != CORPUS or model.top_k > 1 or model.n_shared_experts:
         return None
-    place = (count_parameters(model).total, plan(model, run).tokens, model.sparsity)
-    return None if law.outside(*place) else law.predict(*place)
+    params, tokens = count_parameters(model), plan(model, run).tokens
+    place = (params.total, tokens, model.sparsity)
+    low, high = _tokens_a_weight()
+    near = low <= tokens / params.active <= high
+    return law.predict(*place) if near and not law.outside(*place) else None
+
+
+@functools.cache
+def _tokens_a_weight() -> tuple[float, float]:
+    """Of the runs that were fitted: the fewest and most tokens for each active weight."""
+    found = near_best(runs()[runs()["top_k"] == 1], NEAR)
+    ratio = found["tokens"] / found["params_active"]
+    return float(ratio.min()), float(ratio.max())
 
 
 @functools.cache
 def _law() -> Fit | None:
-    """`sparsity-lab fit data/isoflop --top-k 1 --out data/isoflop/law.fit` wrote it."""
+    """`sparsity-lab fit data/isoflop --top-k 1 --near-best 2 --out data/isoflop/law.fit` wrote it."""
     path = FOLDER / LAW
     return load(path)[0] if path.exists() else None
 

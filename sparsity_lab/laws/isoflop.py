@@ -144,6 +144,24 @@ def optima(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -
     return pd.DataFrame(rows)
 
 
+def near_best(runs: pd.DataFrame, factor: float) -> pd.DataFrame:
+    """The runs whose active weights are within ``factor`` of the best number for their budget and sparsity, and those
+    of budgets with too few widths to tell.
+
+    Laws are about models that spend their budget well: Abnar et al. 2025 fit theirs to compute-optimal ones. A model
+    far too wide for its budget has hardly begun to learn, and no sum of powers describes that. Raises ValueError for a
+    factor below 1, and as `parabolas` does.
+    """
+    if not factor >= 1:
+        raise ValueError(f"factor={factor:g} must be at least 1, e.g. 2")
+    runs = _checked(runs)
+    best = {(p.budget, p.sparsity): p.best[0][0] for p in parabolas(runs, bootstraps=2)}
+    places = zip(runs["budget"], runs["sparsity"], np.log(runs["params_active"]), strict=True)
+    near = [abs(size - best.get((budget, sparsity), size)) <= math.log(factor) for budget, sparsity, size in places]
+    kept: pd.DataFrame = runs[near]
+    return kept
+
+
 def surfaces(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -> list[Surface]:
     """A surface for each budget with at least three sparsities of three widths each. Resamples and errors as for
     `parabolas`; without such a budget the list is empty."""
