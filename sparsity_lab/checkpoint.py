@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def check_path(path: Path) -> None:
 
 
 def save(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: dict[str, Any]) -> None:
-    """Atomic: a reader, or a kill at any moment, sees the old file or the new one."""
+    """Atomic: a reader, or a kill at any moment, sees the old file or the new one. Raises OSError if
+    it can't be written."""
     tensors: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
         tensors[f"model.{name}"] = weight.detach()
@@ -31,8 +33,15 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: dict
     tensors |= {f"buffer.{name}": buffer for name, buffer in _buffers(model).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
-    os.replace(temporary, path)
+    try:
+        save_file(tensors, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
+        os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        number = re.search(r"os error (\d+)", str(error))  # safetensors has no errno
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, identity: dict[str, Any]) -> dict[str, Any]:
