@@ -14,14 +14,14 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dask import config as dask_config
-from distributed import Client, Future, LocalCluster, get_worker
+from distributed import Client, Future, LocalCluster, get_worker, wait
 from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker
 from filelock import FileLock, Timeout
@@ -39,6 +39,7 @@ CURVE_POINTS = 64  # of a record's loss curve: a sweep's records are many
 SECONDS_BETWEEN_REPORTS = 1.0
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 SECONDS_WITHOUT_SCHEDULER = 600.0  # that a sweep waits for its scheduler to come back
+SECONDS_WITHOUT_WORKER = 300.0  # that the workers of this machine have to start again
 WATTS_A_CORE = 10.0  # of a busy core of a laptop or desktop, roughly: 15 to 65 W for four to eight of them
 LOST = (CancelledError, ClosedClientError, OSError)  # what a lost scheduler makes of a client's calls
 # Ctrl-C reaches every process of a terminal: those that train must live on to save a checkpoint.
@@ -85,7 +86,7 @@ class Bar:
 
     def __call__(self, progress: Progress) -> None:
         if self._bar is None:
-            self._bar = tqdm(total=100, bar_format="{l_bar}{bar}| {desc}")
+            self._bar = tqdm(total=100, bar_format="{percentage:3.0f}%|{bar}| {desc}")
         self._bar.n = round(100 * progress.share, 1)
         self._bar.set_description_str(progress.summary())
 
@@ -164,8 +165,7 @@ class _State:
         self.folder, self.report = folder, report
         self.stop_file = folder / f".stop-{uuid.uuid4().hex}"
         self.stopped = False
-        self.wake = threading.Event()  # set when a run comes back
-        self.start = time.monotonic()
+        self.start = self.manned = time.monotonic()  # and when a worker was there last
 
     def hear(self, event: tuple[float, tuple[str, float]]) -> None:
         """What a worker says of its run, in a thread of Dask's, perhaps after the run is done."""
@@ -196,22 +196,28 @@ class _cluster:
 
     def __init__(self, workers: int | None, scheduler: str | None, stop: Callable[[], bool]):
         self.workers, self.scheduler, self.stop = workers, scheduler, stop
-        self.local: LocalCluster | None = None
         self.client: Client | None = None
+        self.exits = ExitStack()
 
     def __enter__(self) -> Client | None:
         if self.scheduler is None:
             preload = [*dask_config.get("distributed.worker.preload"), DEAF_TO_INTERRUPTS]
-            with dask_config.set({"distributed.worker.preload": preload}):
-                self.local = LocalCluster(
-                    n_workers=self.workers or os.cpu_count() or 1,
-                    threads_per_worker=1,
-                    memory_limit=0,  # a worker that Dask pauses because it is big would wait for ever
-                    host="127.0.0.1",
-                    dashboard_address=None,
-                    silence_logs=50,
-                )
-            self.client = Client(self.local, set_as_default=False)
+            settings = {
+                "distributed.worker.preload": preload,
+                "distributed.deploy.lost-worker-timeout": "1h",  # else one that takes 15 s to start again is given up
+            }
+            self.exits.enter_context(dask_config.set(settings))
+            local = LocalCluster(
+                n_workers=self.workers or os.cpu_count() or 1,
+                threads_per_worker=1,
+                memory_limit=0,  # a worker that Dask pauses because it is big would wait for ever
+                host="127.0.0.1",
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # where it says how it is; any free port
+                silence_logs=50,
+            )
+            self.exits.callback(local.close, timeout=5)
+            self.client = Client(local, set_as_default=False)
         end = time.monotonic() + SECONDS_WITHOUT_SCHEDULER
         while self.client is None and not self.stop():
             try:
@@ -222,29 +228,36 @@ class _cluster:
         return self.client
 
     def __exit__(self, *_: object) -> None:
-        with suppress(*LOST):
+        with suppress(*LOST), self.exits:
             if self.client is not None:
                 self.client.close(timeout=5)
-        with suppress(TimeoutError):
-            if self.local is not None:
-                self.local.close(timeout=5)
 
 
-Outcome = str | BaseException | None  # of a run: its record, what it died of, or None if it was stopped
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a run; all of it is empty if it was stopped. Errors travel as text: one that Dask can't pickle,
+    such as a RecursionError's traceback, would leave its client waiting for ever."""
+
+    record: str = ""  # as JSON
+    error: str = ""  # what it died of
+    errno: int | None = None
+
+
+UnderWay = dict[Future[_Outcome], Pair]
 
 
 def _work(client: Client, state: _State, stop: Callable[[], bool]) -> None:
     """Until the queue is empty, what was under way when `stop` said so is saved, or the scheduler is lost."""
     topic = f"sparsity-lab-{uuid.uuid4().hex}"
     client.subscribe_topic(topic, state.hear)
-    under_way: dict[Future[str | None], Pair] = {}
+    under_way: UnderWay = {}
     while state.queue and (under_way or not state.stopped):
         try:
             if not state.stopped and stop():
                 raise KeyboardInterrupt
             try:
                 _hand_out(client, state, under_way, topic)
-                came_back = _collect(client, state, under_way)
+                came_back = _collect(client, under_way)
             except LOST:
                 return
             for pair, outcome in came_back:
@@ -257,10 +270,14 @@ def _work(client: Client, state: _State, stop: Callable[[], bool]) -> None:
             state.stop_file.touch()
 
 
-def _hand_out(client: Client, state: _State, under_way: dict[Future[str | None], Pair], topic: str) -> None:
+def _hand_out(client: Client, state: _State, under_way: UnderWay, topic: str) -> None:
     """As many runs as there are threads, or one that waits for the first worker."""
     found = client.scheduler_info(n_workers=-1)["workers"].values()
     state.threads = max(1, sum(int(worker["nthreads"]) for worker in found))
+    if found:
+        state.manned = time.monotonic()
+    elif client.cluster is not None and time.monotonic() - state.manned > SECONDS_WITHOUT_WORKER:
+        raise CancelledError  # of this machine's workers none came back
     if state.stopped:
         if not found:  # nobody is there to stop
             under_way.clear()
@@ -269,37 +286,47 @@ def _hand_out(client: Client, state: _State, under_way: dict[Future[str | None],
     for pair in waiting[: max(0, state.threads - len(under_way))]:
         arguments = (*(config.to_json() for config in pair), str(state.folder), str(state.stop_file), topic)
         future = client.submit(_train, *arguments, key=f"{topic}-{run_id(*pair)}", pure=False)
-        future.add_done_callback(lambda _: state.wake.set())
         under_way[future] = pair
 
 
-def _collect(client: Client, state: _State, under_way: dict[Future[str | None], Pair]) -> list[tuple[Pair, Outcome]]:
+def _collect(client: Client, under_way: UnderWay) -> list[tuple[Pair, _Outcome]]:
     """What came back within half a second. Raises one of `LOST` if the scheduler is gone."""
-    state.wake.wait(0.5)
-    state.wake.clear()
+    with client.as_current(), suppress(TimeoutError):
+        wait(list(under_way), timeout=0.5, return_when="FIRST_COMPLETED")
     if client.status != "running":
         raise CancelledError
     done = [future for future in under_way if future.done()]
-    outcomes = [future.exception(timeout=30) or future.result(timeout=30) for future in done]
+    outcomes = [_outcome(future) for future in done]
     return [(under_way.pop(future), outcome) for future, outcome in zip(done, outcomes, strict=True)]
 
 
-def _keep(pair: Pair, outcome: Outcome, state: _State) -> None:
+def _outcome(future: Future[_Outcome]) -> _Outcome:
+    error = future.exception(timeout=30)
+    if isinstance(error, KilledWorker):
+        return _Outcome(error="KilledWorker: every worker that trained it died; was there too little memory?")
+    return future.result(timeout=30) if error is None else _failure(error)
+
+
+def _failure(error: BaseException) -> _Outcome:
+    first_line = (str(error).splitlines() or [""])[0]
+    return _Outcome(error=f"{type(error).__name__}: {first_line}", errno=getattr(error, "errno", None))
+
+
+def _keep(pair: Pair, outcome: _Outcome, state: _State) -> None:
     """Puts on disk what a worker made of a run. Raises OSError if there is no room for it."""
     store = RunStore(state.folder)
-    if isinstance(outcome, str):
-        record = Record(**json.loads(outcome))
+    if outcome.record:
+        record = Record(**json.loads(outcome.record))
         if store.find(*pair, record.corpus["fingerprint"]) is None:  # the worker has another disk
             store.save(record)
         state.done(pair)
-    elif isinstance(outcome, OSError) and outcome.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise OSError(
-            outcome.errno, f"{outcome.strerror}: make room and start the sweep again; nothing finished is lost"
-        )
-    elif outcome is not None:
+    elif outcome.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = f"{os.strerror(outcome.errno)}: make room and start the sweep again; nothing finished is lost"
+        raise OSError(outcome.errno, text)
+    elif outcome.error:
         lacking = bool(missing([pair], state.folder))  # or another sweep has trained it meanwhile
         if lacking:
-            store.save(failed(pair, f"{type(outcome).__name__}: {_first_line(outcome)}"))
+            store.save(failed(pair, outcome.error))
         state.done(pair, failed=lacking)
 
 
@@ -315,20 +342,23 @@ def failed(pair: Pair, error: str) -> Record:
     )  # fmt: skip
 
 
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, KilledWorker):
-        return "every worker that trained it died; was there too little memory?"
-    return (str(error).splitlines() or [""])[0]
-
-
 # ---- in a worker
 
 _building = threading.Lock()  # the random numbers that weights start from belong to the whole process
 
 
-def _train(model_json: str, run_json: str, folder: str, stop_file: str, topic: str) -> str | None:
-    """Trains a run, unless its record is there, and keeps it. Gives the record as JSON; None if it was stopped."""
-    model, run = ModelConfig.from_json(model_json), RunConfig.from_json(run_json)
+def _train(model_json: str, run_json: str, folder: str, stop_file: str, topic: str) -> _Outcome:
+    """Trains a run, unless its record is there, and keeps it."""
+    try:
+        model, run = ModelConfig.from_json(model_json), RunConfig.from_json(run_json)
+        record = _record(model, run, folder, stop_file, topic)
+    except Exception as error:
+        return _failure(error)
+    return _Outcome(record.to_json() if record else "")
+
+
+def _record(model: ModelConfig, run: RunConfig, folder: str, stop_file: str, topic: str) -> Record | None:
+    """Of a run that is trained unless its record is there; None if it was stopped."""
     store, name, stop = RunStore(folder), run_id(model, run), Path(stop_file)
     checkpoint = store.folder / "checkpoints" / f"{name}.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -345,11 +375,10 @@ def _train(model_json: str, run_json: str, folder: str, stop_file: str, topic: s
                 record = training.record(training.evaluate(), curve_points=CURVE_POINTS)
                 store.save(record)
             checkpoint.unlink(missing_ok=True)
-    if record is None:
-        return None
-    with suppress(OSError):  # who still waits for it finds the record; Windows keeps what another has open
-        Path(lock.lock_file).unlink()
-    return record.to_json()
+    if record is not None:
+        with suppress(OSError):  # who still waits for it finds the record; Windows keeps what another has open
+            Path(lock.lock_file).unlink()
+    return record
 
 
 def _begin(model: ModelConfig, run: RunConfig, corpus: Corpus, path: Path) -> Training:
