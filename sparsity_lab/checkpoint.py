@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def save(
     workers: Workers | None = None,
 ) -> None:
     """Atomic: a reader, or a kill at any moment, sees the old file or the new one. Of several processes all have to
-    call it; the first writes one file for all, the same as one process would."""
+    call it; the first writes one file for all, the same as one process would.
+    Raises OSError if it can't be written."""
     tensors: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
         values = {f"model.{name}": weight.detach()}
@@ -42,8 +44,15 @@ def save(
     tensors |= {f"buffer.{name}": buffer for name, buffer in _buffers(model).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
-    os.replace(temporary, path)
+    try:
+        save_file(tensors, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
+        os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        number = re.search(r"os error (\d+)", str(error))  # safetensors has no errno
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def load(

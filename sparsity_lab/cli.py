@@ -18,7 +18,8 @@ MODEL = f"a preset ({', '.join(presets.PRESETS)}), or the path of a Hugging Face
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 done; 1 the run diverged, a notebook failed or `doctor` found a fault; 2 bad input; 130 Ctrl-C."""
+    """Exit status: 0 done; 1 a run diverged or failed, a notebook failed or `doctor` found a fault; 2 bad input; 130
+    Ctrl-C."""
     options = _parser().parse_args(arguments)
     work: Callable[[argparse.Namespace], int] = options.work
     try:
@@ -191,7 +192,9 @@ def _sweep(options: argparse.Namespace) -> int:
     progress = sweep(pairs, folder, workers=options.workers, scheduler=options.scheduler, speed=speed)
     write_provenance(folder, Path(options.grid))
     print(progress.summary())
-    return 0 if progress.done == progress.total else 1
+    if progress.done + progress.failed < progress.total:
+        return 130
+    return 1 if progress.failed else 0
 
 
 def _count(options: argparse.Namespace) -> int:

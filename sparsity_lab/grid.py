@@ -6,25 +6,26 @@
     sparsity = [0, 0.9375]
     seed = [0, 1, 2]
 
-``width``, ``sparsity`` and ``hold`` set the dial; ``granularity`` cuts every expert into so many narrower ones, as many
-of them working (Krajewski et al. 2024, arXiv 2402.07871). Any other field of `ModelConfig` or `RunConfig` may stand
-beside them, one value or a list.
+``width``, ``sparsity`` and ``hold`` set the dial, and ``top_k`` the experts that work at each of its stops;
+``granularity`` cuts every expert into so many narrower ones, as many more of them working (Krajewski et al. 2024, arXiv
+2402.07871). Any other field of `ModelConfig` or `RunConfig` may stand beside them, one value or a list.
 """
 
 import itertools
+import math
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.training import resolve
+from sparsity_lab.runs import run_id
 
 Pair = tuple[ModelConfig, RunConfig]
 
-DIAL = {"width": 32, "sparsity": 0.0, "hold": "active", "granularity": 1}
+DIAL = {"width": 32, "sparsity": 0.0, "hold": "active", "top_k": 1, "granularity": 1}
 SET_BY_DIAL = ("d_model", "n_experts")
-OF_MODEL = [field.name for field in fields(ModelConfig) if field.name not in SET_BY_DIAL]
+OF_MODEL = [field.name for field in fields(ModelConfig) if field.name not in (*SET_BY_DIAL, *DIAL)]
 OF_RUN = [field.name for field in fields(RunConfig)]
 MAX_RUNS = 100_000
 
@@ -55,7 +56,8 @@ def read_grid(path: Path | str) -> list[Pair]:
 def grid(*tables: dict[str, Any]) -> list[Pair]:
     """The runs of several tables; in each, lists are multiplied out, the last varying fastest. A run that appears
     twice is kept once. Raises ValueError for a field or a value that is not understood."""
-    pairs: dict[tuple[str, str], Pair] = {}
+    pairs: dict[str, Pair] = {}
+    total = 0
     for number, table in enumerate(tables, start=1):
         choices = {name: value if isinstance(value, list) else [value] for name, value in table.items()}
         for name, values in choices.items():
@@ -64,20 +66,23 @@ def grid(*tables: dict[str, Any]) -> list[Pair]:
                 raise ValueError(f"table {number} has {name!r}, which is no field of a run{hint}")
             if not values:
                 raise ValueError(f"table {number}: {name}=[] gives no run; name at least one value")
+        total += math.prod(map(len, choices.values()))
+        if total > MAX_RUNS:
+            raise ValueError(f"table {number} makes it {total:,} runs, more than {MAX_RUNS:,}: shorten its lists")
         for choice in itertools.product(*choices.values()):
             try:
                 model, run = _pair(dict(zip(choices, choice, strict=True)))
             except ValueError as error:
                 raise ValueError(f"table {number}: {error}") from None
-            pairs[model.to_json(), resolve(model, run).to_json()] = model, run
-            if len(pairs) > MAX_RUNS:
-                raise ValueError(f"table {number} makes more than {MAX_RUNS:,} runs: shorten its lists")
+            pairs.setdefault(run_id(model, run), (model, run))
     return list(pairs.values())
 
 
 def _pair(fields_of_run: dict[str, Any]) -> Pair:
     dial: dict[str, Any] = DIAL | {name: value for name, value in fields_of_run.items() if name in DIAL}
-    model = ModelConfig.on_dial(dial["width"], dial["sparsity"], dial["hold"])
+    dense = ModelConfig.on_dial(dial["width"], 0.0, dial["hold"])
+    dense = dense.replace(n_experts=dial["top_k"], top_k=dial["top_k"])
+    model = dense.with_sparsity(dial["sparsity"], dial["hold"])
     parts = dial["granularity"]
     if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1 or model.d_expert % parts:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Where a folder of records comes from, in a file beside them."""
 
+import json
 import os
 import platform
 from pathlib import Path
@@ -20,7 +21,7 @@ def write_provenance(folder: Path, grid: Path) -> None:
         **{f"runs_{status}": n for status, n in sorted(count.items())},
         "flops": float(sum(record.flops for record in records)),
         "core_hours": round(sum(record.seconds for record in records) / 3600, 2),
-        "corpora": sorted({f"{record.corpus['name']} {record.corpus['fingerprint']}" for record in records}),
+        "corpora": sorted({" ".join(record.corpus.values()) for record in records if record.status != "failed"}),
         "versions": sorted(of_versions),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
@@ -29,6 +30,5 @@ def write_provenance(folder: Path, grid: Path) -> None:
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    """A number, a text or a list of texts: TOML writes the last two as JSON does."""
+    return repr(value) if isinstance(value, (int, float)) else json.dumps(value, ensure_ascii=False)

@@ -128,29 +128,33 @@ def write_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # an interrupt too
         temporary.unlink(missing_ok=True)
         raise
 
 
 KNOWN = {part: {f.name for f in fields(kind)} for part, kind in (("model", ModelConfig), ("run", RunConfig))}
-NEEDED = {f.name for f in fields(Record) if f.default is MISSING and f.default_factory is MISSING}
+OPTIONAL = {f.name for f in fields(Record) if f.default is not MISSING}
+NEEDED = {f.name for f in fields(Record)} - OPTIONAL
+WORDS = ("id", "status", "fingerprint")
 
 
 def _values(path: Path) -> dict[str, Any] | None:
     """What a record's file says; None if it isn't there, or, with a warning, if it is no record of this version."""
     try:
         values = json.loads(path.read_text())
-        if not isinstance(values, dict) or not values.keys() >= NEEDED:
-            raise ValueError("fields are missing")
+        if not isinstance(values, dict) or values.keys() - OPTIONAL != NEEDED:
+            raise ValueError("its fields are not a record's")
         for part, known in KNOWN.items():
             if not values[part].keys() <= known:
                 raise ValueError(f"{part} has fields that are not known here")
-        _row("", values)
+        for name, value in _row("", values).items():
+            if not isinstance(value, str if name in WORDS else (int, float)) and (name, value) != ("val_loss", None):
+                raise ValueError(f"{name}={value!r}")
         return values
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         warnings.warn(f"skipped {path}: not a run record of this version ({error})", stacklevel=4)
         return None
 

@@ -9,18 +9,20 @@ again, whoever trained it and however often the sweep was started. A run that wa
 import errno
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dask import config as dask_config
 from distributed import Client, Future, LocalCluster, get_worker, wait
-from distributed.comm.core import CommClosedError
+from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
@@ -37,8 +39,11 @@ CURVE_POINTS = 64  # of a record's loss curve: a sweep's records are many
 SECONDS_BETWEEN_REPORTS = 1.0
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 SECONDS_WITHOUT_SCHEDULER = 600.0  # that a sweep waits for its scheduler to come back
+SECONDS_WITHOUT_WORKER = 300.0  # that the workers of this machine have to start again
 WATTS_A_CORE = 10.0  # of a busy core of a laptop or desktop, roughly: 15 to 65 W for four to eight of them
-LOST = (CancelledError, CommClosedError, TimeoutError, OSError)  # what a lost scheduler makes of its futures
+LOST = (CancelledError, ClosedClientError, OSError)  # what a lost scheduler makes of a client's calls
+# Ctrl-C reaches every process of a terminal: those that train must live on to save a checkpoint.
+DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @dataclass(frozen=True)
@@ -81,17 +86,20 @@ class Bar:
 
     def __call__(self, progress: Progress) -> None:
         if self._bar is None:
-            self._bar = tqdm(total=100, bar_format="{l_bar}{bar}| {desc}")
+            self._bar = tqdm(total=100, bar_format="{percentage:3.0f}%|{bar}| {desc}")
         self._bar.n = round(100 * progress.share, 1)
         self._bar.set_description_str(progress.summary())
-        if progress.done + progress.failed == progress.total:
+
+    def close(self) -> None:
+        if self._bar is not None:
             self._bar.close()
 
 
 def missing(pairs: Sequence[Pair], folder: Path) -> list[Pair]:
     """The runs that ``folder`` holds no finished record of, on their corpora as they are on this machine."""
-    store, corpora = RunStore(folder), _Corpora()
-    return [(m, r) for m, r in pairs if store.find(m, r, corpora[r.corpus].fingerprint) is None]
+    store = RunStore(folder)
+    fingerprint = {name: load_corpus(name).fingerprint for name in {run.corpus for _, run in pairs}}
+    return [(m, r) for m, r in pairs if store.find(m, r, fingerprint[r.corpus]) is None]
 
 
 def estimate(pairs: Sequence[Pair], folder: Path, workers: int | None = None, speed: Speed | None = None) -> Estimate:
@@ -119,25 +127,27 @@ def sweep(
     ``workers`` processes of one thread each on this machine (default: one a core), or those of the Dask ``scheduler``
     at an address like ``tcp://host:8786``. ``report`` gets a `Progress` about twice a second (default: a bar). When
     ``stop()`` says so, or at an interrupt, runs under way save a checkpoint and the sweep ends; started again it goes
-    on. A worker that dies has its run tried again; a run that fails every time is recorded as ``failed``, and tried
-    anew by the next sweep. Raises OSError if the disk is full, TimeoutError if there is no scheduler to be found.
+    on. A second interrupt ends it at once. A worker that dies has its run tried again; a run that fails every time is
+    recorded as ``failed``, and tried anew by the next sweep. Raises OSError if the disk is full, TimeoutError if there
+    is no scheduler to be found.
     """
     folder = Path(folder).absolute()
-    RunStore(folder).folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = list({run_id(*pair): pair for pair in pairs}.values())
     todo = missing(pairs, folder)
-    state = _State(todo, len(pairs), _seconds(todo, speed) if todo else [], folder, report or Bar())
-    state.tell()
-    if not todo:
-        return state.progress()
+    bar = Bar()
+    state = _State(todo, len(pairs), _seconds(todo, speed) if todo else [], folder, report or bar)
     try:
-        while state.queue:
+        state.tell()
+        while state.queue and not state.stopped and not stop():
             with _cluster(workers, scheduler, stop) as client:
-                _work(client, state, stop)
-            if stop() or state.stopped:
-                break
+                if client is not None:
+                    _work(client, state, stop)
+        if todo:
+            state.tell()
     finally:
         state.stop_file.unlink(missing_ok=True)
-    state.tell()
+        bar.close()
     return state.progress()
 
 
@@ -150,12 +160,17 @@ class _State:
         order = sorted(range(len(todo)), key=lambda i: -seconds[i])
         self.queue = [todo[i] for i in order]  # not finished, the longest first
         self.seconds = {run_id(*todo[i]): seconds[i] for i in order}
-        self.total, self.before, self.failed = total, total - len(todo), 0
-        self.shares: dict[str, float] = {}
+        self.shares = dict.fromkeys(self.seconds, 0.0)  # of each run that is trained
+        self.total, self.failed, self.threads = total, 0, 1
         self.folder, self.report = folder, report
         self.stop_file = folder / f".stop-{uuid.uuid4().hex}"
         self.stopped = False
-        self.start = time.monotonic()
+        self.start = self.manned = time.monotonic()  # and when a worker was there last
+
+    def hear(self, event: tuple[float, tuple[str, float]]) -> None:
+        """What a worker says of its run, in a thread of Dask's, perhaps after the run is done."""
+        name, share = event[1]
+        self.shares[name] = max(self.shares[name], share)
 
     def done(self, pair: Pair, failed: bool = False) -> None:
         self.queue.remove(pair)
@@ -163,104 +178,156 @@ class _State:
         self.shares[run_id(*pair)] = 1.0
 
     def progress(self) -> Progress:
-        work = sum(self.seconds.values()) or 1.0
+        done = self.total - len(self.queue) - self.failed
+        if not self.queue:
+            return Progress(self.total, done, self.failed, 1.0, 0.0)
+        work = sum(self.seconds.values())
         share = sum(self.seconds[name] * part for name, part in self.shares.items()) / work
         took = time.monotonic() - self.start
-        left = took * (1 - share) / share if share > 0.01 else work * (1 - share)
-        done = self.total - len(self.queue) - self.failed
-        return Progress(self.total, done, self.failed, share if self.queue else 1.0, left if self.queue else 0.0)
+        left = took * (1 - share) / share if share > 0.01 else work * (1 - share) / self.threads
+        return Progress(self.total, done, self.failed, share, left)
 
     def tell(self) -> None:
         self.report(self.progress())
 
 
 class _cluster:
-    """A Dask client: of workers on this machine, or of a scheduler, which is waited for."""
+    """A Dask client: of workers on this machine, or of a scheduler, which is waited for; None if ``stop`` said so."""
 
     def __init__(self, workers: int | None, scheduler: str | None, stop: Callable[[], bool]):
         self.workers, self.scheduler, self.stop = workers, scheduler, stop
-        self.local: LocalCluster | None = None
+        self.client: Client | None = None
+        self.exits = ExitStack()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Client | None:
         if self.scheduler is None:
-            with dask_config.set({"distributed.worker.memory.terminate": False, "distributed.admin.log-format": ""}):
-                self.local = LocalCluster(
-                    n_workers=self.workers or os.cpu_count() or 1,
-                    threads_per_worker=1,
-                    host="127.0.0.1",
-                    dashboard_address=None,
-                    silence_logs=50,
-                )
-            self.client = Client(self.local)
-            return self.client
+            preload = [*dask_config.get("distributed.worker.preload"), DEAF_TO_INTERRUPTS]
+            settings = {
+                "distributed.worker.preload": preload,
+                "distributed.deploy.lost-worker-timeout": "1h",  # else one that takes 15 s to start again is given up
+            }
+            self.exits.enter_context(dask_config.set(settings))
+            local = LocalCluster(
+                n_workers=self.workers or os.cpu_count() or 1,
+                threads_per_worker=1,
+                memory_limit=0,  # a worker that Dask pauses because it is big would wait for ever
+                host="127.0.0.1",
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # where it says how it is; any free port
+                silence_logs=50,
+            )
+            self.exits.callback(local.close, timeout=5)
+            self.client = Client(local, set_as_default=False)
         end = time.monotonic() + SECONDS_WITHOUT_SCHEDULER
-        while True:
+        while self.client is None and not self.stop():
             try:
-                self.client = Client(self.scheduler, timeout=5)
-                return self.client
-            except (OSError, TimeoutError):
-                if time.monotonic() > end or self.stop():
+                self.client = Client(self.scheduler, timeout=5, set_as_default=False)
+            except OSError:
+                if time.monotonic() > end:
                     raise TimeoutError(f"scheduler={self.scheduler!r} does not answer: is it running?") from None
+        return self.client
 
     def __exit__(self, *_: object) -> None:
-        with suppress(*LOST):
-            self.client.close(timeout=5)
-        if self.local is not None:
-            self.local.close(timeout=5)
+        with suppress(*LOST), self.exits:
+            if self.client is not None:
+                self.client.close(timeout=5)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a run; all of it is empty if it was stopped. Errors travel as text: one that Dask can't pickle,
+    such as a RecursionError's traceback, would leave its client waiting for ever."""
+
+    record: str = ""  # as JSON
+    error: str = ""  # what it died of
+    errno: int | None = None
+
+
+UnderWay = dict[Future[_Outcome], Pair]
 
 
 def _work(client: Client, state: _State, stop: Callable[[], bool]) -> None:
-    """Until the queue is empty, `stop` says so, or the scheduler is lost."""
+    """Until the queue is empty, what was under way when `stop` said so is saved, or the scheduler is lost."""
     topic = f"sparsity-lab-{uuid.uuid4().hex}"
-    client.subscribe_topic(topic, lambda event: state.shares.update([event[1]]))
-    under_way: dict[Future[str | None], Pair] = {}
-    while (state.queue and not state.stopped) or under_way:
+    client.subscribe_topic(topic, state.hear)
+    under_way: UnderWay = {}
+    while state.queue and (under_way or not state.stopped):
         try:
             if not state.stopped and stop():
                 raise KeyboardInterrupt
-            room = 0 if state.stopped else _threads(client) - len(under_way)
-            for pair in [pair for pair in state.queue if pair not in under_way.values()][: max(0, room)]:
-                arguments = (*(config.to_json() for config in pair), str(state.folder), str(state.stop_file), topic)
-                under_way[client.submit(_train, *arguments, key=f"{topic}-{run_id(*pair)}", pure=False)] = pair
-            with suppress(TimeoutError):
-                wait(list(under_way), timeout=0.5, return_when="FIRST_COMPLETED")
+            try:
+                _hand_out(client, state, under_way, topic)
+                came_back = _collect(client, under_way)
+            except LOST:
+                return
+            for pair, outcome in came_back:
+                _keep(pair, outcome, state)
+            state.tell()
         except KeyboardInterrupt:
+            if state.stopped:
+                raise
             state.stopped = True
             state.stop_file.touch()
-        except LOST:
-            return
-        if client.status != "running" or any(future.status in ("cancelled", "lost") for future in under_way):
-            return
-        for future in [f for f in under_way if f.done()]:
-            _finish(future, under_way.pop(future), state)
-        state.tell()
 
 
-def _threads(client: Client) -> int:
-    """Runs that can be under way at once; one waits where no worker is there yet."""
+def _hand_out(client: Client, state: _State, under_way: UnderWay, topic: str) -> None:
+    """As many runs as there are threads, or one that waits for the first worker."""
     found = client.scheduler_info(n_workers=-1)["workers"].values()
-    return max(1, sum(int(worker["nthreads"]) for worker in found))
-
-
-def _finish(future: Future[str | None], pair: Pair, state: _State) -> None:
-    """Keeps what a worker made of a run. Raises OSError if there is no room to keep anything."""
-    error = future.exception()
-    store = RunStore(state.folder)
-    if error is None:
-        text = future.result()
-        if text is None:  # stopped
-            return
-        record = Record(**json.loads(text))
-        if not store.path(*pair).exists():  # the worker has another disk
-            store.save(record)
-        state.done(pair, failed=record.status == "failed")
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise OSError(error.errno, f"{error.strerror}: make room and start the sweep again; nothing finished is lost")
-    elif isinstance(error, CancelledError):
+    state.threads = max(1, sum(int(worker["nthreads"]) for worker in found))
+    if found:
+        state.manned = time.monotonic()
+    elif client.cluster is not None and time.monotonic() - state.manned > SECONDS_WITHOUT_WORKER:
+        raise CancelledError  # of this machine's workers none came back
+    if state.stopped:
+        if not found:  # nobody is there to stop
+            under_way.clear()
         return
-    else:
-        store.save(failed(pair, f"{type(error).__name__}: {_first_line(error)}"))
-        state.done(pair, failed=True)
+    waiting = [pair for pair in state.queue if pair not in under_way.values()]
+    for pair in waiting[: max(0, state.threads - len(under_way))]:
+        arguments = (*(config.to_json() for config in pair), str(state.folder), str(state.stop_file), topic)
+        future = client.submit(_train, *arguments, key=f"{topic}-{run_id(*pair)}", pure=False)
+        under_way[future] = pair
+
+
+def _collect(client: Client, under_way: UnderWay) -> list[tuple[Pair, _Outcome]]:
+    """What came back within half a second. Raises one of `LOST` if the scheduler is gone."""
+    with client.as_current(), suppress(TimeoutError):
+        wait(list(under_way), timeout=0.5, return_when="FIRST_COMPLETED")
+    if client.status != "running":
+        raise CancelledError
+    done = [future for future in under_way if future.done()]
+    outcomes = [_outcome(future) for future in done]
+    return [(under_way.pop(future), outcome) for future, outcome in zip(done, outcomes, strict=True)]
+
+
+def _outcome(future: Future[_Outcome]) -> _Outcome:
+    error = future.exception(timeout=30)
+    if isinstance(error, KilledWorker):
+        return _Outcome(error="KilledWorker: every worker that trained it died; was there too little memory?")
+    return future.result(timeout=30) if error is None else _failure(error)
+
+
+def _failure(error: BaseException) -> _Outcome:
+    first_line = (str(error).splitlines() or [""])[0]
+    return _Outcome(error=f"{type(error).__name__}: {first_line}", errno=getattr(error, "errno", None))
+
+
+def _keep(pair: Pair, outcome: _Outcome, state: _State) -> None:
+    """Puts on disk what a worker made of a run. Raises OSError if there is no room for it."""
+    store = RunStore(state.folder)
+    if outcome.record:
+        record = Record(**json.loads(outcome.record))
+        if store.find(*pair, record.corpus["fingerprint"]) is None:  # the worker has another disk
+            store.save(record)
+        state.done(pair)
+    elif outcome.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = f"{os.strerror(outcome.errno)}: make room and start the sweep again; nothing finished is lost"
+        raise OSError(outcome.errno, text)
+    elif outcome.error:
+        lacking = bool(missing([pair], state.folder))  # or another sweep has trained it meanwhile
+        if lacking:
+            store.save(failed(pair, outcome.error))
+        state.done(pair, failed=lacking)
 
 
 def failed(pair: Pair, error: str) -> Record:
@@ -275,48 +342,61 @@ def failed(pair: Pair, error: str) -> Record:
     )  # fmt: skip
 
 
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, KilledWorker):
-        return "every worker that trained it died; was there too little memory?"
-    return (str(error).splitlines() or [""])[0]
-
-
 # ---- in a worker
 
+_building = threading.Lock()  # the random numbers that weights start from belong to the whole process
 
-def _train(model_json: str, run_json: str, folder: str, stop_file: str, topic: str) -> str | None:
-    """Trains a run, unless its record is there, and keeps it. Gives the record as JSON; None if it was stopped."""
-    model, run = ModelConfig.from_json(model_json), RunConfig.from_json(run_json)
-    store, name, stop = RunStore(folder), run_id(model, run), Path(stop_file)
-    checkpoints = store.folder / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(checkpoints / f"{name}.lock")  # freed by the system if this process dies
-    while True:
-        try:
-            lock.acquire(timeout=0.5)
-            break
-        except Timeout:  # another sweep trains it
-            if stop.exists():
-                return None
+
+def _train(model_json: str, run_json: str, folder: str, stop_file: str, topic: str) -> _Outcome:
+    """Trains a run, unless its record is there, and keeps it."""
     try:
-        corpus = _corpora[run.corpus]
-        record = store.find(model, run, corpus.fingerprint)
-        if record is None:
-            record = _trained(model, run, corpus, checkpoints / f"{name}.safetensors", stop, topic, name)
+        model, run = ModelConfig.from_json(model_json), RunConfig.from_json(run_json)
+        record = _record(model, run, folder, stop_file, topic)
+    except Exception as error:
+        return _failure(error)
+    return _Outcome(record.to_json() if record else "")
+
+
+def _record(model: ModelConfig, run: RunConfig, folder: str, stop_file: str, topic: str) -> Record | None:
+    """Of a run that is trained unless its record is there; None if it was stopped."""
+    store, name, stop = RunStore(folder), run_id(model, run), Path(stop_file)
+    checkpoint = store.folder / "checkpoints" / f"{name}.safetensors"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(checkpoint.with_suffix(".lock"))  # freed by the system if this process dies
+    record = None
+    while record is None and not stop.exists():
+        with suppress(Timeout), lock.acquire(timeout=0.5):  # held while another sweep trains it
+            corpus = load_corpus(run.corpus)
+            record = store.find(model, run, corpus.fingerprint)
             if record is None:
-                return None
-            store.save(record)
-    finally:
-        lock.release()
-    for suffix in (".safetensors", ".lock"):
-        (checkpoints / f"{name}{suffix}").unlink(missing_ok=True)
-    return record.to_json()
+                training = _begin(model, run, corpus, checkpoint)
+                if not _finished(training, checkpoint, stop, topic, name):
+                    return None
+                record = training.record(training.evaluate(), curve_points=CURVE_POINTS)
+                store.save(record)
+            checkpoint.unlink(missing_ok=True)
+    if record is not None:
+        with suppress(OSError):  # who still waits for it finds the record; Windows keeps what another has open
+            Path(lock.lock_file).unlink()
+    return record
 
 
-def _trained(
-    model: ModelConfig, run: RunConfig, corpus: Corpus, path: Path, stop: Path, topic: str, name: str
-) -> Record | None:
-    training = Training(model, run, corpus=corpus, checkpoint_path=path, checkpoint_seconds=SECONDS_BETWEEN_CHECKPOINTS)
+def _begin(model: ModelConfig, run: RunConfig, corpus: Corpus, path: Path) -> Training:
+    """A run, from its checkpoint if there is one; one that is torn or of another text is dropped."""
+    seconds = SECONDS_BETWEEN_CHECKPOINTS
+    build = partial(Training, model, run, corpus=corpus, checkpoint_path=path, checkpoint_seconds=seconds)
+    with _building:
+        try:
+            return build()
+        except ValueError:
+            if not path.exists():
+                raise
+            path.unlink()
+            return build()
+
+
+def _finished(training: Training, path: Path, stop: Path, topic: str, name: str) -> bool:
+    """Trains to the end, or until ``stop`` is there: then it saves a checkpoint and gives False."""
     reported = time.monotonic()
     while not training.done:
         training.step()
@@ -325,17 +405,8 @@ def _trained(
             get_worker().log_event(topic, (name, training.steps_done / training.plan.steps))
             if stop.exists():
                 training.save(path)
-                return None
-    return training.record(training.evaluate(), curve_points=CURVE_POINTS)
-
-
-class _Corpora(dict[str, Corpus]):
-    def __missing__(self, name: str) -> Corpus:
-        self[name] = load_corpus(name)
-        return self[name]
-
-
-_corpora = _Corpora()  # of this worker, which trains one run after the other
+                return False
+    return True
 
 
 def _seconds(pairs: Sequence[Pair], speed: Speed | None) -> list[float]:
