@@ -14,6 +14,7 @@ from sparsity_lab.laws.isoflop import Parabola, Surface
 
 FOURTH = "#cc79a7"
 LOOKS = ((DENSE, "square"), (FOURTH, "diamond"), (SPARSE, "circle"), (THIRD, "triangle-up"))  # from dense to sparsest
+ROWS, COLUMNS = 90, 150  # of a surface
 LOSS = "held-out loss (nats a byte)"
 SIZES = {"params_active": "weights at work on a token", "params_total": "all weights"}
 
@@ -26,7 +27,7 @@ def asleep(sparsity: Any) -> Any:
 def sparsity_axis(sparsities: Iterable[float]) -> dict[str, Any]:
     stops = sorted(set(sparsities))
     return {
-        "title": "sparsity S (each step to the right: half as many experts work)",
+        "title": "sparsity S (to the right ever fewer experts work)",
         "tickvals": asleep(stops).tolist(),
         "ticktext": [f"{s:.3g}" for s in stops],
     }
@@ -54,7 +55,7 @@ def isoflops(
             line={"color": colour, "width": 2}, legendgroup=name, showlegend=False, hoverinfo="skip",
             marker={"symbol": "star", "size": [0] * 61 + [15], "color": colour, "line": {"width": 0}},
         )  # fmt: skip
-    return styled(figure, height, xaxis={"title": SIZES[size], "type": "log"}, yaxis={"title": LOSS})
+    return styled(figure, height, xaxis={"title": SIZES[size], "type": "log", "dtick": "D2"}, yaxis={"title": LOSS})
 
 
 def best_sizes(optima: pd.DataFrame, size: str, height: int = 380) -> go.Figure:
@@ -72,7 +73,7 @@ def best_sizes(optima: pd.DataFrame, size: str, height: int = 380) -> go.Figure:
             line={"color": colour, "width": 2}, hovertemplate="%{y:.3s}<extra>" + flops(budget) + "</extra>",
         )  # fmt: skip
     title = "best number of weights at work" if size == "n_active" else "best number of all weights"
-    axis = {"title": title, "type": "log"}
+    axis = {"title": title, "type": "log", "dtick": "D2"}
     return styled(figure, height, xaxis=sparsity_axis(optima["sparsity"]), yaxis=axis)
 
 
@@ -100,7 +101,7 @@ def surface_3d(surface: Surface, runs: pd.DataFrame, own: pd.DataFrame | None = 
     plain = {"gridcolor": GRID, "backgroundcolor": "rgba(0,0,0,0)", "color": TEXT}
     return styled(figure, height, margin={"l": 0, "r": 0, "t": 40, "b": 0}).update_layout(
         scene={
-            "xaxis": plain | {"title": "all weights", "type": "log"},
+            "xaxis": plain | {"title": "all weights", "type": "log", "dtick": 1},
             "yaxis": plain | sparsity_axis(runs["sparsity"]) | {"title": "S"},
             "zaxis": plain | {"title": "loss"},
             "camera": {"eye": {"x": 1.5, "y": -1.6, "z": 0.8}},
@@ -132,20 +133,20 @@ def contours(surface: Surface, runs: pd.DataFrame, own: pd.DataFrame | None = No
     return styled(
         figure,
         height,
-        xaxis={"title": "all weights", "type": "log"},
+        xaxis={"title": "all weights", "type": "log", "dtick": "D2"},
         yaxis=sparsity_axis(runs["sparsity"]) | {"title": "sparsity S"},
     )
 
 
 def _grid(surface: Surface, runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All weights (60,), sparsities (40,) and the loss there (40, 60); NaN where no run is near: a polynomial knows
-    nothing beyond its points."""
+    """All weights (COLUMNS,), sparsities (ROWS,) and the loss there (ROWS, COLUMNS); NaN where no run is near: a
+    polynomial knows nothing beyond its points."""
     levels = np.sort(runs["sparsity"].unique())
     edges = runs.groupby("sparsity")["params_total"].agg(["min", "max"])
-    sizes = np.geomspace(runs["params_total"].min(), runs["params_total"].max(), 60)
+    sizes = np.geomspace(runs["params_total"].min(), runs["params_total"].max(), COLUMNS)
     first, last = asleep(levels[[0, -1]]).tolist()
-    sparsities = 1 - 2.0 ** -np.linspace(first, last, 40)
-    loss = surface.loss(np.broadcast_to(sizes, (40, 60)), np.broadcast_to(sparsities[:, None], (40, 60)))
+    sparsities = 1 - 2.0 ** -np.linspace(first, last, ROWS)
+    loss = surface.loss(*np.broadcast_arrays(sizes, sparsities[:, None]))
     low, high = (np.exp(np.interp(asleep(sparsities), asleep(levels), np.log(edges[side]))) for side in ("min", "max"))
     known = (sizes >= low[:, None]) & (sizes <= high[:, None])
     return sizes, sparsities, np.where(known, loss, np.nan)

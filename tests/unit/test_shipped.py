@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks import fit as benchmark_fit
 from sparsity_lab import shipped
+from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.laws import fitting, isoflop
 from sparsity_lab.runs import RunStore
 from sparsity_lab.sweep import failed
 from sparsity_lab.training import Record
@@ -78,3 +81,31 @@ def test_a_failed_run_is_no_measurement(folder: Path) -> None:
     RunStore(folder).save(failed((ModelConfig.on_dial(24, 0.9375), RunConfig(budget=1e11)), "no memory"))
     forget()
     assert place(shipped.nearest(ModelConfig.on_dial(24, 0.9375), RunConfig(budget=1e11))) != (1e11, 24, 0.9375)
+
+
+def test_expected_is_the_laws_word_near_the_best_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A law of runs within a factor of 2 of the best size says nothing about far wider models, other texts or finer
+    experts, and its number is its own prediction."""
+    frame = benchmark_fit.measured(benchmark_fit.grid())
+    near = isoflop.near_best(frame, shipped.NEAR)
+    law = fitting.fit(near, "reduced", bootstraps=5)
+    fitting.save(tmp_path / shipped.LAW, [law])
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    monkeypatch.setattr(shipped, "runs", lambda: frame)
+    caches = (shipped._law, shipped._tokens_a_weight)
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        row = near[near["sparsity"] == 0.9375].iloc[0]
+        model, run = ModelConfig.on_dial(int(row["width"]), 0.9375), RunConfig(budget=float(row["budget"]))
+        told = shipped.expected(model, run)
+        assert told is not None
+        params, tokens = count_parameters(model).total, plan(model, run).tokens
+        assert told == law.predict(params, tokens, 0.9375)
+        assert told.low < told.value < told.high
+        assert shipped.expected(ModelConfig.on_dial(256, 0.9375), run) is None
+        assert shipped.expected(model, run.replace(corpus="standard-library")) is None
+        assert shipped.expected(model.replace(n_experts=64, top_k=4, d_expert=model.d_expert // 4), run) is None
+    finally:
+        for cached in caches:
+            cached.cache_clear()
