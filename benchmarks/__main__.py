@@ -6,7 +6,7 @@ import time
 
 from benchmarks.timing import machine
 
-NAMES = ("moe_layer", "step", "backends", "decode", "live", "browser", "redraw", "estimate")
+NAMES = ("moe_layer", "step", "backends", "decode", "live", "browser", "redraw", "estimate", "sweep")
 
 
 def main(names: list[str]) -> int:
