@@ -6,7 +6,9 @@ import time
 
 from benchmarks.timing import machine
 
-NAMES = ("moe_layer", "step", "backends", "decode", "live", "browser", "redraw", "estimate", "fit", "measures")
+NAMES = (
+    "moe_layer", "step", "backends", "decode", "live", "browser", "redraw", "estimate", "fit", "measures", "sweep",
+)  # fmt: skip
 
 
 def main(names: list[str]) -> int:

@@ -43,7 +43,12 @@ def read_grid(path: Path | str) -> list[Pair]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"grid {path} is not TOML ({error})") from None
     tables = content.get("runs")
-    if set(content) != {"runs"} or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
+    if (
+        set(content) != {"runs"}
+        or not isinstance(tables, list)
+        or not tables
+        or not all(isinstance(t, dict) for t in tables)
+    ):
         raise ValueError(
             f"grid {path} must hold [[runs]] tables and nothing else, got {', '.join(content) or 'nothing'}"
         )

@@ -68,7 +68,7 @@ class RunStore:
 
     def load(self) -> list[Record]:
         """All records, oldest first; a file that is torn or foreign is skipped with a warning."""
-        paths = sorted(self.folder.glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
+        paths = sorted(self.folder.glob("*.json"), key=lambda path: (_time(path), path.name))
         return [record for path in paths if (record := _read(path)) is not None]
 
     def merge(self, other: "RunStore") -> int:
@@ -86,6 +86,13 @@ class RunStore:
         """Deletes the records, and nothing else, in the folder."""
         for path in self.folder.glob("*.json"):
             path.unlink(missing_ok=True)
+
+
+def _time(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # another process has just deleted it
+        return 0
 
 
 def load_frame(folder: Path | str) -> pd.DataFrame:

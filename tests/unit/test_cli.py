@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ from benchmarks.fit import grid, measured
 from sparsity_lab import __version__, runs, training
 from sparsity_lab.cli import main
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.grid import read_grid
 from sparsity_lab.laws.fitting import load
 from sparsity_lab.measures import MEASURES
+from sparsity_lab.sweep import Bar, Progress, estimate
 from sparsity_lab.training import train
+from tests.sweeps import SPEED, cluster_here
 
 Capture = pytest.CaptureFixture[str]
 
@@ -167,6 +172,104 @@ def test_help_and_version_need_no_torch() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == __version__
+
+
+# ---- sweep
+
+
+@pytest.fixture
+def grid(corpus_file: Path, tmp_path: Path) -> Path:
+    """Two runs of some ten steps."""
+    shape = 'width = 8\nsparsity = 0.75\ncontext = 32\nd_expert = 16\neval_tokens = 1_024\ndevice = "cpu"\n'
+    path = tmp_path / "grid.toml"
+    path.write_text(f'[[runs]]\nbudget = 2e7\nseed = [0, 1]\ncorpus = "{corpus_file}"\n{shape}')
+    return path
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a cluster in this process, for a sweep that need not calibrate."""
+    monkeypatch.setattr("sparsity_lab.speed.calibrate", lambda corpus: SPEED)
+    with cluster_here() as cluster:
+        yield cluster.scheduler_address
+
+
+def test_sweep_estimates_trains_and_goes_on(grid: Path, here: str, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "runs"
+    words = ["sweep", str(grid), "--out", str(out)]
+    assert main([*words, "--estimate", "--workers", "2"]) == 0
+    stdout, err = capsys.readouterr()
+    assert stdout == ""
+    assert err == f"{estimate(read_grid(grid), out, 2, SPEED).summary()}\n"
+    assert not out.exists(), "an estimate leaves nothing behind"
+    assert main([*words, "--scheduler", here]) == 0
+    stdout, err = capsys.readouterr()
+    assert stdout == "2 of 2 runs done.\n"
+    assert "2 runs to train: about" in err
+    assert "100%" in err
+    first, second = sorted(out.glob("*.json"))
+    kept = first.stat().st_mtime_ns
+    second.unlink()
+    assert main([*words, "--scheduler", here]) == 0
+    stdout, err = capsys.readouterr()
+    assert "1 runs to train" in err
+    assert stdout == "2 of 2 runs done.\n"
+    assert first.stat().st_mtime_ns == kept
+    assert tomllib.loads((out / "provenance.toml").read_text())["runs_finished"] == 2
+
+
+def test_sweep_with_runs_that_fail_or_are_interrupted(
+    grid: Path, here: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["sweep", str(grid), "--out", str(tmp_path / "runs"), "--scheduler", here]
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "step", lambda self: 1 / 0)
+        assert main(words) == 1
+    assert capsys.readouterr().out == "0 of 2 runs done, 2 failed.\n"
+
+    def interrupted(bar: Bar, progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bar, "__call__", interrupted)
+        assert main(words) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (("seed = [0, 1]", "seed = [0, -1]"), [], "grid {grid}: table 1: seed=-1 is out of range"),
+        (("seed", "sead"), [], "grid {grid}: table 1 has 'sead', which is no field of a run"),
+        (("[[runs]]", "[[run]]"), [], "grid {grid} must hold [[runs]] tables and nothing else, got run"),
+        (("2e7", "1"), [], "budget=1 FLOPs is less than one step of this model"),
+        (('corpus = "', 'corpus = "/no'), [], "corpus='/no"),
+        (("", ""), ["--workers", "0"], "workers=0 must be at least 1"),
+    ],
+)
+def test_mistakes_in_a_sweep(
+    grid: Path,
+    tmp_path: Path,
+    change: tuple[str, str],
+    arguments: list[str],
+    message: str,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sparsity_lab.speed.calibrate", lambda corpus: SPEED)
+    grid.write_text(grid.read_text().replace(*change))
+    said = failed(["sweep", str(grid), "--out", str(tmp_path / "runs"), *arguments], capsys)
+    assert said.startswith(message.format(grid=grid))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_without_a_grid(tmp_path: Path, capsys: Capture) -> None:
+    assert "missing.toml does not exist" in failed(["sweep", "missing.toml", "--out", str(tmp_path)], capsys)
+    both = ["sweep", "grid.toml", "--out", "runs", "--workers", "2", "--scheduler", "tcp://host:8786"]
+    for words in (["sweep", "grid.toml"], both):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
 
 
 # ---- What a model costs

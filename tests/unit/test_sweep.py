@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,12 +58,6 @@ def test_each_run_once_and_as_if_trained_alone(
     begun = len(trainings.begun)
     assert swept(pairs, tmp_path / "runs", scheduler="tcp://nobody.invalid:1").done == 3, "nothing is left to ask for"
     assert len(trainings.begun) == begun
-
-
-def test_on_workers_of_this_machine(model: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
-    pairs = pairs_of(model, run, 2)
-    assert swept(pairs, tmp_path, workers=1).done == 2
-    assert contents(tmp_path) == {pair[1].seed: content(trained_here(*pair)) for pair in pairs}
 
 
 def test_longest_first_and_progress_only_grows(
@@ -237,6 +232,7 @@ def test_nobody_at_the_address(
     model: ModelConfig, run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps, "SECONDS_WITHOUT_SCHEDULER", 0.0)
+    monkeypatch.setattr(sweeps, "Client", lambda address, **options: Client(address, **(options | {"timeout": 0.2})))
     with pytest.raises(TimeoutError, match=r"scheduler='tcp://127.0.0.1:9' does not answer: is it running"):
         swept([(model, run)], tmp_path, scheduler="tcp://127.0.0.1:9")
     assert list(tmp_path.glob(".stop*")) == []

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Any
 
 import dask
 import pytest
+import torch
 
 from sparsity_lab import checkpoint, runs
 from sparsity_lab import sweep as sweeps
@@ -337,13 +339,22 @@ def test_overlapping_sweeps_into_one_folder(
 
 
 def test_runs_in_threads_of_one_worker_do_not_share_their_luck(
-    model: ModelConfig, run: RunConfig, tmp_path: Path, trainings: Trainings
+    model: ModelConfig, run: RunConfig, tmp_path: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights are drawn from torch's generator, of which a process has one."""
-    pairs = pairs_of(model, run.replace(budget=1e7), 8)
+    pairs = pairs_of(model, run.replace(budget=1e7), 4)
+    alone = expected(pairs)
+    seed_generator = torch.manual_seed
+
+    def seed_and_pause(seed: int) -> Any:
+        generator = seed_generator(seed)
+        time.sleep(0.05)  # in which another thread would seed it too
+        return generator
+
+    monkeypatch.setattr(torch, "manual_seed", seed_and_pause)
     with cluster_here(1, threads=4) as cluster:
-        assert swept(pairs, tmp_path, scheduler=cluster.scheduler_address).done == 8
-    assert contents(tmp_path) == expected(pairs)
+        assert swept(pairs, tmp_path, scheduler=cluster.scheduler_address).done == 4
+    assert contents(tmp_path) == alone
 
 
 # ---- The scheduler
