@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.fit import grid, measured
+from benchmarks import fit as synthetic
 from sparsity_lab import __version__, runs, training
 from sparsity_lab.cli import main
 from sparsity_lab.config import ModelConfig, RunConfig
@@ -398,7 +398,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def load_frame(folder: Path) -> Any:
         assert folder == tmp_path
-        return measured(grid())
+        return synthetic.measured(synthetic.grid())
 
     monkeypatch.setattr(runs, "load_frame", load_frame)
     return tmp_path
@@ -429,7 +429,7 @@ def test_fit_of_an_empty_folder(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_fit_of_one_granularity(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame = measured(grid())
+    frame = synthetic.measured(synthetic.grid())
     both = pd.concat([frame, frame.assign(top_k=4, val_loss=9.0)])
     monkeypatch.setattr(runs, "load_frame", lambda folder: both)
     arguments = ["fit", str(tmp_path), "--law", "reduced", "--bootstraps", "10"]
