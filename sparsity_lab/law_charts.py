@@ -73,7 +73,7 @@ def best_sizes(optima: pd.DataFrame, size: str, height: int = 380) -> go.Figure:
             line={"color": colour, "width": 2}, hovertemplate="%{y:.3s}<extra>" + flops(budget) + "</extra>",
         )  # fmt: skip
     title = "best number of weights at work" if size == "n_active" else "best number of all weights"
-    axis = {"title": title, "type": "log", "dtick": "D2"}
+    axis = {"title": title, "type": "log"}
     return styled(figure, height, xaxis=sparsity_axis(optima["sparsity"]), yaxis=axis)
 
 
