@@ -11,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sparsity_lab.parallel import Workers
+
 VERSION = 1
 
 
@@ -22,14 +24,23 @@ def check_path(path: Path) -> None:
         raise ValueError(f"checkpoint {path} can't be written ({error}): name a file in another folder") from None
 
 
-def save(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: dict[str, Any]) -> None:
-    """Atomic: a reader, or a kill at any moment, sees the old file or the new one. Raises OSError if
-    it can't be written."""
+def save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.AdamW,
+    state: dict[str, Any],
+    workers: Workers | None = None,
+) -> None:
+    """Atomic: a reader, or a kill at any moment, sees the old file or the new one. Of several processes all have to
+    call it; the first writes one file for all, the same as one process would. Raises OSError if it can't be written.
+    """
     tensors: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
-        tensors[f"model.{name}"] = weight.detach()
-        for key, value in optimizer.state.get(weight, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value
+        values = {f"model.{name}": weight.detach()}
+        values |= {f"optimizer.{key}.{name}": value for key, value in optimizer.state.get(weight, {}).items()}
+        tensors |= {key: workers.whole(weight, value) if workers else value for key, value in values.items()}
+    if workers is not None and workers.rank > 0:
+        return
     tensors |= {f"buffer.{name}": buffer for name, buffer in _buffers(model).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -44,8 +55,15 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: dict
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, identity: dict[str, Any]) -> dict[str, Any]:
-    """Fills ``model`` and ``optimizer``; gives the state that was saved.
+def load(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.AdamW,
+    identity: dict[str, Any],
+    workers: Workers | None = None,
+) -> dict[str, Any]:
+    """Fills ``model`` and ``optimizer``; gives the state that was saved. It does not matter how many processes saved it
+    and how many read it.
 
     Raises ValueError if the file is no checkpoint of ours, or if its state differs from ``identity``.
     """
@@ -58,12 +76,17 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.AdamW, identity: d
                 if state[key] != mine:
                     raise ValueError(f"checkpoint {path} is of another run: {_difference(key, state[key], mine)}")
             names = set(file.keys())
+
+            def tensor(name: str, weight: Tensor) -> Tensor:
+                value: Tensor = file.get_tensor(name)
+                return workers.part(weight, value).clone() if workers else value
+
             with torch.no_grad():
                 for name, weight in model.named_parameters():
-                    weight.copy_(file.get_tensor(f"model.{name}"))
+                    weight.copy_(tensor(f"model.{name}", weight))
                     if f"optimizer.step.{name}" in names:
                         optimizer.state[weight] = {
-                            key: file.get_tensor(f"optimizer.{key}.{name}").to(weight.device)
+                            key: tensor(f"optimizer.{key}.{name}", weight).to(weight.device)
                             for key in ("step", "exp_avg", "exp_avg_sq")
                         }
                 for name, buffer in _buffers(model).items():

@@ -106,6 +106,24 @@ def _parser() -> argparse.ArgumentParser:
     optimum.add_argument("--granularity", type=float, help="G, for a law that has it")
     optimum.add_argument("--json", action="store_true")
 
+    fit = verbs.add_parser("fit", help="fit a scaling law to a folder of runs")
+    fit.set_defaults(work=_fit)
+    fit.add_argument("folder", metavar="DIR", help="of run records")
+    fit.add_argument("--law", default="abnar", help="abnar (default), reduced, or chinchilla, one a sparsity")
+    fit.add_argument("--top-k", type=int, metavar="K", help="only runs in which K experts work")
+    fit.add_argument(
+        "--near-best", type=float, metavar="F", help="only runs within a factor F of the best size of their budget"
+    )
+    fit.add_argument("--holdout", type=float, metavar="BUDGET", help="predict the runs of this budget, don't fit them")
+    fit.add_argument("--bootstraps", type=int, default=200, help="resamples, for intervals (default 200)")
+    fit.add_argument("--out", metavar="FILE", help="save the fit here as JSON, with all that predicting takes")
+    fit.add_argument("--json", action="store_true")
+
+    measure = verbs.add_parser("measure", help="how sparse weights are, or a network, by every measure")
+    measure.set_defaults(work=_measure)
+    measure.add_argument("file", help="weights (.safetensors), or edges (.csv with source,target and perhaps weight)")
+    measure.add_argument("--json", action="store_true")
+
     doctor = verbs.add_parser("doctor", help="what is installed, how fast it is, and what to do about what is missing")
     doctor.set_defaults(work=_doctor)
     doctor.add_argument("--json", action="store_true")
@@ -230,6 +248,45 @@ def _optimum(options: argparse.Namespace) -> int:
         print(json.dumps({"law": law.name, "compute": options.compute} | best))
     else:
         print(report.optimum_text(law.name, law.source, law.n_means, options.compute, best))
+    return 0
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from sparsity_lab import runs as records  # here, for scipy and torch take seconds to import
+    from sparsity_lab.laws import fitting
+    from sparsity_lab.laws.forms import named
+    from sparsity_lab.laws.isoflop import near_best
+
+    runs = records.load_frame(Path(options.folder))
+    kinds = sorted(runs["top_k"].unique()) if options.top_k is None else [options.top_k]
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the runs have top_k={' and '.join(map(str, kinds))}, and laws know no granularity: add --top-k {kinds[0]}"
+        )
+    runs = runs[runs["top_k"].isin(kinds)]
+    if options.near_best is not None:
+        runs = near_best(runs, options.near_best)
+    holdout = None
+    if options.holdout is not None:
+        holdout = runs["budget"] == options.holdout
+        if not holdout.any():
+            budgets = ", ".join(f"{budget:g}" for budget in sorted(runs["budget"].unique()))
+            raise ValueError(f"holdout={options.holdout:g} is the budget of no run: use one of {budgets}")
+    if "S" in named(options.law).exponents.values():
+        fits = [fitting.fit(runs, options.law, holdout=holdout, bootstraps=options.bootstraps)]
+    else:
+        fits = fitting.fit_each(runs, options.law, holdout=holdout, bootstraps=options.bootstraps)
+    if options.out:
+        fitting.save(options.out, fits)
+    print(json.dumps([fit.report() for fit in fits]) if options.json else "\n\n".join(fit.summary() for fit in fits))
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from sparsity_lab import measure_file
+
+    data = measure_file.measure(Path(options.file))
+    print(json.dumps(data) if options.json else measure_file.text(data))
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 Hold = Literal["active", "total"]
 
 BACKENDS = ("grouped", "megablocks", "naive")  # ways to compute the experts
+ROUTERS = ("softmax", "sigmoid", "expert_choice", "hash", "random")  # the last two learn nothing: baselines
 
 MAX_EXPERTS = 4096
 SLIDER_EXPERTS = 256  # the dial's last stop; past it a laptop spends its time on routing
@@ -119,7 +120,7 @@ class ModelConfig(_Config):
     d_dense: int | None = None  # hidden width of dense layers; None: of all experts that work on a token
     window: int | None = None  # tokens a token may look back to, itself included; None: all
     tied_embeddings: bool = False  # one table serves as input and output
-    router: str = "softmax"  # or "sigmoid" (DeepSeek-V3), or "hash": a fixed expert for each kind of token
+    router: str = "softmax"  # one of ROUTERS
     n_groups: int = 1  # groups of experts
     top_groups: int | None = None  # groups that a token may choose from; None: all
     route_scale: float = 1.0  # of the weights of the chosen experts
@@ -205,7 +206,7 @@ class ModelConfig(_Config):
             raise ValueError(f"full_attention_every={self.full_attention_every} needs a window for the other layers")
         if self.mtp_depth >= self.context:
             raise ValueError(f"mtp_depth={self.mtp_depth} must be below context={self.context}")
-        _one_of("router", self.router, ("softmax", "sigmoid", "hash"))
+        _one_of("router", self.router, ROUTERS)
         if self.n_experts % self.n_groups:
             raise ValueError(f"n_groups={self.n_groups} must divide n_experts={self.n_experts}")
         allowed = self.n_experts // self.n_groups * (self.top_groups or self.n_groups)
@@ -270,8 +271,8 @@ class ModelConfig(_Config):
 
     @property
     def router_width(self) -> int:
-        """Scores that a router computes for a token: one an expert, or none if the choice is fixed."""
-        return 0 if self.router == "hash" or not self.has_router else self.n_experts
+        """Scores that a router computes for a token: one an expert, or none if nothing is learnt."""
+        return 0 if self.router in ("hash", "random") or not self.has_router else self.n_experts
 
     @property
     def mtp_layer(self) -> Self:

@@ -111,6 +111,11 @@ class _Settings:
 
 Fields = dict[str, Any]
 
+# How the load is balanced where experts are chosen by sigmoid and bias; it stands in reports, not in files: DeepSeek-V3
+# (arXiv 2412.19437, section 4.2) and GLM-4.5 (arXiv 2508.06471, section 2.4) for most of their training. Kimi-K2, whose
+# router is V3's, is taken to be the same. Their loss of 0.0001 is of each sequence, ours of the batch.
+BY_BIAS: Fields = {"router": "sigmoid", "bias_rate": 0.001, "balance_loss": 1e-4, "z_loss": 0.0}
+
 
 def _decoder(s: _Settings) -> Fields:
     """What decoders share. Grouped-query attention and no norm of queries and keys, unless a reader says otherwise."""
@@ -223,20 +228,18 @@ def _gpt_oss(s: _Settings) -> Fields:
     }
 
 
-def _shared_and_dense(s: _Settings) -> Fields:
-    """DeepSeek's names for experts, with dense layers first."""
+def _shared_and_dense(s: _Settings, scores: str) -> Fields:
+    """DeepSeek's names for experts and router, with dense layers first; ``scores``: of the router, if unsaid."""
     s.only("hidden_act", "silu")
     s.only("moe_layer_freq", 1)
-    for name in (
-        "n_group",
-        "topk_group",
-        "routed_scaling_factor",
-        "scoring_func",
-        "topk_method",
-        "num_nextn_predict_layers",
-    ):
-        s.get(name)  # how experts are chosen and a head for training: no weights of the model
-    return {
+    s.only("scoring_func", "softmax", "sigmoid")
+    s.get("topk_method", "num_nextn_predict_layers")  # said by the scores; a head for training
+    groups = s.get("n_group", default=1)
+    best = s.get("topk_group", default=groups)
+    return (BY_BIAS if s.get("scoring_func", default=scores) == "sigmoid" else {}) | {
+        "n_groups": groups,
+        "top_groups": None if best == groups else best,
+        "route_scale": s.get("routed_scaling_factor", default=1.0),
         "d_dense": s.need("intermediate_size"),
         "d_expert": s.need("moe_intermediate_size"),
         "n_experts": s.need("n_routed_experts"),
@@ -246,13 +249,13 @@ def _shared_and_dense(s: _Settings) -> Fields:
     }
 
 
-def _deepseek(s: _Settings) -> Fields:
+def _deepseek(s: _Settings, scores: str = "sigmoid") -> Fields:
     s.only("attention_bias", False)
     s.only("num_key_value_heads", s.need("num_attention_heads"))
     decoder = {name: value for name, value in _decoder(s).items() if name not in ("n_kv_heads", "d_head")}
     return (
         decoder
-        | _shared_and_dense(s)
+        | _shared_and_dense(s, scores)
         | {
             "kv_lora_rank": s.need("kv_lora_rank"),
             "q_lora_rank": s.get("q_lora_rank") or None,
@@ -263,9 +266,13 @@ def _deepseek(s: _Settings) -> Fields:
     )
 
 
+def _deepseek_v2(s: _Settings) -> Fields:
+    return _deepseek(s, "softmax")
+
+
 def _glm4_moe(s: _Settings) -> Fields:
     norm = "head" if s.flag("use_qk_norm", False) else "none"
-    return _decoder(s) | _biases(s, "qkv") | _shared_and_dense(s) | {"qk_norm": norm}
+    return _decoder(s) | _biases(s, "qkv") | _shared_and_dense(s, "sigmoid") | {"qk_norm": norm}
 
 
 def _dbrx(s: _Settings) -> Fields:
@@ -375,7 +382,7 @@ READERS: dict[str, Callable[[_Settings], Fields]] = {
     "olmoe": _olmoe,
     "qwen3_moe": _qwen3_moe,
     "gpt_oss": _gpt_oss,
-    "deepseek_v2": _deepseek,
+    "deepseek_v2": _deepseek_v2,
     "deepseek_v3": _deepseek,
     "kimi_k2": _deepseek,
     "glm4_moe": _glm4_moe,

@@ -87,11 +87,13 @@ class Readings:
 @torch.no_grad()
 def read(model: Transformer, text: bytes) -> Readings:
     """Runs ``model`` over ``text``, in windows of its context, and records the routing. Raises ValueError for a model
-    without routers, and for a text shorter than one window."""
+    without routers, for one whose experts choose (a token has no favourite), and for a text shorter than one window."""
     context = model.config.context
     routers = model.routers()
     if not routers:
         raise ValueError("the model has no router: n_experts=1")
+    if model.config.router == "expert_choice":
+        raise ValueError("router='expert_choice': tokens choose no experts there; use softmax or sigmoid")
     windows = len(text) // context
     if windows < 1:
         raise ValueError(f"text of {len(text)} bytes is shorter than the model's context={context}")
@@ -183,3 +185,40 @@ def similarity(model: Transformer, layer: int) -> np.ndarray:
 def effective_experts(probs_NE: torch.Tensor) -> float:
     """exp of the mean entropy of the router's distribution: between how many experts a token is torn, from 1 to E."""
     return float(torch.special.entr(probs_NE.float()).sum(-1).mean().exp())
+
+
+@torch.no_grad()
+def vectors(model: Transformer, text: bytes) -> list[dict[str, np.ndarray]]:
+    """For each layer with experts what is spread over what, while ``model`` reads up to 32 windows of ``text``.
+
+    ``shares`` of the router, (N, E); ``gates``, what of them is left after the choice, (N, E); ``hidden`` numbers
+    silu(gate)·up of the experts at work, (N·K, F), expert by expert; the weights of each expert, ``gate_up``, (E, D·G),
+    and ``down``, (E, F·D). Raises ValueError as `read` does.
+    """
+    moes = [module for module in model.layers.modules() if isinstance(module, MoE) and module.router is not None]
+    inputs: list[torch.Tensor] = []
+    hooks = [moe.register_forward_pre_hook(lambda _, given: inputs.append(given[0].flatten(0, 1))) for moe in moes]
+    try:
+        read(model, text[: 32 * model.config.context])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = []
+    for moe, x_ND in zip(moes, inputs, strict=True):
+        assert moe.router is not None
+        routing, experts = moe.router.last, moe.experts
+        assert routing is not None
+        hidden = []
+        for e, gate_up_DG in enumerate(experts.gate_up_EDG.to(x_ND.dtype)):
+            gate_SF, up_SF = (x_ND[(routing.experts_NK == e).any(1)] @ gate_up_DG).chunk(2, -1)
+            hidden.append(torch.nn.functional.silu(gate_SF) * up_SF)
+        parts = {
+            "shares": routing.probs_NE,
+            "gates": torch.zeros_like(routing.probs_NE).scatter(1, routing.experts_NK, routing.weights_NK),
+            "hidden": torch.cat(hidden),
+            "gate_up": experts.gate_up_EDG.flatten(1),
+            "down": experts.down_EFD.flatten(1),
+        }
+        # copies, for training changes the weights
+        found.append({name: part.float().cpu().numpy().copy() for name, part in parts.items()})
+    return found

@@ -13,8 +13,9 @@ COLOURS = (SPARSE, DENSE, THIRD, "#cc79a7", "#56b4e9", "#d55e00", "#b0a300", "#7
 LINES = ("solid", "double", "dotted", "dashed")
 
 
-def preferences(lift: pd.DataFrame, height: int = 420) -> go.Figure:
-    """Heat map expert × kind of `inside.preference`, on a logarithmic scale: white is indifference."""
+def preferences(lift: pd.DataFrame, across: str = "kind of token", height: int = 420) -> go.Figure:
+    """Heat map of how many times as often as on average an expert meets what is named in the columns (`across` says
+    what that is), on a logarithmic scale: white is indifference, a gap is not known."""
     with np.errstate(divide="ignore"):
         z = np.clip(np.log2(lift.to_numpy()), -3, 3)
     ticks = [-3, -2, -1, 0, 1, 2, 3]
@@ -33,18 +34,18 @@ def preferences(lift: pd.DataFrame, height: int = 420) -> go.Figure:
             "tickvals": ticks,
             "ticktext": [f"{2.0**t:g}" for t in ticks],
         },
-        "hovertemplate": "expert %{y} reads %{x} %{customdata:.2f} times as often<extra></extra>",
+        "hovertemplate": "expert %{y}, " + across + " %{x}: %{customdata:.2f} × as often<extra></extra>",
     }
     return styled(
         go.Figure(data=[trace]),
         height,
-        xaxis={"title": "kind of token", "showgrid": False},
+        xaxis={"title": across, "showgrid": False},
         yaxis={"title": "expert", "showgrid": False, "autorange": "reversed", "type": "category"},
     )
 
 
 def pairs(matrix: np.ndarray, title: str, height: int = 380) -> go.Figure:
-    """Heat map expert × expert, of co-activation or similarity."""
+    """Heat map expert × expert, of similarity."""
     trace = {"type": "heatmap", "z": matrix, "colorscale": "Cividis", "colorbar": {"title": {"text": title}}}
     return styled(
         go.Figure(data=[trace]),
@@ -100,6 +101,28 @@ def load_over_time(loads: pd.DataFrame, height: int = 360) -> go.Figure:
         height,
         xaxis={"title": "training step"},
         yaxis={"title": "busiest expert's load<br>(× the even share)", "rangemode": "tozero"},
+    )
+
+
+def loads_by_expert(loads: np.ndarray, height: int = 300) -> go.Figure:
+    """Heat map expert × training step of the load in multiples of the even share. ``loads``: shares, (steps, experts);
+    neighbouring steps are averaged, to at most 100 columns."""
+    pieces = np.array_split(np.arange(len(loads)), min(100, len(loads)))
+    trace = {
+        "type": "heatmap",
+        "z": np.stack([loads[piece].mean(0) for piece in pieces], axis=1) * loads.shape[1],
+        "x": [int(piece[-1]) + 1 for piece in pieces],
+        "zmin": 0,
+        "zmax": 3,
+        "colorscale": "Cividis",
+        "colorbar": {"title": {"text": "load,<br>× even"}, "thickness": 12},
+        "hovertemplate": "expert %{y}, to step %{x}: %{z:.2f} × the even share<extra></extra>",
+    }
+    return styled(
+        go.Figure(data=[trace]),
+        height,
+        xaxis={"title": "training step", "showgrid": False},
+        yaxis={"title": "expert", "showgrid": False, "autorange": "reversed"},
     )
 
 

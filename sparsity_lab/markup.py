@@ -3,6 +3,7 @@
 import html
 
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.laws.fitting import Prediction
 from sparsity_lab.training import Record
 
 
@@ -30,6 +31,11 @@ def measured_label(record: Record | None) -> str:
     if record is None or record.val_loss is None:
         return "–"
     return f"{record.val_loss:.3f} ({record_label(record).removesuffix(f', seed {record.seed}')})"
+
+
+def expected_label(told: Prediction | None) -> str:
+    """What a law expects, with its interval."""
+    return "–" if told is None else f"{told.value:.3f} ({told.low:.3f} to {told.high:.3f})"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

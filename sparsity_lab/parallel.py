@@ -34,6 +34,7 @@ class Workers:
         if not dist.is_initialized():
             raise ValueError(f"parallel={mode!r} needs several processes: start them with torchrun")
         self.mode, self.rank, self.size = mode, dist.get_rank(), dist.get_world_size()
+        self.own: set[int] = set()  # weights of which no other process has these rows
 
     @classmethod
     def join(cls, mode: Mode) -> "Workers":
@@ -41,7 +42,7 @@ class Workers:
         if "RANK" not in os.environ:
             raise ValueError(f"parallel={mode!r} needs several processes: start them with torchrun")
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return cls(mode)
 
     def leave(self, status: int) -> NoReturn:
@@ -54,7 +55,12 @@ class Workers:
 
     def prepare(self, model: Transformer) -> None:
         """Of a model that every process built from one seed, keeps this process's share. Raises ValueError if the
-        experts can't be shared out evenly."""
+        experts can't be shared out evenly, or for a router whose choices hang on the whole batch."""
+        if model.config.router in ("expert_choice", "random"):
+            raise ValueError(
+                f"router={model.config.router!r} chooses for the whole batch at once: train it in one process"
+            )
+        self.own = set()
         for module in model.modules():
             if isinstance(module, Router):
                 module.everywhere = self.sum
@@ -70,6 +76,7 @@ class Workers:
                 setattr(experts, name, nn.Parameter(whole[self.rank * mine : (self.rank + 1) * mine].clone()))
             experts.top_k = 1  # what arrives is one row for each choice
             moe.route_to = _Spread(experts, moe.route_to, self.size)
+            self.own |= {id(weight) for weight in experts.parameters()}
 
     def share(self, batch_B: Tensor) -> Tensor:
         """This process's sequences of a batch. Raises ValueError if they can't be shared out evenly."""
@@ -79,21 +86,19 @@ class Workers:
 
     def average_gradients(self, model: Transformer) -> None:
         """Each process's loss is the mean over its share; the gradient is that of the mean over all."""
-        own = self._own(model)
         for weight in model.parameters():
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-            if id(weight) not in own:  # an expert that lives here got the tokens of all
+            if id(weight) not in self.own:  # an expert that lives here got the tokens of all
                 dist.all_reduce(weight.grad)
             weight.grad /= self.size
 
     def clip(self, model: Transformer, largest: float) -> None:
         """Clips the norm of the gradient of the whole model, wherever its parts are."""
-        own = self._own(model)
         squares = torch.zeros(2)
         for weight in model.parameters():
             assert weight.grad is not None
-            squares[int(id(weight) in own)] += weight.grad.square().sum().cpu()
+            squares[int(id(weight) in self.own)] += weight.grad.square().sum().cpu()
         norm = (squares[0] + self.sum(squares[1])).sqrt()
         factor = float((largest / (norm + 1e-6)).clamp(max=1))
         for weight in model.parameters():
@@ -109,11 +114,26 @@ class Workers:
     def mean(self, value: float) -> float:
         return float(self.sum(torch.tensor(value, dtype=torch.float64))) / self.size
 
-    def _own(self, model: Transformer) -> set[int]:
-        """Weights that no other process has."""
-        if self.mode == "data":
-            return set()
-        return {id(weight) for moe in _moes(model) for weight in moe.experts.parameters()}
+    def agree(self, decision: bool) -> bool:
+        """What the first process has decided; all of them have to ask."""
+        decided = torch.tensor(int(decision))
+        dist.broadcast(decided, 0)
+        return bool(decided)
+
+    def whole(self, weight: Tensor, value: Tensor) -> Tensor:
+        """On the first process, ``value`` (a weight, or a moment of its gradient) with the rows that other processes
+        have; on those, and if nobody has others, as it is. All of them have to ask, in the same order."""
+        if id(weight) not in self.own or not value.ndim:
+            return value
+        parts = [torch.empty_like(value) for _ in range(self.size)] if self.rank == 0 else None
+        dist.gather(value.contiguous(), parts)
+        return torch.cat(parts) if parts else value
+
+    def part(self, weight: Tensor, value: Tensor) -> Tensor:
+        """Of what `whole` gave the first process, what belongs to this one."""
+        if id(weight) not in self.own or not value.ndim:
+            return value
+        return value[self.rank * len(weight) : (self.rank + 1) * len(weight)]
 
 
 def _moes(model: Transformer) -> list[MoE]:

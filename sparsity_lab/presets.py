@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sparsity_lab.accounting.parameters import Embeddings
 from sparsity_lab.config import ModelConfig
-from sparsity_lab.hf_config import load_hf_config
+from sparsity_lab.hf_config import BY_BIAS, load_hf_config
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def _llama(**shape: object) -> ModelConfig:
 _V3 = _deepseek(
     vocab_size=129_280, context=163_840, d_model=7168, n_layers=61, n_heads=128, q_lora_rank=1536,
     n_dense_layers=3, d_dense=18_432, d_expert=2048, n_experts=256, top_k=8, n_shared_experts=1,
+    n_groups=8, top_groups=4, route_scale=2.5, **BY_BIAS,
 )  # fmt: skip
 _LLAMA_4 = {
     "context": 10_485_760, "d_model": 5120, "n_layers": 48, "n_heads": 40, "n_kv_heads": 8,
@@ -53,7 +54,7 @@ _GPT_OSS = {
     "ffn_bias": True, "rope_base": 150_000, "window": 128, "full_attention_every": 2,
 }  # fmt: skip
 _GLM = {"vocab_size": 151_552, "context": 131_072, "n_heads": 96, "n_kv_heads": 8, "d_head": 128, "top_k": 8,
-        "n_shared_experts": 1, "attention_bias": "qkv", "rope_base": 1e6}  # fmt: skip
+        "n_shared_experts": 1, "attention_bias": "qkv", "rope_base": 1e6, **BY_BIAS}  # fmt: skip
 
 _LIST = (
     Preset(
@@ -70,9 +71,11 @@ _LIST = (
         _deepseek(
             vocab_size=102_400, context=163_840, d_model=5120, n_layers=60, n_heads=128, q_lora_rank=1536,
             n_dense_layers=1, d_dense=12_288, d_expert=1536, n_experts=160, top_k=6, n_shared_experts=2,
+            n_groups=8, top_groups=3, route_scale=16,
         ),
         _hf("deepseek-ai/DeepSeek-V2", "arXiv 2405.04434"),
         236, 21, "output", 8.1e12,
+        "Its router multiplies plain softmax shares by 16; in ours, built from this, chosen shares first sum to 1.",
     ),
     Preset(
         "deepseek-v3", _V3, _hf("deepseek-ai/DeepSeek-V3", "arXiv 2412.19437"),
@@ -88,7 +91,7 @@ _LIST = (
         _deepseek(
             vocab_size=163_840, context=131_072, d_model=7168, n_layers=61, n_heads=64, q_lora_rank=1536,
             n_dense_layers=1, d_dense=18_432, d_expert=2048, n_experts=384, top_k=8, n_shared_experts=1,
-            rope_base=50_000,
+            rope_base=50_000, route_scale=2.827, **BY_BIAS,
         ),
         _hf("moonshotai/Kimi-K2-Instruct", "arXiv 2507.20534"),
         1040, 32.6, "both", 15.5e12, "Its published shape adds up to 1.03 × 10¹² weights, not quite 1.04.",
@@ -148,7 +151,7 @@ _LIST = (
         "glm-4.5",
         ModelConfig(
             d_model=5120, n_layers=92, n_dense_layers=3, d_dense=12_288, d_expert=1536, n_experts=160,
-            qk_norm="head", **_GLM,  # type: ignore[arg-type]
+            qk_norm="head", route_scale=2.5, **_GLM,
         ),
         _hf("zai-org/GLM-4.5", "arXiv 2508.06471, Table 1"),
         355, 32, "none", 23e12,
@@ -158,7 +161,7 @@ _LIST = (
         "glm-4.5-air",
         ModelConfig(
             d_model=4096, n_layers=46, n_dense_layers=1, d_dense=10_944, d_expert=1408, n_experts=128,
-            qk_norm="none", **_GLM,  # type: ignore[arg-type]
+            qk_norm="none", **_GLM,
         ),
         _hf("zai-org/GLM-4.5-Air", "arXiv 2508.06471, Table 1"),
         106, 12, "none", 23e12,

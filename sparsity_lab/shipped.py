@@ -1,4 +1,4 @@
-"""The measured runs that ship with the suite, so that there is something to look at before any training."""
+"""The measured runs that ship with the suite, and a law fitted to them: something to look at before any training."""
 
 import functools
 from pathlib import Path
@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.laws.fitting import Fit, Prediction, load
+from sparsity_lab.laws.isoflop import near_best
 from sparsity_lab.runs import RunStore, load_frame
 from sparsity_lab.training import Record
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "isoflop"
+LAW, NEAR = "law.fit", 2.0
 CORPUS = "python"  # that they were trained on
 FARTHEST = 3.5  # times the budget, one way or the other
 
@@ -42,6 +46,38 @@ def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
     if order["budget"].iloc[0] > np.log(FARTHEST):
         return None
     return _record(str(found["id"].iloc[order.index[0]]))
+
+
+def expected(model: ModelConfig, run: RunConfig) -> Prediction | None:
+    """The loss that the fitted law expects of this run, nats a byte, and the 95 % interval for one run.
+
+    None where the law says nothing: for another text, finer experts, beyond the sizes, tokens and sparsities that were
+    fitted, and for models far from the best size for their budget, on which it was not fitted (`near_best`). Raises
+    ValueError if the budget does not pay for one step.
+    """
+    law = _law()
+    if law is None or run.corpus != CORPUS or model.top_k > 1 or model.n_shared_experts:
+        return None
+    params, tokens = count_parameters(model), plan(model, run).tokens
+    place = (params.total, tokens, model.sparsity)
+    low, high = _tokens_a_weight()
+    near = low <= tokens / params.active <= high
+    return law.predict(*place) if near and not law.outside(*place) else None
+
+
+@functools.cache
+def _tokens_a_weight() -> tuple[float, float]:
+    """Of the runs that were fitted: the fewest and most tokens for each active weight."""
+    found = near_best(runs()[runs()["top_k"] == 1], NEAR)
+    ratio = found["tokens"] / found["params_active"]
+    return float(ratio.min()), float(ratio.max())
+
+
+@functools.cache
+def _law() -> Fit | None:
+    """`sparsity-lab fit data/isoflop --top-k 1 --near-best 2 --out data/isoflop/law.fit` wrote it."""
+    path = FOLDER / LAW
+    return load(path)[0] if path.exists() else None
 
 
 @functools.lru_cache(256)

@@ -101,7 +101,8 @@ class Training:
     """One run: build it, call `step` until `done`, then `evaluate` and `record`. `train` does just that.
 
     With ``checkpoint_path`` the run saves itself there every ``checkpoint_seconds`` and, if the file is already there,
-    goes on from it. Raises ValueError if the budget does not pay for one step, or if the checkpoint is of another run.
+    goes on from it, with as many processes as there are now. Raises ValueError if the budget does not pay for one step,
+    or if the checkpoint is of another run.
     """
 
     def __init__(
@@ -129,8 +130,6 @@ class Training:
         self.model = Transformer(model_config, run_config.backend, getattr(torch, run_config.dtype)).to(self.device)
         self.workers = workers
         if workers is not None:
-            if checkpoint_path:
-                raise ValueError("checkpoint: several processes don't save yet; leave it out")
             workers.prepare(self.model)
         self.routers = [m for m in self.model.modules() if isinstance(m, Router)] if model_config.bias_rate else []
         self.optimizer = _adamw(self.model, self.run_config)
@@ -144,7 +143,7 @@ class Training:
             checkpoint.check_path(self._checkpoint_path)
         self._checkpoint_seconds = checkpoint_seconds
         self._saved_at = time.monotonic()
-        if self._checkpoint_path and self._checkpoint_path.exists():
+        if self._checkpoint_path and self._agreed(self._checkpoint_path.exists()):
             self._resume(self._checkpoint_path)
 
     @property
@@ -177,7 +176,7 @@ class Training:
         self.diverged = not math.isfinite(self.losses[-1])
         self.steps_done += 1
         self.seconds += time.perf_counter() - start
-        if self._checkpoint_path and time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+        if self._checkpoint_path and self._agreed(time.monotonic() - self._saved_at >= self._checkpoint_seconds):
             self.save(self._checkpoint_path)
         return Step(
             step=self.steps_done,
@@ -237,15 +236,20 @@ class Training:
         )
 
     def save(self, path: Path | str) -> None:
-        """Writes all that `Training` needs to go on, in one safetensors file, atomically."""
+        """Writes all that `Training` needs to go on, in one safetensors file, atomically. Of several processes all have
+        to call it."""
         state = {"step": self.steps_done, "seconds": self.seconds, "losses": self.losses, **self._identity()}
-        checkpoint.save(Path(path), self.model, self.optimizer, state)
+        checkpoint.save(Path(path), self.model, self.optimizer, state, self.workers)
         self._saved_at = time.monotonic()
 
     def _resume(self, path: Path) -> None:
-        state = checkpoint.load(path, self.model, self.optimizer, self._identity())
+        state = checkpoint.load(path, self.model, self.optimizer, self._identity(), self.workers)
         self.steps_done, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
         self.diverged = bool(self.losses) and not math.isfinite(self.losses[-1])
+
+    def _agreed(self, decision: bool) -> bool:
+        """The same for all processes, whose clocks differ."""
+        return decision if self.workers is None else self.workers.agree(decision)
 
     def _identity(self) -> dict[str, Any]:
         return {

@@ -16,7 +16,7 @@ from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
 from sparsity_lab.dial import Settings
 from sparsity_lab.live_figure import GHOSTS, Line, LiveFigure
-from sparsity_lab.markup import duration, measured_label, record_label, run_label, samples, table
+from sparsity_lab.markup import duration, expected_label, measured_label, record_label, run_label, samples, table
 from sparsity_lab.models.megablocks import why_not
 from sparsity_lab.session import Lane, Session, current
 from sparsity_lab.speed import Speed
@@ -286,6 +286,7 @@ class MagicDial(ipw.VBox):
                 "steps",
                 "time here",
                 "measured near here",
+                "expected loss",
             )
         }
         for _, model in columns:
@@ -300,6 +301,7 @@ class MagicDial(ipw.VBox):
                 f"{bought.steps:,}",
                 "measuring…" if seconds is None else duration(seconds),
                 measured_label(shipped.nearest(model, settings.run)),
+                expected_label(shipped.expected(model, settings.run)),
             )
             for name, cell in zip(rows, cells, strict=True):
                 rows[name].append(cell)
@@ -455,10 +457,23 @@ class MagicDial(ipw.VBox):
             x, y = charts.smooth(flops, loss)
             if len(y):
                 sentences.append(f"{label}: training loss {y[-1]:.3f} after {x[-1]:.3g} FLOPs.")
-        sentences.append(self.verdict())
+        sentences += [self.verdict(), *self._as_expected()]
         for stats in lanes[0].routing if lanes else []:
             sentences.append(f"Busiest expert: {stats.max_load:.1f} times its even share; {stats.dead} without work.")
         return f'<div role="note">{html.escape(" ".join(sentences))}</div>'
+
+    def _as_expected(self) -> list[str]:
+        """Whether the law that ships was right about the runs in front."""
+        sentences = []
+        for lane in self._session.lanes:
+            told = shipped.expected(lane.model, lane.run)
+            if told is not None and lane.record is not None and lane.record.val_loss is not None:
+                right = told.low <= lane.record.val_loss <= told.high
+                sentences.append(
+                    f"{run_label(lane.model, lane.run)}: held-out {lane.record.val_loss:.3f}, "
+                    f"{'as' if right else 'not as'} the law of the measured runs expected: {expected_label(told)}."
+                )
+        return sentences
 
     def _runs_table(self) -> str:
         rows = [

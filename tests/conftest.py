@@ -24,6 +24,9 @@ def small_models(draw: st.DrawFn) -> ModelConfig:
     mla = draw(st.sampled_from([False, False, True]))
     layers, context = draw(st.integers(1, 3)), draw(st.integers(2, 12))
     dense = draw(st.integers(0, layers - 1))
+    top_k = draw(st.integers(1, experts))
+    groups = draw(st.sampled_from([n for n in range(1, experts + 1) if experts % n == 0]))
+    enough = [n for n in range(1, groups + 1) if experts // groups * n >= top_k]
     return ModelConfig(
         vocab_size=draw(st.integers(2, 20)),
         context=context,
@@ -42,12 +45,14 @@ def small_models(draw: st.DrawFn) -> ModelConfig:
         moe_every=draw(st.sampled_from([n for n in (1, 2, 3) if layers // n > dense // n])),
         d_dense=draw(st.none() | st.integers(1, 12)),
         tied_embeddings=draw(st.booleans()),
-        router=draw(st.sampled_from(["softmax", "softmax", "sigmoid", "hash"])),
+        router=draw(st.sampled_from(["softmax", "softmax", "sigmoid", "expert_choice", "hash", "random"])),
         route_scale=draw(st.sampled_from([1.0, 2.5])),
         bias_rate=draw(st.sampled_from([0.0, 0.01])),
         d_expert=draw(st.integers(1, 12)),
         n_experts=experts,
-        top_k=draw(st.integers(1, experts)),
+        top_k=top_k,
+        n_groups=groups,
+        top_groups=draw(st.none() | st.sampled_from(enough)),
         n_shared_experts=draw(st.integers(0, 2)),
         balance_loss=draw(st.floats(0, 1)),
         z_loss=draw(st.floats(0, 1)),

@@ -26,7 +26,8 @@ class Experts(nn.Module):
 
     def __init__(self, n_experts: int, d_hidden: int, config: ModelConfig, plain: bool):
         super().__init__()
-        d, self.plain, self.top_k = config.d_model, plain, config.top_k
+        d, self.plain = config.d_model, plain
+        self.top_k = 1 if config.router == "expert_choice" else config.top_k  # choices of a row it is given
         self.theirs: MegaBlocksExperts | None = None
         self.gate_up_EDG = nn.Parameter(torch.randn(n_experts, d, 2 * d_hidden) * d**-0.5)
         self.down_EFD = nn.Parameter(torch.randn(n_experts, d_hidden, d) * (2 * d_hidden * config.n_layers) ** -0.5)
@@ -95,7 +96,12 @@ class MoE(nn.Module):
             y_ND = self.experts.one(0, x_ND)
         else:
             routing = self.router(x_ND, None if tokens_BT is None else tokens_BT.flatten())
-            y_ND, aux_loss = self.route_to(x_ND, routing), self.router.aux_loss(routing)
+            aux_loss = self.router.aux_loss(routing)
+            if routing.tokens_S is None:
+                y_ND = self.route_to(x_ND, routing)
+            else:  # expert choice: a row for each choice
+                y_SD = self.route_to(x_ND.index_select(0, routing.tokens_S), routing)
+                y_ND = torch.zeros_like(x_ND).index_add(0, routing.tokens_S, y_SD)
         if self.shared is not None:
             y_ND = y_ND + self.shared.one(0, x_ND)
         return y_ND.view_as(x_BTD), aux_loss

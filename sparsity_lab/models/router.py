@@ -1,6 +1,6 @@
 """Which experts work on a token: each expert gets a score, the top K win.
 
-Legend: N tokens (batch and sequence flattened), D model width, E experts, K experts a token.
+Legend: N tokens (batch and sequence flattened), D model width, E experts, K experts a token, S = N·K choices.
 """
 
 from collections.abc import Callable
@@ -26,6 +26,7 @@ class Routing:
     probs_NE: Tensor  # the router's full distribution, without gradient
     balance: Tensor  # load-balance loss: 1 for an even load
     z: Tensor  # z-loss
+    tokens_S: Tensor | None = None  # expert choice alone: the token of each choice; the first two are (S, 1) then
 
 
 @dataclass
@@ -51,36 +52,47 @@ class Router(nn.Module):
     of assignments, P_e the mean share of the scores); the z-loss is the mean squared log-sum-exp of the logits (Zoph et
     al. 2022, arXiv 2202.08906, eq. 5).
 
-    ``hash`` is a baseline that learns nothing: each kind of token has K experts, drawn once (Roller et al. 2021,
-    arXiv 2106.04426).
+    Three more kinds to compare with; bias and groups are not for them. With ``expert_choice`` it is the experts who
+    choose (`route_by_experts`). ``hash`` and ``random`` learn nothing: with ``hash`` each kind of token has K experts,
+    drawn once (Roller et al. 2021, arXiv 2106.04426); with ``random`` every token draws K anew each time it is read, so
+    that an expert never knows what to expect.
     """
 
     weight: nn.Parameter | None
     bias_E: Tensor | None
     table_VK: Tensor | None
+    draw: Tensor | None
 
     def __init__(self, config: ModelConfig, plain: bool):
         super().__init__()
         self.config = config
-        E, fixed = config.n_experts, config.router == "hash"
+        E, learns = config.n_experts, config.router_width > 0
         self.linear = linear_plain if plain else linear
         simple = config.router == "softmax" and config.n_groups == 1 and not config.bias_rate
         self.fast = simple and config.route_scale == 1 and not plain
-        self.weight = None if fixed else nn.Parameter(torch.randn(E, config.d_model) * config.d_model**-0.5)
-        self.register_buffer("bias_E", torch.zeros(E) if config.bias_rate and not fixed else None)
-        self.register_buffer("table_VK", _hash_table(config) if fixed else None, persistent=False)
+        self.weight = nn.Parameter(torch.randn(E, config.d_model) * config.d_model**-0.5) if learns else None
+        biased = config.bias_rate and config.router in ("softmax", "sigmoid")
+        self.register_buffer("bias_E", torch.zeros(E) if biased else None)
+        self.register_buffer("table_VK", _hash_table(config) if config.router == "hash" else None, persistent=False)
+        # seed of the next draw; kept with the weights, so that a run that goes on draws what it would have drawn
+        self.register_buffer("draw", torch.randint(2**62, ()) if config.router == "random" else None)
         self.last: Routing | None = None
         self.everywhere: Callable[[Tensor], Tensor] | None = None  # sums over processes, where there are several
 
     def forward(self, x_ND: Tensor, tokens_N: Tensor | None = None) -> Routing:
         """``tokens_N``: the ids of the tokens, which only ``hash`` needs."""
-        if self.weight is None:
+        if self.draw is not None:
+            self.last = route_fixed(_drawn(len(x_ND), self.config, int(self.draw)).to(x_ND.device), self.config)
+            self.draw += 1
+        elif self.weight is None:
             assert self.table_VK is not None
             assert tokens_N is not None, "hash routing needs the tokens"
             self.last = route_fixed(self.table_VK[tokens_N], self.config)
         else:
             logits_NE = self.linear(x_ND.float(), self.weight)
-            if self.fast and self.everywhere is None:
+            if self.config.router == "expert_choice":
+                self.last = route_by_experts(logits_NE, self.config)
+            elif self.fast and self.everywhere is None:
                 self.last = route(logits_NE, self.config.top_k)
             else:
                 self.last = route_plain(logits_NE, self.config, self.bias_E, self.everywhere)
@@ -121,6 +133,13 @@ def _hash_table(config: ModelConfig) -> Tensor:
     return draws_VE.topk(config.top_k, -1).indices
 
 
+def _drawn(n_tokens: int, config: ModelConfig, seed: int) -> Tensor:
+    """K different experts for each token, uniformly, (N, K)."""
+    return (
+        torch.rand(n_tokens, config.n_experts, generator=torch.Generator().manual_seed(seed)).topk(config.top_k).indices
+    )
+
+
 def route_fixed(experts_NK: Tensor, config: ModelConfig) -> Routing:
     """Given choices, equal weights, nothing to learn."""
     N, K = experts_NK.shape
@@ -153,6 +172,34 @@ def route_plain(
     balance = E * (load_E / load_E.sum() * probs_NE.mean(0)).sum()
     z = logits_NE.logsumexp(-1).square().mean()
     return Routing(weights_NK * config.route_scale, experts_NK, counts_E, probs_NE.detach(), balance, z)
+
+
+def route_by_experts(logits_NE: Tensor, config: ModelConfig) -> Routing:
+    """Expert choice: each expert takes the C = N·K/E tokens it scores highest, so that all are equally busy (Zhou et
+    al. 2022, arXiv 2202.09368, section 3.2). Some tokens get many experts, some none; the weight of an expert's answer
+    is its share of the token's softmax, as it is. If E does not divide N·K, the experts whose next token scores highest
+    take that one too, so that there are always N·K choices.
+
+    Whether a token is chosen depends on the others of the batch, **later ones too**: in a language model it is a
+    baseline for training, and losses, held-out ones included, know a little of the future. A token that is read alone,
+    as when a text is written, has nobody to compete with and gets its own K best experts: well-defined, and not what
+    the model was trained on.
+    """
+    (N, E), K = logits_NE.shape, config.top_k
+    probs_NE = logits_NE.softmax(-1)
+    whole, rest = divmod(N * K, E)
+    best = probs_NE.t().topk(min(whole + 1, N))  # of each expert, and the one after
+    taken_EC = torch.ones_like(best.indices, dtype=torch.bool)
+    if whole < N:
+        taken_EC[:, whole] = False
+        taken_EC[best.values[:, whole].topk(rest).indices, whole] = True
+    experts_S, place_S = taken_EC.nonzero(as_tuple=True)
+    tokens_S = best.indices[experts_S, place_S]
+    weights_S1 = probs_NE[tokens_S, experts_S, None] * config.route_scale
+    counts_E = taken_EC.sum(1)
+    balance = E * (counts_E / (N * K) * probs_NE.mean(0)).sum()
+    z = logits_NE.logsumexp(-1).square().mean()
+    return Routing(weights_S1, experts_S[:, None], counts_E, probs_NE.detach(), balance, z, tokens_S)
 
 
 def _best_groups(choice_NE: Tensor, n_groups: int, top_groups: int) -> Tensor:

@@ -34,7 +34,8 @@ class Layer(nn.Module):
         self.attention = (LatentAttention if config.is_mla else Attention)(config, plain)
         self.moe_norm = nn.Parameter(torch.ones(config.d_model))
         if not config.is_moe_layer(layer):
-            config = config.replace(n_experts=1, top_k=1, n_shared_experts=0, d_expert=config.dense_width)
+            one = {"n_experts": 1, "top_k": 1, "n_shared_experts": 0, "n_groups": 1, "top_groups": None}
+            config = config.replace(d_expert=config.dense_width, **one)
         self.moe = MoE(config, backend)
 
     def forward(

@@ -70,6 +70,24 @@ def test_cache(page: Page, address: str) -> None:
     pareto.screenshot(path=str(SCREENSHOTS / "pareto.png"))
 
 
+def test_criteria(page: Page, address: str) -> None:
+    open_notebook(page, address, "06_measuring_sparsity.ipynb")
+    run_all(page)
+    exercise = page.locator(".sparsity-lab-explorer")
+    exercise.scroll_into_view_if_needed()
+    exercise.get_by_role("combobox").select_option("Cloning")
+    expect(exercise.get_by_role("status")).to_contain_text("Gini is 0.383 before, 0.383 after")
+    page.wait_for_function(
+        """() => { const plot = document.querySelector('.sparsity-lab-explorer .js-plotly-plot');
+        return plot.data[1].x.length === 3 * plot.data[0].x.length; }"""
+    )
+    exercise.get_by_role("combobox").select_option("Babies")
+    exercise.locator(".noUi-handle").first.focus()
+    page.keyboard.press("End")
+    expect(exercise.get_by_role("status")).to_contain_text("wants the sparsity to be higher")
+    exercise.screenshot(path=str(SCREENSHOTS / "criteria.png"))
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_inside(page: Page, address: str, theme: str) -> None:
     open_notebook(page, address, "03_inside_the_experts.ipynb")

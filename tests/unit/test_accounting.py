@@ -208,7 +208,7 @@ def test_flops_are_the_counters(config: ModelConfig, batch_size: int) -> None:
         assert total == expected
         assert products.flops == expected, products.calls
         assert set(products.calls) == {"mm", "bmm"}
-        moe = (config.router != "hash") + 2 * config.n_experts if config.has_router else 2  # router; two an expert
+        moe = (config.router_width > 0) + 2 * config.n_experts if config.has_router else 2  # router; two an expert
         moe += 2 if config.n_shared_experts else 0
         passes, dense = (3 if backward else 1), config.n_layers - config.n_moe_layers
         attention = 2  # qkv, out

@@ -8,13 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from sparsity_lab import __version__, training
+from benchmarks.fit import grid, measured
+from sparsity_lab import __version__, runs, training
 from sparsity_lab.cli import main
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.grid import read_grid
+from sparsity_lab.laws.fitting import load
+from sparsity_lab.measures import MEASURES
 from sparsity_lab.sweep import Bar, Progress, estimate
 from sparsity_lab.training import train
 from tests.sweeps import SPEED, cluster_here
@@ -173,7 +178,7 @@ def test_help_and_version_need_no_torch() -> None:
 
 
 @pytest.fixture
-def grid(corpus_file: Path, tmp_path: Path) -> Path:
+def grid_file(corpus_file: Path, tmp_path: Path) -> Path:
     """Two runs of some ten steps."""
     shape = 'width = 8\nsparsity = 0.75\ncontext = 32\nd_expert = 16\neval_tokens = 1_024\ndevice = "cpu"\n'
     path = tmp_path / "grid.toml"
@@ -189,13 +194,13 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield cluster.scheduler_address
 
 
-def test_sweep_estimates_trains_and_goes_on(grid: Path, here: str, tmp_path: Path, capsys: Capture) -> None:
+def test_sweep_estimates_trains_and_goes_on(grid_file: Path, here: str, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "runs"
-    words = ["sweep", str(grid), "--out", str(out)]
+    words = ["sweep", str(grid_file), "--out", str(out)]
     assert main([*words, "--estimate", "--workers", "2"]) == 0
     stdout, err = capsys.readouterr()
     assert stdout == ""
-    assert err == f"{estimate(read_grid(grid), out, 2, SPEED).summary()}\n"
+    assert err == f"{estimate(read_grid(grid_file), out, 2, SPEED).summary()}\n"
     assert not out.exists(), "an estimate leaves nothing behind"
     assert main([*words, "--scheduler", here]) == 0
     stdout, err = capsys.readouterr()
@@ -214,9 +219,9 @@ def test_sweep_estimates_trains_and_goes_on(grid: Path, here: str, tmp_path: Pat
 
 
 def test_sweep_with_runs_that_fail_or_are_interrupted(
-    grid: Path, here: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    grid_file: Path, here: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["sweep", str(grid), "--out", str(tmp_path / "runs"), "--scheduler", here]
+    words = ["sweep", str(grid_file), "--out", str(tmp_path / "runs"), "--scheduler", here]
     with monkeypatch.context() as patch:
         patch.setattr(training.Training, "step", lambda self: 1 / 0)
         assert main(words) == 1
@@ -244,7 +249,7 @@ def test_sweep_with_runs_that_fail_or_are_interrupted(
     ],
 )
 def test_mistakes_in_a_sweep(
-    grid: Path,
+    grid_file: Path,
     tmp_path: Path,
     change: tuple[str, str],
     arguments: list[str],
@@ -253,9 +258,9 @@ def test_mistakes_in_a_sweep(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sparsity_lab.speed.calibrate", lambda corpus: SPEED)
-    grid.write_text(grid.read_text().replace(*change))
-    said = failed(["sweep", str(grid), "--out", str(tmp_path / "runs"), *arguments], capsys)
-    assert said.startswith(message.format(grid=grid))
+    grid_file.write_text(grid_file.read_text().replace(*change))
+    said = failed(["sweep", str(grid_file), "--out", str(tmp_path / "runs"), *arguments], capsys)
+    assert said.startswith(message.format(grid=grid_file))
     assert not (tmp_path / "runs").exists()
 
 
@@ -382,3 +387,120 @@ def test_optimum(capsys: Capture) -> None:
         (["--compute", "1e21", "--law", "krajewski"], "granularity=None: krajewski needs it"),
     ):
         assert failed(["optimum", *more], capsys).startswith(message)
+
+
+# ---- fit
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose runs are 200 of a known law."""
+
+    def load_frame(folder: Path) -> Any:
+        assert folder == tmp_path
+        return measured(grid())
+
+    monkeypatch.setattr(runs, "load_frame", load_frame)
+    return tmp_path
+
+
+def test_fit(folder: Path, capsys: Capture) -> None:
+    arguments = ["fit", str(folder), "--law", "reduced", "--holdout", "1e13", "--bootstraps", "10"]
+    out = folder / "fit.json"
+    assert main([*arguments, "--json", "--out", str(out)]) == 0
+    (data,) = json.loads(capsys.readouterr().out, parse_constant=no_constant)
+    (fitted,) = load(out)
+    assert data == json.loads(json.dumps(fitted.report()))
+    assert (data["law"], data["runs"], data["held_out"]["runs"]) == ("reduced", 160, 40)
+    assert set(data["coefficients"]["gamma"]) == {"value", "low", "high", "identified"}
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == fitted.summary() + "\n"
+
+
+def test_fit_of_chinchilla_is_one_a_sparsity(folder: Path, capsys: Capture) -> None:
+    assert main(["fit", str(folder), "--law", "chinchilla", "--bootstraps", "2"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "runs, S" in line] == [
+        f"50 runs, S = {s}" for s in ("0", "0.75", "0.9375", "0.9844")
+    ]
+
+
+def test_fit_of_an_empty_folder(tmp_path: Path, capsys: Capture) -> None:
+    assert failed(["fit", str(tmp_path)], capsys).startswith("none of 0 runs finished with a loss")
+
+
+def test_fit_of_one_granularity(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = measured(grid())
+    both = pd.concat([frame, frame.assign(top_k=4, val_loss=9.0)])
+    monkeypatch.setattr(runs, "load_frame", lambda folder: both)
+    arguments = ["fit", str(tmp_path), "--law", "reduced", "--bootstraps", "10"]
+    assert failed(arguments, capsys).startswith(
+        "the runs have top_k=1 and 4, and laws know no granularity: add --top-k 1"
+    )
+    assert main([*arguments, "--top-k", "1"]) == 0
+    assert f"{len(frame)} runs" in capsys.readouterr().out
+
+
+def test_mistakes_in_fit(folder: Path, capsys: Capture) -> None:
+    message = failed(["fit", str(folder), "--holdout", "5"], capsys)
+    assert message == "holdout=5 is the budget of no run: use one of 1e+11, 3e+11, 1e+12, 3e+12, 1e+13"
+    assert failed(["fit", str(folder), "--law", "kaplan"], capsys).startswith("law='kaplan' is not known: use one of")
+    assert failed(["fit", str(folder), "--bootstraps", "1"], capsys).startswith("bootstraps=1 must be at least 2")
+
+
+def test_measure_weights(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "weights.safetensors"
+    tensors = {
+        "w": torch.tensor([[0, 0], [3, -4]], dtype=torch.bfloat16),
+        "zeros": torch.zeros(3),
+        "empty": torch.zeros(0, 2),
+        "step": torch.tensor(7),
+    }
+    save_file(tensors, path)
+    data = answer(["measure", str(path)], capsys)
+    assert set(data) == {"tensors"}
+    assert set(data["tensors"]) == set(tensors)
+    assert all(list(row) == list(MEASURES) for row in data["tensors"].values())
+    assert data["tensors"]["w"] == pytest.approx({n: float(m([0, 0, 3, 4])) for n, m in MEASURES.items()})
+    assert data["tensors"]["w"]["gini"] == pytest.approx(15 / 28)
+    assert {name for name, value in data["tensors"]["zeros"].items() if value is not None} == {
+        "l0",
+        "l0_threshold",
+        "l1",
+    }, "shares of nothing are not defined"
+    assert set(data["tensors"]["empty"].values()) == {None}
+    assert data["tensors"]["step"]["hoyer"] is None
+    assert main(["measure", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert all(words in text for words in ("zeros", "0.5357", "pq_mean", "√(Σ c²) / Σ c"))
+
+
+def test_measure_a_network(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "edges.csv"
+    path.write_text("source,target,weight\nhub,a,1\nhub,b,1\nhub,c,4\n")
+    data = answer(["measure", str(path)], capsys)
+    assert {name: data[name] for name in ("nodes", "edges", "density")} == {"nodes": 4, "edges": 3, "density": 0.5}
+    assert data["degree_index"] == pytest.approx(1 - 0.5 * (1 - 0.25))
+    assert data["weight_index"] == pytest.approx(1 - 0.5 * (1 - data["weight_gini"]))
+    assert data["degrees"]["gini"] == pytest.approx(data["degree_gini"]) == pytest.approx(0.25)
+    assert data["weights"]["l1"] == -6
+    assert list(data["degrees"]) == list(data["weights"]) == list(MEASURES)
+    assert main(["measure", str(path)]) == 0
+    assert "4 nodes, 3 edges, 0.5 of those there could be" in capsys.readouterr().out
+
+
+def test_measure_mistakes(tmp_path: Path, capsys: Capture) -> None:
+    nan, foreign, csv = (tmp_path / name for name in ("nan.safetensors", "foreign.safetensors", "edges.csv"))
+    save_file({"good": torch.ones(2), "layer.bad": torch.tensor([1.0, torch.nan])}, nan)
+    foreign.write_text("weights")
+    csv.write_text("source,target,weight\n1,2,nan\n")
+    text = tmp_path / "notes.txt"
+    text.touch()
+    for path, message in (
+        (nan, f"{nan}: layer.bad: 1 of 2 numbers are NaN or infinite"),
+        (foreign, f"{foreign} is not a safetensors file"),
+        (csv, f"{csv}: row 2 has no weight"),
+        (text, f"{text} must be a .safetensors file of weights or a .csv file of edges"),
+        (tmp_path / "none.csv", f"{tmp_path / 'none.csv'} is no file"),
+        (tmp_path, f"{tmp_path} is no file"),
+    ):
+        assert failed(["measure", str(path)], capsys).startswith(message)

@@ -95,7 +95,7 @@ def test_bad_flags(kind: Any, name: str) -> None:
         ({"n_experts": 6, "n_groups": 3, "top_groups": 4}, "top_groups=4 must be from 1 to n_groups=3"),
         ({"n_experts": 6, "n_groups": 3, "top_groups": 1, "top_k": 3}, "hold at least top_k=3 experts"),
         ({"mtp_depth": 5, "context": 5}, "mtp_depth=5 must be below context=5"),
-        ({"router": "best"}, "router='best' is not known: use one of softmax, sigmoid, hash"),
+        ({"router": "best"}, "router='best' is not known: use one of softmax, sigmoid, expert_choice, hash, random"),
         ({"qk_norm": "some"}, "qk_norm='some' is not known: use one of head, full, none"),
     ],
 )

@@ -169,9 +169,48 @@ def test_figures() -> None:
     assert [list(t.y) for t in inside_charts.load_over_time(loads).data] == [[3, 2], [1]]
 
 
+def test_loads_by_expert() -> None:
+    (few,) = inside_charts.loads_by_expert(np.array([[0.5, 0.5], [1.0, 0.0]])).data
+    assert few.z.tolist() == [[1, 2], [1, 0]], "in multiples of the even share, an expert a row"
+    assert list(few.x) == [1, 2]
+    (many,) = inside_charts.loads_by_expert(np.full((1_234, 4), 0.25)).data
+    assert many.z.shape == (4, 100)
+    assert np.allclose(many.z, 1)
+    assert many.x[-1] == 1_234
+
+
 def test_coloured_text_is_escaped_and_whole() -> None:
     shown = inside_charts.coloured(b"a<b>&", np.array([0, 0, 9, 9, 1]))
     assert 'title="expert 0">a&lt;</span>' in shown
     assert 'title="expert 9">b&gt;</span>' in shown
     assert "<b>" not in shown
     assert shown.count("expert 9") == 2, "in the legend too"
+
+
+@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
+def test_vectors_give_the_layers_answer(router: str) -> None:
+    config = ModelConfig(
+        d_model=8, n_heads=1, d_expert=6, n_experts=5, top_k=2, context=16, n_layers=2, n_dense_layers=1, router=router
+    )
+    torch.manual_seed(0)
+    model = Transformer(config)
+    answers: list[torch.Tensor] = []
+    moe = model.layers[1].moe
+    moe.register_forward_hook(lambda _, given, answer: answers.append(answer[0]))
+    (parts,) = inside.vectors(model, bytes(range(48)))
+    assert {name: part.shape for name, part in parts.items()} == {
+        "shares": (48, 5), "gates": (48, 5), "hidden": (96, 6), "gate_up": (5, 2 * 8 * 6), "down": (5, 6 * 8)
+    }  # fmt: skip
+    assert ((parts["gates"] > 0).sum(1) == 2).all()
+    gates_NE = torch.from_numpy(parts["gates"])
+    hidden_ESF = torch.from_numpy(parts["hidden"]).split([int(n) for n in (gates_NE > 0).sum(0)])
+    y_ND = torch.zeros(48, 8)
+    for e, hidden_SF in enumerate(hidden_ESF):
+        tokens = gates_NE[:, e].nonzero().flatten()
+        y_ND[tokens] += gates_NE[tokens, e, None] * (hidden_SF @ moe.experts.down_EFD[e])
+    torch.testing.assert_close(y_ND, answers[0].flatten(0, 1), rtol=1e-4, atol=1e-6)
+    assert not moe._forward_pre_hooks, "nothing stays behind"
+    before = parts["down"].copy()
+    with torch.no_grad():
+        moe.experts.down_EFD.zero_()
+    assert np.array_equal(parts["down"], before), "not a view of weights that training changes"

@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from sparsity_lab.accounting import count_parameters, flops_by_part
 from sparsity_lab.accounting.memory import cache_bytes_per_token
+from sparsity_lab.config import ModelConfig
 from sparsity_lab.hf_config import from_hf, load_hf_config
+from sparsity_lab.models import Transformer
 from sparsity_lab.presets import PRESETS, Preset, preset
 
 V3 = {
@@ -36,6 +38,10 @@ V3 = {
     "moe_layer_freq": 1,
     "n_group": 8,
     "topk_group": 4,
+    "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
     "num_nextn_predict_layers": 1,
     "rope_theta": 10000,
     "tie_word_embeddings": False,
@@ -55,6 +61,10 @@ V2_LITE = V3 | {
     "first_k_dense_replace": 1,
     "n_group": 1,
     "topk_group": 1,
+    "scoring_func": "softmax",
+    "topk_method": "greedy",
+    "norm_topk_prob": False,
+    "routed_scaling_factor": 1.0,
 }
 MIXTRAL = {
     "vocab_size": 32000,
@@ -116,6 +126,10 @@ GLM_AIR = {
     "n_shared_experts": 1,
     "num_experts_per_tok": 8,
     "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.0,
     "num_nextn_predict_layers": 1,
     "attention_bias": True,
     "use_qk_norm": False,
@@ -167,6 +181,10 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
             "num_experts_per_tok": 6,
             "first_k_dense_replace": 1,
             "topk_group": 3,
+            "scoring_func": "softmax",
+            "topk_method": "group_limited_greedy",
+            "norm_topk_prob": False,
+            "routed_scaling_factor": 16.0,
         },
     ),
     "deepseek-v3": ("deepseek_v3", V3),
@@ -183,6 +201,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
             "first_k_dense_replace": 1,
             "n_group": 1,
             "topk_group": 1,
+            "routed_scaling_factor": 2.827,
             "rope_theta": 50000,
         },
     ),
@@ -238,6 +257,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
             "moe_intermediate_size": 1536,
             "n_routed_experts": 160,
             "first_k_dense_replace": 3,
+            "routed_scaling_factor": 2.5,
             "use_qk_norm": True,
         },
     ),
@@ -334,6 +354,41 @@ def test_read_from_the_makers_file(name: str, tmp_path: Path) -> None:
     assert load_hf_config(tmp_path / "config.json") == PRESETS[name].config
 
 
+@pytest.mark.parametrize(
+    ("name", "router"),
+    [
+        ("deepseek-v3", ("sigmoid", 0.001, 8, 4, 2.5)),  # arXiv 2412.19437, section 4.2, but for the scale
+        ("deepseek-r1", ("sigmoid", 0.001, 8, 4, 2.5)),
+        ("deepseek-v2", ("softmax", 0.0, 8, 3, 16.0)),
+        ("deepseek-v2-lite", ("softmax", 0.0, 1, None, 1.0)),
+        ("kimi-k2", ("sigmoid", 0.001, 1, None, 2.827)),
+        ("glm-4.5", ("sigmoid", 0.001, 1, None, 2.5)),
+        ("glm-4.5-air", ("sigmoid", 0.001, 1, None, 1.0)),
+        ("mixtral-8x7b", ("softmax", 0.0, 1, None, 1.0)),
+    ],
+)
+def test_routers(name: str, router: tuple[object, ...]) -> None:
+    config = preset(name).config
+    assert (config.router, config.bias_rate, config.n_groups, config.top_groups, config.route_scale) == router
+
+
+def test_a_small_deepseek_v3_is_built_and_chooses_within_its_groups() -> None:
+    """With the preset's router on a laptop's shape."""
+    config = preset("deepseek-v3").config
+    small = ModelConfig(
+        d_model=16, n_heads=1, d_expert=8, context=8, n_layers=1,
+        **{name: getattr(config, name) for name in (
+            "n_experts", "top_k", "n_shared_experts", "router", "bias_rate", "n_groups", "top_groups", "route_scale",
+        )},
+    )  # fmt: skip
+    model = Transformer(small)
+    model(torch.randint(256, (4, 8)))
+    (router,) = model.routers()
+    assert router.last is not None
+    assert all(len(row.unique()) <= 4 for row in router.last.experts_NK // 32)
+    torch.testing.assert_close(router.last.weights_NK.sum(1), torch.full((32,), 2.5))
+
+
 def says(published: float, ours: float) -> bool:
     """Whether ``published`` may stand for our number: within 1.5 %, or ours rounded or cut off to its digits."""
     digits = len(str(published).partition(".")[2].rstrip("0"))
@@ -399,6 +454,8 @@ def test_unknown_preset() -> None:
         ({"model_type": "qwen9_moe"}, "model_type='qwen9_moe' is not understood; we know llama"),
         ({"model_type": None}, "model_type is missing"),
         ({"model_type": ["deepseek_v3"]}, "model_type is missing"),
+        ({"scoring_func": "sqrtsoftplus"}, "scoring_func=sqrtsoftplus is not understood; we know softmax, sigmoid"),
+        ({"topk_group": 9}, "top_groups=9 must be from 1 to n_groups=8"),
         ({"moe_layer_freq": 2}, "moe_layer_freq=2 is not understood; we know 1"),
         ({"attention_bias": True}, "attention_bias=True is not understood; we know False"),
         ({"index_n_heads": 64}, "index_n_heads=64 is not understood in a deepseek_v3 model, so it is not counted"),

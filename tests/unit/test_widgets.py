@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 from sparsity_lab import session as session_module
+from sparsity_lab import shipped
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.dial import Settings
@@ -19,7 +21,8 @@ from sparsity_lab.markup import run_label, table
 from sparsity_lab.runs import run_id
 from sparsity_lab.session import Session
 from sparsity_lab.speed import Speed
-from sparsity_lab.training import Training
+from sparsity_lab.sweep import failed
+from sparsity_lab.training import Record, Training
 from sparsity_lab.widgets import MagicDial
 
 
@@ -57,6 +60,40 @@ def text(dial: MagicDial, name: str) -> str:
 def plot(dial: MagicDial) -> go.FigureWidget:
     (figure,) = [w for w in walk(dial) if isinstance(w, go.FigureWidget)]
     return figure
+
+
+def test_measured_runs_are_there_while_one_drags(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any training the plot shows the runs that ship and are nearest; without any, nothing."""
+    curve = {"flops": np.linspace(1e9, 1e11, 50).tolist(), "loss": np.linspace(5, 2, 50).tolist()}
+    calls = []
+
+    def nearest(model: ModelConfig, run: Any) -> Record | None:
+        calls.append(model)
+        if run.budget < 1e11:
+            return None
+        record = failed((model, run), "")
+        return replace(record, status="finished", val_loss=2.0 + model.sparsity, curve=curve)
+
+    monkeypatch.setattr(shipped, "nearest", nearest)
+    dial = MagicDial(session=session, calibrate=False, width=16, budget=1e11, sparsity=0.75)
+    traces = {trace.name: trace for trace in plot(dial).data if trace.name and trace.visible is not False}
+    sparse, dense = (
+        f"measured: {run_label(model, dial.settings.run)}" for model in (dial.settings.model, dial.settings.twin)
+    )
+    assert len(traces[sparse].x) == len(traces[dense].x) == 50
+    assert "2.750" in text(dial, "facts")
+    assert plot(dial).layout.yaxis.range[0] <= 2 < plot(dial).layout.yaxis.range[1]
+    assert set(dial.curves()["role"]) == {"measured", "measured dense"}
+    dial.sparsity.value = 0.9375
+    assert "2.938" in text(dial, "facts")
+    assert (
+        sum(trace.visible is not False and bool(trace.name) and "0.938" in trace.name for trace in plot(dial).data) == 1
+    )
+    dial.sparsity.value = 0.0
+    assert [t.name for t in plot(dial).data if t.name and "measured" in t.name and t.visible is not False] == [dense]
+    dial.budget.value = 1e10
+    assert dial.curves().empty
+    assert not [t for t in plot(dial).data if t.name and "measured" in t.name and t.visible is not False]
 
 
 # ---- Dials

@@ -1,0 +1,83 @@
+"""Forms of laws. Every one is a sum of powers, L = Σ_t exp(X_t·θ): θ holds the logarithms of the terms' multipliers and
+the exponents, X_t the logarithms of what is raised to them. So one loss and one gradient serve all.
+
+R runs, T terms, P coefficients.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+# At the centre of the runs a term is worth from 1e-4 nats, which is nothing, to 20.
+MULTIPLIER = (math.log(1e-4), math.log(20))
+EXPONENT = {"N": (0.0, 3.0), "D": (0.0, 3.0), "S": (-2.0, 2.0)}
+# Where starts are drawn: the exponents of Abnar's grid.
+START_MULTIPLIER = (math.log(0.03), math.log(3))
+START_EXPONENT = {"N": (0.0, 1.25), "D": (0.0, 1.25), "S": (-1.0, 1.0)}
+
+
+@dataclass(frozen=True)
+class Law:
+    """A sum of powers. ``terms`` maps each multiplier to its term's exponents, and these to what they are powers of:
+    N stands for 1/N, D for 1/D, S for 1/(1 − S)."""
+
+    name: str
+    equation: str
+    terms: Mapping[str, Mapping[str, str]]
+
+    @property
+    def exponents(self) -> dict[str, str]:
+        return {name: of for term in self.terms.values() for name, of in term.items()}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the coefficients in θ: multipliers, then exponents."""
+        return [*self.terms, *self.exponents]
+
+    def design(self, logs: Mapping[str, Array]) -> Array:
+        """X (R, T, P), from the logarithms (R,) of 1/N, 1/D and 1/(1 − S)."""
+        names = self.names
+        x_RTP = np.zeros((len(logs["N"]), len(self.terms), len(names)))
+        for t, (multiplier, exponents) in enumerate(self.terms.items()):
+            x_RTP[:, t, names.index(multiplier)] = 1
+            for exponent, of in exponents.items():
+                x_RTP[:, t, names.index(exponent)] = logs[of]
+        return x_RTP
+
+    def box(self, multiplier: tuple[float, float], exponent: Mapping[str, tuple[float, float]]) -> Array:
+        """Lowest and highest θ: (2, P)."""
+        return np.array([*[multiplier] * len(self.terms), *(exponent[of] for of in self.exponents.values())]).T
+
+
+LAWS = {
+    law.name: law
+    for law in (
+        Law(  # Abnar et al. 2025 (arXiv 2501.12370), Eq. 6
+            "abnar",
+            "a/N^alpha + b/D^beta + c/(1-S)^lambda + d/((1-S)^delta N^gamma) + e",
+            {"a": {"alpha": "N"}, "b": {"beta": "D"}, "c": {"lambda": "S"}, "d": {"delta": "S", "gamma": "N"}, "e": {}},
+        ),
+        Law(  # the same with one term for the model, for runs that cannot tell three apart
+            "reduced",
+            "b/D^beta + d/((1-S)^delta N^gamma) + e",
+            {"b": {"beta": "D"}, "d": {"delta": "S", "gamma": "N"}, "e": {}},
+        ),
+        Law(  # Hoffmann et al. 2022 (arXiv 2203.15556), approach 3
+            "chinchilla",
+            "A/N^alpha + B/D^beta + E",
+            {"A": {"alpha": "N"}, "B": {"beta": "D"}, "E": {}},
+        ),
+    )
+}
+
+
+def named(law: str) -> Law:
+    """Raises ValueError for a name that no law has."""
+    if law not in LAWS:
+        raise ValueError(f"law={law!r} is not known: use one of {', '.join(LAWS)}")
+    return LAWS[law]

@@ -1,0 +1,235 @@
+"""Best sizes of parabolas, and verdicts on laws of which it is known whether a claim holds."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.fit import grid, measured
+from sparsity_lab.laws.isoflop import CLAIMS, optima, parabolas, surfaces, verdicts
+
+Array = np.ndarray
+Loss = Callable[[Array, Array, Array], Array]  # of log N_a, s = −log(1 − S) and log10 of the budget over 1e11
+
+SPARSITIES = (0.0, 0.75, 0.9375, 0.984375)
+SHARE = 0.25  # log N = log N_a + SHARE · s: sizes of one sparsity overlap with those of the others
+
+
+def made(loss: Loss, noise: float = 0.003, seeds: int = 2, seed: int = 0) -> pd.DataFrame:
+    """Runs at three budgets of five widths around N_a = e¹⁰, a factor of e apart."""
+    rows = [
+        {"budget": budget, "sparsity": s, "width": i, "params_active": math.exp(8 + i), "seed": k}
+        for budget in (1e11, 1e12, 1e13)
+        for s in SPARSITIES
+        for i in range(5)
+        for k in range(seeds)
+    ]
+    runs = pd.DataFrame(rows).assign(top_k=1, status="finished")
+    s, active = -np.log1p(-runs["sparsity"]), np.log(runs["params_active"])
+    errors = noise * np.random.default_rng(seed).standard_normal(len(runs))
+    return runs.assign(
+        params_total=np.exp(active + SHARE * s),
+        tokens=runs["budget"] / (6 * runs["params_active"]),
+        val_loss=loss(active, s, np.log10(runs["budget"] / 1e11)) + errors,
+    )
+
+
+def bowl(active: Array, s: Array, c: Array) -> Array:
+    """The story as Abnar et al. tell it."""
+    return 0.05 * (active - (10 - 0.15 * s)) ** 2 + 2 - 0.3 * c - (0.05 + 0.02 * c) * s
+
+
+def verdict_of(loss: Loss, claim: str, **options: float) -> set[str]:
+    table = verdicts(made(loss, **options), bootstraps=300)
+    return set(table.loc[table["claim"] == claim, "verdict"])
+
+
+# ---- Parabolas
+
+
+def test_optimum_of_a_parabola() -> None:
+    table = optima(made(bowl))
+    assert len(table) == 12
+    assert table["bracketed"].all()
+    s, c = -np.log1p(-table["sparsity"]), np.log10(table["budget"] / 1e11)
+    np.testing.assert_allclose(np.log(table["n_active"]), 10 - 0.15 * s, atol=0.1)
+    np.testing.assert_allclose(np.log(table["n_total"]), 10 + (SHARE - 0.15) * s, atol=0.1)
+    np.testing.assert_allclose(table["tokens"], table["budget"] / (6 * table["n_active"]), rtol=1e-6)
+    np.testing.assert_allclose(table["loss"], 2 - 0.3 * c - (0.05 + 0.02 * c) * s, atol=0.01)
+    for name in ("n_active", "n_total", "tokens", "loss"):
+        assert (table[f"{name}_low"] < table[name]).all()
+        assert (table[name] < table[f"{name}_high"]).all()
+
+
+def test_intervals_cover_the_truth() -> None:
+    covered = []
+    for seed in range(40):
+        table = optima(made(bowl, noise=0.01, seed=seed), bootstraps=200, seed=seed)
+        s, c = -np.log1p(-table["sparsity"]), np.log10(table["budget"] / 1e11)
+        for name, truth in (("n_active", np.exp(10 - 0.15 * s)), ("loss", 2 - 0.3 * c - (0.05 + 0.02 * c) * s)):
+            covered += list((table[f"{name}_low"] <= truth) & (truth <= table[f"{name}_high"]))
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.03)
+
+
+def test_a_parabola_is_the_least_squares_one() -> None:
+    runs = made(bowl)
+    for parabola in parabolas(runs):
+        cell = runs[(runs["budget"] == parabola.budget) & (runs["sparsity"] == parabola.sparsity)]
+        plain = np.polynomial.Polynomial.fit(np.log(cell["params_active"]), cell["val_loss"], 2)
+        sizes = np.geomspace(3e3, 2e5, 7)
+        np.testing.assert_allclose(parabola.loss(sizes), plain(np.log(sizes)), rtol=1e-10)
+
+
+@pytest.mark.parametrize("centre", [7.0, 13.0, -math.inf])
+def test_a_minimum_at_the_edge_is_not_bracketed(centre: float) -> None:
+    """Beyond the smallest, beyond the largest, and of a parabola that opens downward."""
+
+    def loss(active: Array, s: Array, c: Array) -> Array:
+        return 2 - 0.02 * (active - 9.8) ** 2 if math.isinf(centre) else 0.05 * (active - centre) ** 2 + 1
+
+    table = optima(made(loss, noise=0.001))
+    assert not table["bracketed"].any()
+    edge = 8 if centre == 7 else 12
+    np.testing.assert_allclose(np.log(table["n_active"]), edge)
+
+
+@settings(max_examples=15)
+@given(st.floats(-1, 1), st.floats(0.1, 10))
+def test_optima_move_with_units(lift: float, factor: float) -> None:
+    runs = made(bowl)
+    moved = runs.assign(val_loss=runs["val_loss"] + lift, params_active=runs["params_active"] * factor)
+    before, after = (optima(table, bootstraps=5) for table in (runs, moved))
+    np.testing.assert_allclose(after["loss"], before["loss"] + lift, rtol=1e-9)
+    np.testing.assert_allclose(after["n_active"], before["n_active"] * factor, rtol=1e-6)
+    np.testing.assert_allclose(after["n_active_low"], before["n_active_low"] * factor, rtol=1e-6)
+
+
+# ---- The surface
+
+
+def test_surface_gives_a_polynomial_back() -> None:
+    def loss(active: Array, s: Array, c: Array) -> Array:
+        n = active + SHARE * s
+        return 5 - 0.4 * n + 0.02 * n**2 + 0.3 * s + 0.02 * s**2 - 0.04 * n * s + 0.0001 * (n * s) ** 2
+
+    for surface in surfaces(made(loss, noise=1e-6)):
+        np.testing.assert_allclose(
+            surface.coefficients, [5, -0.4, 0.02, 0.3, 0.02, -0.04, 0.0001], rtol=0.01, atol=1e-5
+        )
+        N, S = np.array([1e4, 3e4]), np.array([0.5, 0.9])
+        s = -np.log(1 - S)
+        np.testing.assert_allclose(surface.loss(N, S), loss(np.log(N) - SHARE * s, s, s), rtol=1e-4)
+        assert surface.window is not None
+        np.testing.assert_allclose(surface.window, [(8 + SHARE * math.log(64), 12), (0, math.log(64))])
+
+
+def test_window_holds_three_sparsities_at_least() -> None:
+    (first, *_) = surfaces(measured(grid()), bootstraps=5)
+    assert first.window is not None
+    (low, high), edges = first.window
+    runs = measured(grid())
+    runs = runs[runs["budget"] == first.budget].groupby("sparsity")["params_total"]
+    holding = [s for s, n in runs if n.min() <= math.exp(low) * 1.001 and math.exp(high) <= n.max() * 1.001]
+    assert holding == [0, 0.75, 0.9375]
+    assert edges == pytest.approx((0, math.log(16)))
+
+
+# ---- Verdicts
+
+
+def test_the_story_holds_where_it_is_true() -> None:
+    table = verdicts(made(bowl), bootstraps=300)
+    assert table["claim"].nunique() == len(CLAIMS)
+    without_2a = table[table["claim"] != "2a"]
+    assert set(without_2a["verdict"]) == {"holds"}, table
+    assert (table["low"] <= table["estimate"]).all()
+    assert (table["estimate"] <= table["high"]).all()
+
+
+def growing(active: Array, s: Array, c: Array) -> Array:
+    """The best active size grows with S, and S hurts more with compute and costs at every step."""
+    return 0.05 * (active - (10 + 0.15 * s)) ** 2 + 2 + 0.1 * c + (0.02 + 0.02 * c) * s
+
+
+def shrinking(active: Array, s: Array, c: Array) -> Array:
+    """The best size shrinks faster than sparsity adds to it."""
+    return 0.05 * (active - (11 - 0.45 * s)) ** 2 + 2
+
+
+def best_in_the_middle(active: Array, s: Array, c: Array) -> Array:
+    return 2 + 0.05 * (s - 2) ** 2 + 0.01 * (active - 10) ** 2
+
+
+def falling(active: Array, s: Array, c: Array) -> Array:
+    """More sparsity and more parameters are always better; more parameters make sparsity matter less."""
+    return 3 - 0.05 * active - 0.3 * s + 0.02 * s * (active + SHARE * s)
+
+
+@pytest.mark.parametrize(
+    ("loss", "claim"),
+    [
+        (shrinking, "1a"),
+        (growing, "1b"),
+        (growing, "1c"),
+        (falling, "2a"),
+        (falling, "2b"),
+        (falling, "3"),
+        (growing, "4"),
+        (growing, "5"),
+    ],
+)
+def test_a_claim_that_is_false(loss: Loss, claim: str) -> None:
+    assert verdict_of(loss, claim) == {"does not hold"}
+
+
+def test_the_best_sparsity_is_inside() -> None:
+    assert verdict_of(best_in_the_middle, "2a") == {"holds"}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_noise_leaves_a_claim_undecided(claim: str) -> None:
+    """Seeds that differ by more than all there is to see."""
+    table = verdicts(made(bowl, noise=1.0, seeds=1), bootstraps=300)
+    assert "undecided" in set(table.loc[table["claim"] == claim, "verdict"])
+
+
+def test_what_was_not_measured_is_undecided() -> None:
+    runs = made(bowl)
+    table = verdicts(runs[(runs["sparsity"] == 0.75) & (runs["budget"] == 1e12)], bootstraps=50).set_index("claim")
+    assert table.loc[["1a", "1b", "1c", "2a", "2b", "4", "5"], "estimate"].isna().all()
+    assert set(table.loc[["1a", "1b", "1c", "2a", "2b", "4", "5"], "verdict"]) == {"undecided"}
+    assert table.loc["3", "verdict"] == "holds"
+    assert table.loc["2a", "note"] == "no N was measured at three sparsities"
+
+
+def test_an_optimum_at_the_edge_is_no_evidence_for_sizes() -> None:
+    def loss(active: Array, s: Array, c: Array) -> Array:
+        return 0.05 * (active - (12.5 - s)) ** 2 + 2
+
+    table = verdicts(made(loss), bootstraps=50).set_index("claim")
+    assert set(table.loc["1b", "note"]) == {"not bracketed: S = 0"}
+
+
+def test_the_same_seed_gives_the_same_table() -> None:
+    runs = made(bowl)
+    pd.testing.assert_frame_equal(verdicts(runs, bootstraps=20), verdicts(runs, bootstraps=20))
+    assert not verdicts(runs, bootstraps=20).equals(verdicts(runs, bootstraps=20, seed=1))
+
+
+def test_mistakes() -> None:
+    runs = made(bowl)
+    with pytest.raises(ValueError, match=r"runs lack the columns params_active"):
+        optima(runs.drop(columns="params_active"))
+    with pytest.raises(ValueError, match=r"none of 120 runs finished"):
+        optima(runs.assign(status="diverged"))
+    with pytest.raises(ValueError, match=r"no budget and sparsity has finished runs of 3 widths"):
+        optima(runs[runs["width"] < 2])
+    with pytest.raises(ValueError, match=r"budget=1e\+11 has 12 runs for 12 coefficients"):
+        optima(runs[(runs["width"] < 3) & (runs["seed"] == 0)])
+    mixed = pd.concat([runs, runs[runs["sparsity"] == 0.75].assign(top_k=4)])
+    with pytest.raises(ValueError, match=r"sparsity=0.75 was measured with top_k=1 and 4"):
+        verdicts(mixed)
