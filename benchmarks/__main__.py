@@ -6,9 +6,7 @@ import time
 
 from benchmarks.timing import machine
 
-NAMES = (
-    "moe_layer", "step", "backends", "decode", "live", "browser", "redraw", "estimate", "fit", "measures", "sweep",
-)  # fmt: skip
+NAMES = ("moe_layer", "step", "backends", "decode", "live", "browser", "redraw", "estimate", "fit", "measures", "sweep")
 
 
 def main(names: list[str]) -> int:

@@ -17,7 +17,8 @@ from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.corpus import load_corpus
 from sparsity_lab.runs import RunStore, load_frame
 from sparsity_lab.speed import calibrate
-from sparsity_lab.sweep import CURVE_POINTS, sweep
+from sparsity_lab.sweep import sweep
+from sparsity_lab.sweep_worker import CURVE_POINTS
 from sparsity_lab.training import Training
 
 MODEL = ModelConfig.on_dial(16, 0.9375)

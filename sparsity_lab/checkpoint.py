@@ -32,8 +32,8 @@ def save(
     workers: Workers | None = None,
 ) -> None:
     """Atomic: a reader, or a kill at any moment, sees the old file or the new one. Of several processes all have to
-    call it; the first writes one file for all, the same as one process would.
-    Raises OSError if it can't be written."""
+    call it; the first writes one file for all, the same as one process would. Raises OSError if it can't be written.
+    """
     tensors: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
         values = {f"model.{name}": weight.detach()}

@@ -9,35 +9,30 @@ again, whoever trained it and however often the sweep was started. A run that wa
 import errno
 import json
 import os
-import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dask import config as dask_config
-from distributed import Client, Future, LocalCluster, get_worker, wait
+from distributed import Client, Future, LocalCluster, wait
 from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from sparsity_lab.accounting import count_parameters
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.corpus import Corpus, load_corpus
+from sparsity_lab.corpus import load_corpus
 from sparsity_lab.grid import Pair
 from sparsity_lab.runs import RunStore, run_id
 from sparsity_lab.speed import Speed, calibrate
-from sparsity_lab.training import Record, Training, resolve
+from sparsity_lab.sweep_worker import Outcome, failure, train_in_worker
+from sparsity_lab.training import Record, resolve
 
-CURVE_POINTS = 64  # of a record's loss curve: a sweep's records are many
-SECONDS_BETWEEN_REPORTS = 1.0
-SECONDS_BETWEEN_CHECKPOINTS = 30.0
 SECONDS_WITHOUT_SCHEDULER = 600.0  # that a sweep waits for its scheduler to come back
 SECONDS_WITHOUT_WORKER = 300.0  # that the workers of this machine have to start again
 WATTS_A_CORE = 10.0  # of a busy core of a laptop or desktop, roughly: 15 to 65 W for four to eight of them
@@ -233,17 +228,7 @@ class _cluster:
                 self.client.close(timeout=5)
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What became of a run; all of it is empty if it was stopped. Errors travel as text: one that Dask can't pickle,
-    such as a RecursionError's traceback, would leave its client waiting for ever."""
-
-    record: str = ""  # as JSON
-    error: str = ""  # what it died of
-    errno: int | None = None
-
-
-UnderWay = dict[Future[_Outcome], Pair]
+UnderWay = dict[Future[Outcome], Pair]
 
 
 def _work(client: Client, state: _State, stop: Callable[[], bool]) -> None:
@@ -285,11 +270,11 @@ def _hand_out(client: Client, state: _State, under_way: UnderWay, topic: str) ->
     waiting = [pair for pair in state.queue if pair not in under_way.values()]
     for pair in waiting[: max(0, state.threads - len(under_way))]:
         arguments = (*(config.to_json() for config in pair), str(state.folder), str(state.stop_file), topic)
-        future = client.submit(_train, *arguments, key=f"{topic}-{run_id(*pair)}", pure=False)
+        future = client.submit(train_in_worker, *arguments, key=f"{topic}-{run_id(*pair)}", pure=False)
         under_way[future] = pair
 
 
-def _collect(client: Client, under_way: UnderWay) -> list[tuple[Pair, _Outcome]]:
+def _collect(client: Client, under_way: UnderWay) -> list[tuple[Pair, Outcome]]:
     """What came back within half a second. Raises one of `LOST` if the scheduler is gone."""
     with client.as_current(), suppress(TimeoutError):
         wait(list(under_way), timeout=0.5, return_when="FIRST_COMPLETED")
@@ -300,19 +285,14 @@ def _collect(client: Client, under_way: UnderWay) -> list[tuple[Pair, _Outcome]]
     return [(under_way.pop(future), outcome) for future, outcome in zip(done, outcomes, strict=True)]
 
 
-def _outcome(future: Future[_Outcome]) -> _Outcome:
+def _outcome(future: Future[Outcome]) -> Outcome:
     error = future.exception(timeout=30)
     if isinstance(error, KilledWorker):
-        return _Outcome(error="KilledWorker: every worker that trained it died; was there too little memory?")
-    return future.result(timeout=30) if error is None else _failure(error)
+        return Outcome(error="KilledWorker: every worker that trained it died; was there too little memory?")
+    return future.result(timeout=30) if error is None else failure(error)
 
 
-def _failure(error: BaseException) -> _Outcome:
-    first_line = (str(error).splitlines() or [""])[0]
-    return _Outcome(error=f"{type(error).__name__}: {first_line}", errno=getattr(error, "errno", None))
-
-
-def _keep(pair: Pair, outcome: _Outcome, state: _State) -> None:
+def _keep(pair: Pair, outcome: Outcome, state: _State) -> None:
     """Puts on disk what a worker made of a run. Raises OSError if there is no room for it."""
     store = RunStore(state.folder)
     if outcome.record:
@@ -340,73 +320,6 @@ def failed(pair: Pair, error: str) -> Record:
         run=run.to_dict(), corpus={"name": run.corpus, "fingerprint": ""}, device="", versions={},
         curve={"flops": [], "loss": []}, error=error,
     )  # fmt: skip
-
-
-# ---- in a worker
-
-_building = threading.Lock()  # the random numbers that weights start from belong to the whole process
-
-
-def _train(model_json: str, run_json: str, folder: str, stop_file: str, topic: str) -> _Outcome:
-    """Trains a run, unless its record is there, and keeps it."""
-    try:
-        model, run = ModelConfig.from_json(model_json), RunConfig.from_json(run_json)
-        record = _record(model, run, folder, stop_file, topic)
-    except Exception as error:
-        return _failure(error)
-    return _Outcome(record.to_json() if record else "")
-
-
-def _record(model: ModelConfig, run: RunConfig, folder: str, stop_file: str, topic: str) -> Record | None:
-    """Of a run that is trained unless its record is there; None if it was stopped."""
-    store, name, stop = RunStore(folder), run_id(model, run), Path(stop_file)
-    checkpoint = store.folder / "checkpoints" / f"{name}.safetensors"
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(checkpoint.with_suffix(".lock"))  # freed by the system if this process dies
-    record = None
-    while record is None and not stop.exists():
-        with suppress(Timeout), lock.acquire(timeout=0.5):  # held while another sweep trains it
-            corpus = load_corpus(run.corpus)
-            record = store.find(model, run, corpus.fingerprint)
-            if record is None:
-                training = _begin(model, run, corpus, checkpoint)
-                if not _finished(training, checkpoint, stop, topic, name):
-                    return None
-                record = training.record(training.evaluate(), curve_points=CURVE_POINTS)
-                store.save(record)
-            checkpoint.unlink(missing_ok=True)
-    if record is not None:
-        with suppress(OSError):  # who still waits for it finds the record; Windows keeps what another has open
-            Path(lock.lock_file).unlink()
-    return record
-
-
-def _begin(model: ModelConfig, run: RunConfig, corpus: Corpus, path: Path) -> Training:
-    """A run, from its checkpoint if there is one; one that is torn or of another text is dropped."""
-    seconds = SECONDS_BETWEEN_CHECKPOINTS
-    build = partial(Training, model, run, corpus=corpus, checkpoint_path=path, checkpoint_seconds=seconds)
-    with _building:
-        try:
-            return build()
-        except ValueError:
-            if not path.exists():
-                raise
-            path.unlink()
-            return build()
-
-
-def _finished(training: Training, path: Path, stop: Path, topic: str, name: str) -> bool:
-    """Trains to the end, or until ``stop`` is there: then it saves a checkpoint and gives False."""
-    reported = time.monotonic()
-    while not training.done:
-        training.step()
-        if time.monotonic() - reported >= SECONDS_BETWEEN_REPORTS:
-            reported = time.monotonic()
-            get_worker().log_event(topic, (name, training.steps_done / training.plan.steps))
-            if stop.exists():
-                training.save(path)
-                return False
-    return True
 
 
 def _seconds(pairs: Sequence[Pair], speed: Speed | None) -> list[float]:

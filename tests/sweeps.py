@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
-from sparsity_lab import sweep as sweeps
+from sparsity_lab import sweep_worker
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.grid import Pair
 from sparsity_lab.runs import RunStore
@@ -44,7 +44,7 @@ def trained_here(model: ModelConfig, run: RunConfig) -> Record:
     training = Training(model, run)
     while not training.done:
         training.step()
-    return training.record(training.evaluate(), curve_points=sweeps.CURVE_POINTS)
+    return training.record(training.evaluate(), curve_points=sweep_worker.CURVE_POINTS)
 
 
 def content(record: Record) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Trainings:
 
         monkeypatch.setattr(Training, "__init__", watched_begin)
         monkeypatch.setattr(Training, "step", disturbed_step)
-        monkeypatch.setattr(sweeps, "SECONDS_BETWEEN_REPORTS", 0.0)  # a worker looks for a stop after each step
+        monkeypatch.setattr(sweep_worker, "SECONDS_BETWEEN_REPORTS", 0.0)  # a worker looks for a stop after each step
 
 
 def until(condition: Callable[[], object], seconds: float = 300) -> None:

@@ -178,7 +178,7 @@ def test_help_and_version_need_no_torch() -> None:
 
 
 @pytest.fixture
-def grid(corpus_file: Path, tmp_path: Path) -> Path:
+def grid_file(corpus_file: Path, tmp_path: Path) -> Path:
     """Two runs of some ten steps."""
     shape = 'width = 8\nsparsity = 0.75\ncontext = 32\nd_expert = 16\neval_tokens = 1_024\ndevice = "cpu"\n'
     path = tmp_path / "grid.toml"
@@ -194,13 +194,13 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield cluster.scheduler_address
 
 
-def test_sweep_estimates_trains_and_goes_on(grid: Path, here: str, tmp_path: Path, capsys: Capture) -> None:
+def test_sweep_estimates_trains_and_goes_on(grid_file: Path, here: str, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "runs"
-    words = ["sweep", str(grid), "--out", str(out)]
+    words = ["sweep", str(grid_file), "--out", str(out)]
     assert main([*words, "--estimate", "--workers", "2"]) == 0
     stdout, err = capsys.readouterr()
     assert stdout == ""
-    assert err == f"{estimate(read_grid(grid), out, 2, SPEED).summary()}\n"
+    assert err == f"{estimate(read_grid(grid_file), out, 2, SPEED).summary()}\n"
     assert not out.exists(), "an estimate leaves nothing behind"
     assert main([*words, "--scheduler", here]) == 0
     stdout, err = capsys.readouterr()
@@ -219,9 +219,9 @@ def test_sweep_estimates_trains_and_goes_on(grid: Path, here: str, tmp_path: Pat
 
 
 def test_sweep_with_runs_that_fail_or_are_interrupted(
-    grid: Path, here: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    grid_file: Path, here: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["sweep", str(grid), "--out", str(tmp_path / "runs"), "--scheduler", here]
+    words = ["sweep", str(grid_file), "--out", str(tmp_path / "runs"), "--scheduler", here]
     with monkeypatch.context() as patch:
         patch.setattr(training.Training, "step", lambda self: 1 / 0)
         assert main(words) == 1
@@ -249,7 +249,7 @@ def test_sweep_with_runs_that_fail_or_are_interrupted(
     ],
 )
 def test_mistakes_in_a_sweep(
-    grid: Path,
+    grid_file: Path,
     tmp_path: Path,
     change: tuple[str, str],
     arguments: list[str],
@@ -258,9 +258,9 @@ def test_mistakes_in_a_sweep(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sparsity_lab.speed.calibrate", lambda corpus: SPEED)
-    grid.write_text(grid.read_text().replace(*change))
-    said = failed(["sweep", str(grid), "--out", str(tmp_path / "runs"), *arguments], capsys)
-    assert said.startswith(message.format(grid=grid))
+    grid_file.write_text(grid_file.read_text().replace(*change))
+    said = failed(["sweep", str(grid_file), "--out", str(tmp_path / "runs"), *arguments], capsys)
+    assert said.startswith(message.format(grid=grid_file))
     assert not (tmp_path / "runs").exists()
 
 

@@ -17,6 +17,7 @@ from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.provenance import FILE, write_provenance
 from sparsity_lab.runs import RunStore, run_id
 from sparsity_lab.sweep import Bar, Progress, estimate, missing, sweep
+from sparsity_lab.sweep_worker import CURVE_POINTS, Outcome
 from sparsity_lab.training import Training
 from tests.sweeps import SPEED, Trainings, cluster_here, content, contents, pairs_of, swept, trained_here
 
@@ -152,7 +153,7 @@ def test_a_worker_with_another_disk_sends_its_record(model: ModelConfig, run: Ru
             store.path(*pair).write_text(sent.to_json()[:99])
         state = sweeps._State([pair], 1, [1.0], tmp_path, lambda progress: None)
         with pytest.warns(UserWarning, match="skipped") if before == "torn" else nullcontext():
-            sweeps._keep(pair, sweeps._Outcome(sent.to_json()), state)
+            sweeps._keep(pair, Outcome(sent.to_json()), state)
         assert store.load() == [sent]
         assert state.progress().done == 1
 
@@ -163,7 +164,7 @@ def test_a_failure_does_not_replace_what_another_sweep_finished(
     done = trained_here(model, run)
     RunStore(tmp_path).save(done)
     state = sweeps._State([(model, run)], 1, [1.0], tmp_path, lambda progress: None)
-    sweeps._keep((model, run), sweeps._Outcome(error="MemoryError: "), state)
+    sweeps._keep((model, run), Outcome(error="MemoryError: "), state)
     assert RunStore(tmp_path).load() == [done]
     assert state.progress() == Progress(1, 1, 0, 1.0, 0.0)
 
@@ -268,6 +269,6 @@ def test_provenance_is_toml_and_adds_up(model: ModelConfig, run: RunConfig, tmp_
 
 def test_records_are_small(model: ModelConfig, run: RunConfig) -> None:
     record = trained_here(model, run.replace(budget=1.4e8, batch_size=1))
-    assert record.steps > 2 * sweeps.CURVE_POINTS
-    assert len(record.curve["loss"]) <= sweeps.CURVE_POINTS
+    assert record.steps > 2 * CURVE_POINTS
+    assert len(record.curve["loss"]) <= CURVE_POINTS
     assert len(json.dumps(vars(record))) < 6_000

@@ -17,8 +17,7 @@ import dask
 import pytest
 import torch
 
-from sparsity_lab import checkpoint, runs
-from sparsity_lab import sweep as sweeps
+from sparsity_lab import checkpoint, runs, sweep_worker
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.grid import Pair
 from sparsity_lab.runs import RunStore, run_id
@@ -64,13 +63,13 @@ def run(run: RunConfig) -> RunConfig:
 WATCHED = """
 import os, time
 from pathlib import Path
-from sparsity_lab import sweep, training
+from sparsity_lab import sweep_worker, training
 
 folder = Path({folder!r})
 if not hasattr(training, "untouched"):  # Dask loads this twice
     training.untouched = training.Training.__init__, training.Training.step
 begin, step = training.untouched
-sweep.SECONDS_BETWEEN_REPORTS = sweep.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+sweep_worker.SECONDS_BETWEEN_REPORTS = sweep_worker.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 
 def say(*words):
     with open(folder / "events", "a") as file:
@@ -460,7 +459,7 @@ def test_a_full_disk(
     pairs = [(model, run.replace(budget=6e7)), (model, run.replace(seed=1))]
     folder = small_disk / "runs"
     assert swept(pairs[1:], folder, scheduler=here).done == 1
-    monkeypatch.setattr(sweeps, "SECONDS_BETWEEN_CHECKPOINTS", 0.0 if at == "checkpoint" else 1e9)
+    monkeypatch.setattr(sweep_worker, "SECONDS_BETWEEN_CHECKPOINTS", 0.0 if at == "checkpoint" else 1e9)
 
     def full(training: Training) -> None:
         if training.steps_done == 3 and not (small_disk / "filler").exists():
