@@ -27,15 +27,13 @@ def record_label(record: Record) -> str:
 
 
 def measured_label(record: Record | None) -> str:
-    """What a measured run ended at, and where it stood."""
-    if record is None or record.val_loss is None:
-        return "–"
-    return f"{record.val_loss:.3f} ({record_label(record).removesuffix(f', seed {record.seed}')})"
+    """What a measured run ended at."""
+    return "–" if record is None or record.val_loss is None else f"{record.val_loss:.3f}"
 
 
 def expected_label(told: Prediction | None) -> str:
     """What a law expects, with its interval."""
-    return "–" if told is None else f"{told.value:.3f} ({told.low:.3f} to {told.high:.3f})"
+    return "–" if told is None else f"{told.value:.2f} ({told.low:.2f} to {told.high:.2f})"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

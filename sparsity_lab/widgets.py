@@ -166,7 +166,10 @@ class MagicDial(ipw.VBox):
             value=start.seed, min=0, max=2**31 - 1, description="seed", style=LABEL, layout={"width": "220px"}
         )
         self.dense_twin = ipw.Checkbox(
-            value=start.dense_twin, description="train the dense twin beside it", indent=False
+            value=start.dense_twin,
+            description="train the dense twin beside it",
+            indent=False,
+            layout={"width": "225px"},
         )
         missing = why_not()
         self.backend = ipw.Dropdown(
@@ -224,7 +227,7 @@ class MagicDial(ipw.VBox):
         self._problem = _text("sparsity-lab-problem")
         self._progress = ipw.FloatProgress(max=1.0, layout={"width": "220px"})
         self._status = _text("sparsity-lab-status", min_height="58px")
-        self._summary = _text("sparsity-lab-summary", min_height="90px")
+        self._summary = _text("sparsity-lab-summary", min_height="118px")
         self._texts = _text("sparsity-lab-texts")
         self._runs = _text("sparsity-lab-runs")
         self.share = ipw.Text(description="settings", continuous_update=False, style=LABEL, layout={"width": "98%"})
@@ -285,7 +288,7 @@ class MagicDial(ipw.VBox):
                 "tokens",
                 "steps",
                 "time here",
-                "measured near here",
+                "nearby run (dotted)",
                 "expected loss",
             )
         }
@@ -468,10 +471,10 @@ class MagicDial(ipw.VBox):
         for lane in self._session.lanes:
             told = shipped.expected(lane.model, lane.run)
             if told is not None and lane.record is not None and lane.record.val_loss is not None:
-                right = told.low <= lane.record.val_loss <= told.high
+                inside = told.low <= lane.record.val_loss <= told.high
                 sentences.append(
-                    f"{run_label(lane.model, lane.run)}: held-out {lane.record.val_loss:.3f}, "
-                    f"{'as' if right else 'not as'} the law of the measured runs expected: {expected_label(told)}."
+                    f"Expected of {run_label(lane.model, lane.run)}: {expected_label(told)}; "
+                    f"it ended {'inside' if inside else 'outside'}."
                 )
         return sentences
 

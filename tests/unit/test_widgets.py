@@ -17,6 +17,7 @@ from sparsity_lab import shipped
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.dial import Settings
+from sparsity_lab.laws.fitting import Prediction
 from sparsity_lab.markup import run_label, table
 from sparsity_lab.runs import run_id
 from sparsity_lab.session import Session
@@ -94,6 +95,20 @@ def test_measured_runs_are_there_while_one_drags(session: Session, monkeypatch: 
     dial.budget.value = 1e10
     assert dial.curves().empty
     assert not [t for t in plot(dial).data if t.name and "measured" in t.name and t.visible is not False]
+
+
+def test_the_law_is_asked_before_and_judged_after(dial: MagicDial, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {0.75: Prediction(2.0, 1.9, 2.1), 0.0: Prediction(1.0, 0.0, 99.0)}
+    monkeypatch.setattr(shipped, "expected", lambda model, run: told[model.sparsity])
+    dial.sparsity.value = 0.75
+    assert "2.00 (1.90 to 2.10)" in text(dial, "facts")
+    assert "1.00 (0.00 to 99.00)" in text(dial, "facts")
+    assert "Expected of" not in text(dial, "summary")
+    dial.run()
+    dial._refresh()
+    model, twin = (run_label(config, dial.settings.run) for config in (dial.settings.model, dial.settings.twin))
+    assert f"Expected of {model}: 2.00 (1.90 to 2.10); it ended outside." in text(dial, "summary")
+    assert f"Expected of {twin}: 1.00 (0.00 to 99.00); it ended inside." in text(dial, "summary")
 
 
 # ---- Dials
