@@ -38,6 +38,7 @@ class MagicDial(ipw.VBox):
         self._session = session or current()
         self._lock = threading.RLock()
         self._speed: Speed | None = None
+        self._on_the_way = False
         self._shown: list[str] = []  # what the table of runs shows, sent again only when it changes
         start = Settings(**settings)
         _ = start.pairs
@@ -264,6 +265,8 @@ class MagicDial(ipw.VBox):
     def _dial_moved(self, _change: Any = None) -> None:
         """Every derived number, at once, also while training."""
         with self._lock:
+            if self._on_the_way:
+                return
             settings = self.settings
             try:
                 self._facts.value = self._facts_table(settings)
@@ -322,19 +325,24 @@ class MagicDial(ipw.VBox):
             self._set(wanted)
 
     def _set(self, settings: Settings) -> None:
+        """Moves all dials at once: nothing is shown for where they stand on the way."""
         self._corpus_name = settings.corpus
-        for slider, value, label in (
-            (self.budget, settings.budget, f"{settings.budget:.3g} FLOPs"),
-            (self.width, settings.width, f"{settings.width}"),
-        ):
-            if value not in [v for _, v in slider.options]:
-                slider.options = sorted([*slider.options, (label, value)], key=lambda option: option[1])
-            slider.value = value
-        self.hold.value = settings.hold
-        self._snap(settings.sparsity)
-        self.seed.value = settings.seed
-        self.dense_twin.value = settings.dense_twin
-        self.backend.value = settings.backend
+        self._on_the_way = True
+        try:
+            for slider, value, label in (
+                (self.budget, settings.budget, f"{settings.budget:.3g} FLOPs"),
+                (self.width, settings.width, f"{settings.width}"),
+            ):
+                if value not in [v for _, v in slider.options]:
+                    slider.options = sorted([*slider.options, (label, value)], key=lambda option: option[1])
+                slider.value = value
+            self.hold.value = settings.hold
+            self._snap(settings.sparsity)
+            self.seed.value = settings.seed
+            self.dense_twin.value = settings.dense_twin
+            self.backend.value = settings.backend
+        finally:
+            self._on_the_way = False
         self._dial_moved()
 
     def _offer(self, model: ModelConfig, run: RunConfig) -> None:

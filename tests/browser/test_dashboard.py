@@ -90,7 +90,9 @@ def test_a_first_visit(page: Page, address: str) -> None:
     field.press("Enter")
     expect(dial.facts).to_contain_text("1 of 8")
     expect(dial.problem).to_be_empty()
-    assert settings(dial) == wanted != before
+    expect(field).to_have_value(wanted.to_json())
+    assert_facts(dial)
+    assert wanted != before
 
     dial.button("Show code").click()
     expect(dial.box.locator(".sparsity-lab-code")).to_contain_text("ModelConfig.on_dial(12, 0.875)")
