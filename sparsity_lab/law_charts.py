@@ -61,20 +61,23 @@ def isoflops(
 def best_sizes(optima: pd.DataFrame, size: str, height: int = 380) -> go.Figure:
     """The best size against sparsity, a line a budget, with 95 % intervals. ``optima``: as `laws.isoflop.optima` gives
     it; ``size``: n_active or n_total. Hollow where the best width was the last one tried."""
-    figure = go.Figure()
-    for (budget, part), (colour, symbol) in zip(optima.groupby("budget"), cycle(LOOKS), strict=False):
-        figure.add_scatter(
-            x=asleep(part["sparsity"]), y=part[size], mode="lines+markers", name=flops(budget),
-            error_y={
-                "type": "data", "array": part[f"{size}_high"] - part[size],
-                "arrayminus": part[size] - part[f"{size}_low"], "thickness": 1.5, "width": 4,
-            },
-            marker={"symbol": [symbol if b else f"{symbol}-open" for b in part["bracketed"]], "size": 9},
-            line={"color": colour, "width": 2}, hovertemplate="%{y:.3s}<extra>" + flops(budget) + "</extra>",
-        )  # fmt: skip
+    figure = _by_budget(optima, size, "%{y:.3s}")
     title = "best number of weights at work" if size == "n_active" else "best number of all weights"
     axis = {"title": title, "type": "log"}
     return styled(figure, height, xaxis=sparsity_axis(optima["sparsity"]), yaxis=axis)
+
+
+def _by_budget(optima: pd.DataFrame, value: str, hover: str) -> go.Figure:
+    figure = go.Figure()
+    for (budget, part), (colour, symbol) in zip(optima.groupby("budget"), cycle(LOOKS), strict=False):
+        above, below = part[f"{value}_high"] - part[value], part[value] - part[f"{value}_low"]
+        figure.add_scatter(
+            x=asleep(part["sparsity"]), y=part[value], mode="lines+markers", name=flops(budget),
+            error_y={"type": "data", "array": above, "arrayminus": below, "thickness": 1.5, "width": 4},
+            marker={"symbol": [symbol if b else f"{symbol}-open" for b in part["bracketed"]], "size": 9},
+            line={"color": colour, "width": 2}, hovertemplate=hover + "<extra>" + flops(budget) + "</extra>",
+        )  # fmt: skip
+    return figure
 
 
 def surface_3d(surface: Surface, runs: pd.DataFrame, own: pd.DataFrame | None = None, height: int = 520) -> go.Figure:
@@ -161,17 +164,7 @@ def _dots(runs: pd.DataFrame, own: pd.DataFrame | None) -> list[tuple[pd.DataFra
 
 def loss_against_sparsity(optima: pd.DataFrame, height: int = 420) -> go.Figure:
     """Loss of the best model against sparsity, a line a budget, with 95 % intervals."""
-    figure = go.Figure()
-    for (budget, part), (colour, symbol) in zip(optima.groupby("budget"), cycle(LOOKS), strict=False):
-        figure.add_scatter(
-            x=asleep(part["sparsity"]), y=part["loss"], mode="lines+markers", name=flops(budget),
-            error_y={
-                "type": "data", "array": part["loss_high"] - part["loss"],
-                "arrayminus": part["loss"] - part["loss_low"], "thickness": 1.5, "width": 4,
-            },
-            marker={"symbol": symbol, "size": 9}, line={"color": colour, "width": 2},
-            hovertemplate="%{y:.3f} nats a byte<extra>" + flops(budget) + "</extra>",
-        )  # fmt: skip
+    figure = _by_budget(optima, "loss", "%{y:.3f} nats a byte")
     return styled(figure, height, xaxis=sparsity_axis(optima["sparsity"]), yaxis={"title": LOSS})
 
 
