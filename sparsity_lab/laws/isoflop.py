@@ -19,7 +19,7 @@ from sparsity_lab.laws.forms import Array
 
 COLUMNS = ["sparsity", "top_k", "width", "budget", "params_total", "params_active", "tokens", "val_loss", "status"]
 BOOTSTRAPS = 1_000
-WIDTHS = 3  # a parabola needs at least as many
+WIDTHS = 3  # a parabola needs at least as many, for its three coefficients
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,8 @@ class Surface:
 def parabolas(
     runs: pd.DataFrame, size: str = "params_active", *, bootstraps: int = BOOTSTRAPS, seed: int = 0
 ) -> list[Parabola]:
-    """A parabola for each budget and sparsity that has runs of three widths or more, in log ``size``.
+    """A parabola for each budget and sparsity that has runs of three widths or more, in log ``size``. A budget with no
+    more runs than its parabolas have coefficients is left out: nothing is left there to tell noise by.
 
     A resample adds to each fitted loss the residual of some run of the same budget, of any sparsity, width and seed,
     as wide as a new run's: five widths are too few to leave some out. What is not in the residuals is not in the
@@ -93,28 +94,31 @@ def parabolas(
     by some percent in size over widths a factor of four apart.
 
     Raises ValueError for missing columns, no finished run, a sparsity that was measured with several ``top_k``, and
-    when a budget has no more runs than its parabolas have coefficients.
+    when no budget is left.
     """
     runs = _checked(runs)
     rng = np.random.default_rng(seed)
     made = []
     for budget, level in _by(runs, "budget"):
         cells = [(s, cell) for s, cell in _by(level, "sparsity") if cell["width"].nunique() >= WIDTHS]
-        if not cells:
+        if sum(len(cell) for _, cell in cells) <= WIDTHS * len(cells):
             continue
         x_cells = [np.log(cell[size].to_numpy(float)) for _, cell in cells]
         y_cells = [cell["val_loss"].to_numpy(float) for _, cell in cells]
         designs = [np.vander(x - x.mean(), 3, increasing=True) for x in x_cells]
         fits = [np.linalg.lstsq(a, y)[0] for a, y in zip(designs, y_cells, strict=True)]
         fitted = [a @ c for a, c in zip(designs, fits, strict=True)]
-        residuals = _residuals(budget, np.concatenate(y_cells) - np.concatenate(fitted), 3 * len(cells))
+        residuals = _residuals(np.concatenate(y_cells) - np.concatenate(fitted), WIDTHS * len(cells))
         for (sparsity, _), x, a, c, y in zip(cells, x_cells, designs, fits, fitted, strict=True):
             noisy = y + rng.choice(residuals, (bootstraps, len(y)))
             edges = (float((x - x.mean()).min()), float((x - x.mean()).max()))
             resamples = noisy @ np.linalg.pinv(a).T
             made.append(Parabola(budget, sparsity, float(x.mean()), edges, c, resamples))
     if not made:
-        raise ValueError(f"no budget and sparsity has finished runs of {WIDTHS} widths, which a parabola needs")
+        raise ValueError(
+            f"no budget has a sparsity with finished runs of {WIDTHS} widths, which a parabola needs, and a run "
+            "more to tell noise by: add a width or a seed"
+        )
     return made
 
 
@@ -180,7 +184,7 @@ def surfaces(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0)
         solve = np.linalg.pinv(a / scale) / scale[:, None]
         c = solve @ y
         raw = y - a @ c
-        residuals = _residuals(budget, raw, a.shape[1])
+        residuals = _residuals(raw, a.shape[1])
         resamples = (a @ c + rng.choice(residuals, (bootstraps, len(y)))) @ solve.T
         made.append(Surface(budget, c, resamples, _window(n, s), math.sqrt(np.mean(raw**2))))
     return made
@@ -326,12 +330,8 @@ def _by(runs: pd.DataFrame, column: str) -> Iterator[tuple[float, pd.DataFrame]]
         yield float(value), runs[runs[column] == value]
 
 
-def _residuals(budget: float, raw: Array, coefficients: int) -> Array:
-    if len(raw) <= coefficients:
-        raise ValueError(
-            f"budget={budget:g} has {len(raw)} runs for {coefficients} coefficients, which leaves nothing to tell "
-            f"noise by: add a width or a seed"
-        )
+def _residuals(raw: Array, coefficients: int) -> Array:
+    """As wide as errors are: a fit with so many coefficients has eaten some."""
     return raw * math.sqrt(len(raw) / (len(raw) - coefficients))
 
 
