@@ -1,18 +1,19 @@
 """Is the default learning rate good at the corners? `python -m benchmarks.learning_rate [BUDGET …]`
 
 Trains each corner of the lab at half, once and twice the default rate, one seed, and writes each loss's distance from
-the best of the three to data/learning_rate.csv. Runs that are on disk are not repeated.
+the best of the three to data/learning_rate.csv. Runs that are on disk are not repeated, rows of other budgets stay.
 """
 
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.experiment import run_all
 from sparsity_lab.training import resolve
 
-BUDGETS = (1e10, 1e11, 1e12)
-WIDTHS = {1e10: (8, 16), 1e11: (12, 32), 1e12: (24, 48)}
+WIDTHS = {1e10: (8, 16), 1e11: (12, 32), 1e12: (24, 48), 3e12: (32, 64)}
 SPARSITIES = (0.0, 0.9375, 0.984375)
 FACTORS = (0.5, 1.0, 2.0)
 TABLE = Path("data/learning_rate.csv")
@@ -26,15 +27,18 @@ def main(budgets: list[float]) -> None:
                 model = ModelConfig.on_dial(width, sparsity)
                 rate = resolve(model, RunConfig(budget=budget)).learning_rate
                 assert rate is not None
-                pairs += [(model, RunConfig(budget=budget, learning_rate=rate * factor)) for factor in FACTORS]
+                rates = [rate * factor if factor != 1 else None for factor in FACTORS]  # None: the default
+                pairs += [(model, RunConfig(budget=budget, learning_rate=rate)) for rate in rates]
     runs = run_all(pairs)
     runs["factor"] = list(FACTORS) * (len(runs) // len(FACTORS))
     table = runs.pivot_table(index=["budget", "width", "sparsity"], columns="factor", values="val_loss")
     table["default_over_best"] = table[1.0] - table.min(axis=1)
-    TABLE.parent.mkdir(exist_ok=True)
-    table.round(4).to_csv(TABLE)
-    print(table.round(4).to_string())
+    table = table.reset_index().rename(columns=str).round(4)
+    kept = pd.read_csv(TABLE)
+    table = pd.concat([kept[~kept["budget"].isin(budgets)], table]).sort_values(["budget", "width", "sparsity"])
+    table.to_csv(TABLE, index=False)
+    print(table.to_string(index=False))
 
 
 if __name__ == "__main__":
-    main([float(budget) for budget in sys.argv[1:]] or list(BUDGETS))
+    main([float(budget) for budget in sys.argv[1:]] or list(WIDTHS))
