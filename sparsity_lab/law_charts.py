@@ -13,7 +13,14 @@ from sparsity_lab.charts import DENSE, GRID, SPARSE, TEXT, THIRD, styled
 from sparsity_lab.laws.isoflop import Parabola, Surface
 
 FOURTH = "#cc79a7"
-LOOKS = ((DENSE, "square"), (FOURTH, "diamond"), (SPARSE, "circle"), (THIRD, "triangle-up"))  # from dense to sparsest
+LOOKS = (  # from dense to sparsest, from the smallest budget to the largest
+    (DENSE, "square"),
+    (FOURTH, "diamond"),
+    (SPARSE, "circle"),
+    (THIRD, "triangle-up"),
+    ("#d55e00", "x"),
+    ("#56b4e9", "cross"),
+)
 ROWS, COLUMNS = 90, 150  # of a surface
 LOSS = "held-out loss (nats a byte)"
 SIZES = {"params_active": "weights at work on a token", "params_total": "all weights"}

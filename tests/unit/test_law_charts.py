@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from benchmarks.fit import grid, measured
-from sparsity_lab import law_charts
+from sparsity_lab import law_charts, shipped
 from sparsity_lab.laws import isoflop
 
 
@@ -31,6 +31,13 @@ def test_every_run_is_a_dot_and_every_minimum_a_star(runs: pd.DataFrame) -> None
     assert sorted(y for trace in dots for y in trace.y) == sorted(here["val_loss"])
     stars = [(trace.x[-1], trace.y[-1]) for trace in figure.data if trace.mode == "lines+markers"]
     assert stars == [(math.exp(p.best[0][0]), p.best[1][0]) for p in parabolas]
+
+
+def test_shipped_budgets_look_different() -> None:
+    coarse = shipped.runs()[lambda runs: runs["top_k"] == 1]
+    figure = law_charts.loss_against_sparsity(isoflop.optima(coarse, bootstraps=2))
+    looks = {(trace.line.color, trace.marker.symbol[0]) for trace in figure.data}
+    assert len(looks) == len(figure.data) == coarse["budget"].nunique()
 
 
 @pytest.mark.parametrize("size", ["n_active", "n_total"])
