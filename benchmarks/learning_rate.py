@@ -33,7 +33,7 @@ def main(budgets: list[float]) -> None:
     runs["factor"] = list(FACTORS) * (len(runs) // len(FACTORS))
     table = runs.pivot_table(index=["budget", "width", "sparsity"], columns="factor", values="val_loss")
     table["default_over_best"] = table[1.0] - table.min(axis=1)
-    table = table.reset_index().rename(columns=str).round(4)
+    table = table.round(4).reset_index().rename(columns=str)
     kept = pd.read_csv(TABLE)
     table = pd.concat([kept[~kept["budget"].isin(budgets)], table]).sort_values(["budget", "width", "sparsity"])
     table.to_csv(TABLE, index=False)
