@@ -124,6 +124,18 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("file", help="weights (.safetensors), or edges (.csv with source,target and perhaps weight)")
     measure.add_argument("--json", action="store_true")
 
+    prune = verbs.add_parser("prune", help="turn weights or experts of a checkpoint off, and see what that costs")
+    prune.set_defaults(work=_prune)
+    prune.add_argument("checkpoint", help="a file that `train --checkpoint` wrote")
+    prune.add_argument(
+        "--method",
+        required=True,
+        help="magnitude, magnitude-layer, wanda, 2:4, heads or neurons; experts-load, experts-loss or merge",
+    )
+    prune.add_argument("--sparsity", type=float, default=0.5, help="share of them that goes (default 0.5)")
+    prune.add_argument("--out", metavar="FILE", help="write the pruned checkpoint here")
+    prune.add_argument("--json", action="store_true")
+
     doctor = verbs.add_parser("doctor", help="what is installed, how fast it is, and what to do about what is missing")
     doctor.set_defaults(work=_doctor)
     doctor.add_argument("--json", action="store_true")
@@ -287,6 +299,15 @@ def _measure(options: argparse.Namespace) -> int:
 
     data = measure_file.measure(Path(options.file))
     print(json.dumps(data) if options.json else measure_file.text(data))
+    return 0
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from sparsity_lab import prune_file
+
+    out = Path(options.out) if options.out else None
+    data = prune_file.prune(Path(options.checkpoint), options.method, options.sparsity, out)
+    print(json.dumps(data) if options.json else prune_file.text(data))
     return 0
 
 

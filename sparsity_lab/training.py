@@ -138,6 +138,7 @@ class Training:
         self.seconds = 0.0
         self.losses: list[float] = []
         self.diverged = False
+        self.masks: dict[str, torch.Tensor] = {}  # of weights, by name; where they are False the weights stay 0
         self._checkpoint_path = Path(checkpoint_path) if checkpoint_path else None
         if self._checkpoint_path:
             checkpoint.check_path(self._checkpoint_path)
@@ -163,12 +164,17 @@ class Training:
         self.model.train()
         loss, aux_loss = self.model.loss(x_BT.to(self.device), y_BT.to(self.device))
         (loss + aux_loss).backward()
+        for name, mask in self.masks.items():
+            gradient = self.model.get_parameter(name).grad
+            if gradient is not None:  # what is off must not count when gradients are clipped
+                gradient.mul_(mask)
         if self.workers is None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.grad_clip)
         else:
             self.workers.average_gradients(self.model)
             self.workers.clip(self.model, run.grad_clip)
         self.optimizer.step()
+        self.prune({})
         for router in self.routers:
             router.update_bias()
         self.optimizer.zero_grad(set_to_none=True)
@@ -188,6 +194,14 @@ class Training:
             seconds=self.seconds,
             routing=self.model.routing,
         )
+
+    @torch.no_grad()
+    def prune(self, masks: dict[str, torch.Tensor]) -> None:
+        """Weights are 0 from now on where their mask is False (bool, of their shape, made by `sparsity_lab.pruning`),
+        also in a run that goes on from the checkpoint. What is off stays off, whatever a later mask says."""
+        self.masks |= {name: mask & self.masks.get(name, mask) for name, mask in masks.items()}
+        for name, mask in self.masks.items():
+            self.model.get_parameter(name).mul_(mask)
 
     @torch.no_grad()
     def evaluate(self, stop: Callable[[], bool] = lambda: False) -> float | None:
@@ -239,6 +253,8 @@ class Training:
         """Writes all that `Training` needs to go on, in one safetensors file, atomically. Of several processes all have
         to call it."""
         state = {"step": self.steps_done, "seconds": self.seconds, "losses": self.losses, **self._identity()}
+        if self.masks:  # their zeros are in the weights
+            state["pruned"] = list(self.masks)
         checkpoint.save(Path(path), self.model, self.optimizer, state, self.workers)
         self._saved_at = time.monotonic()
 
@@ -246,6 +262,7 @@ class Training:
         state = checkpoint.load(path, self.model, self.optimizer, self._identity(), self.workers)
         self.steps_done, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
         self.diverged = bool(self.losses) and not math.isfinite(self.losses[-1])
+        self.masks = {name: self.model.get_parameter(name).detach() != 0 for name in state.get("pruned", [])}
 
     def _agreed(self, decision: bool) -> bool:
         """The same for all processes, whose clocks differ."""

@@ -6,8 +6,8 @@ and twice that backward (one product for the gradient of X, one for W). Attentio
 although a causal kernel may skip the half that is masked. Other conventions stand beside this one, by name.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from sparsity_lab.accounting.parameters import attention_matrices, count_parameters
@@ -49,6 +49,19 @@ def _by_part(config: ModelConfig, twice_seen: int, projections: int) -> dict[str
         "routed": moe_layers * config.top_k * expert,
         "head": 2 * d * config.vocab_size,
     }
+
+
+def flops_skipping_zeros(config: ModelConfig, nonzeros: Mapping[str, int]) -> float:
+    """Forward FLOPs a token of kernels that skip every zero of a pruned model's weights: each part takes the share of
+    `flops_by_part` that is left of its weights, scores of attention are computed in full. Of experts it is the mean
+    over them, what tokens spread evenly need. ``nonzeros``: weights that are not 0, by the names in `Parameters`."""
+    weights = asdict(count_parameters(config))
+    total = 0.0
+    for part, flops in flops_by_part(config).items():
+        field = "attention" if part == "projections" else part
+        if flops:
+            total += flops if part == "attention" else flops * nonzeros[field] / weights[field]
+    return total
 
 
 def decode_flops_by_part(config: ModelConfig, position: int, mla: Decode = "absorbed") -> dict[str, int]:

@@ -80,7 +80,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, backend: str = "grouped", dtype: torch.dtype = torch.float32):
         super().__init__()
         _refuse_what_is_only_counted(config)
-        self.config, self.dtype = config, dtype
+        self.config, self.backend, self.dtype = config, backend, dtype
         self.embedding = nn.Parameter(torch.randn(config.vocab_size, config.d_model) * 0.02)
         self.layers = nn.ModuleList(Layer(config, backend, layer) for layer in range(config.n_layers))
         self.final_norm = nn.Parameter(torch.ones(config.d_model))

@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import fit as synthetic
-from sparsity_lab import __version__, runs, training
+from sparsity_lab import __version__, checkpoint, prune_file, runs, training
 from sparsity_lab.cli import main
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.grid import read_grid
 from sparsity_lab.laws.fitting import load
 from sparsity_lab.measures import MEASURES
+from sparsity_lab.pruning import nonzeros
 from sparsity_lab.sweep import Bar, Progress, estimate
 from sparsity_lab.training import train
 from tests.sweeps import SPEED, cluster_here
@@ -504,3 +505,83 @@ def test_measure_mistakes(tmp_path: Path, capsys: Capture) -> None:
         (tmp_path, f"{tmp_path} is no file"),
     ):
         assert failed(["measure", str(path)], capsys).startswith(message)
+
+
+# ---- prune
+
+
+@pytest.fixture(scope="module")
+def trained(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of 4 experts after some steps."""
+    path = tmp_path_factory.mktemp("trained") / "run.safetensors"
+    model = ModelConfig.on_dial(8, 0.75).replace(n_heads=2)
+    run = RunConfig(budget=1e9, corpus=str(corpus_file), eval_tokens=1_024, device="cpu", batch_size=4)
+    work = training.Training(model, run)
+    for _ in range(20):
+        work.step()
+    work.save(path)
+    return path
+
+
+@pytest.mark.parametrize("method", prune_file.METHODS)
+def test_prune(method: str, trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "pruned.safetensors"
+    data = answer(["prune", str(trained), "--method", method, "--out", str(out)], capsys)
+    assert (data["method"], data["sparsity"], data["out"]) == (method, 0.5, str(out))
+    changed = {part for part, left in data["nonzeros"].items() if left != data["weights"][part]}
+    assert changed == (
+        {"attention"} if method == "heads" else {"routed"} if method == "neurons"
+        else {"routed", "router"} if method in prune_file.OF_EXPERTS else {"attention", "routed"}
+    )  # fmt: skip
+    prunable = ("attention", "routed") if method == "magnitude" else changed
+    before, left = (sum(data[key][part] for part in prunable) for key in ("weights", "nonzeros"))
+    assert left * 2 == before
+    assert data["n_experts"] == (2 if method in prune_file.OF_EXPERTS else 4)
+    assert data["flops_skipping_zeros"] < data["flops"]
+    state = checkpoint.peek(out)
+    assert state is not None
+    again = training.Training(ModelConfig(**state["model"]), RunConfig(**state["run"]), checkpoint_path=out)
+    assert again.evaluate() == data["loss_after"]
+    assert again.steps_done == 20
+    assert not again.done
+    again.step()
+    assert nonzeros(again.model)["routed"] == data["nonzeros"]["routed"]
+
+
+def test_prune_twice_and_read_it(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A pruned checkpoint can be measured, and pruned again: zeros stay zeros."""
+    first, second = (tmp_path / f"{name}.safetensors" for name in ("first", "second"))
+    answer(["prune", str(trained), "--method", "magnitude-layer", "--sparsity", "0.75", "--out", str(first)], capsys)
+    data = answer(["measure", str(first)], capsys)
+    assert data["tensors"]["model.layers.0.attention.qkv"]["l0"] == pytest.approx(0.75)
+    data = answer(["prune", str(first), "--method", "experts-load", "--out", str(second)], capsys)
+    assert (
+        data["nonzeros"]["routed"] * 8
+        == answer(["prune", str(trained), "--method", "wanda"], capsys)["weights"]["routed"]
+    )
+    state = checkpoint.peek(second)
+    assert state is not None
+    again = training.Training(ModelConfig(**state["model"]), RunConfig(**state["run"]), checkpoint_path=second)
+    again.step()
+    assert nonzeros(again.model)["routed"] == data["nonzeros"]["routed"]
+
+
+def test_prune_in_words(trained: Path, capsys: Capture) -> None:
+    assert main(["prune", str(trained), "--method", "2:4"]) == 0
+    text = capsys.readouterr().out
+    assert all(words in text for words in ("2:4, sparsity 0.5: held-out loss", "nats a byte", "routed", "50.0%"))
+    assert "written" not in text
+
+
+def test_prune_mistakes(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"w": torch.ones(2)}, foreign)
+    for path, method, sparsity, message in (
+        (trained, "wander", "0.5", "method='wander' is not known: use one of magnitude, magnitude-layer, wanda"),
+        (foreign, "wanda", "0.5", f"{foreign} is no Sparsity Lab checkpoint: name a file"),
+        (tmp_path / "none", "wanda", "0.5", f"{tmp_path / 'none'} is no Sparsity Lab checkpoint"),
+        (trained, "wanda", "1", "sparsity=1.0 must be at least 0 and below 1"),
+        (trained, "2:4", "0.7", "sparsity=0.7: 2:4 keeps two of four, use 0.5"),
+        (trained, "merge", "0.9", "n_experts=0 can't be: of 4 at least 2 must stay"),
+    ):
+        assert failed(["prune", str(path), "--method", method, "--sparsity", sparsity], capsys).startswith(message)
