@@ -202,7 +202,7 @@ def _sweep(options: argparse.Namespace) -> int:
     if options.estimate:
         return 0
     progress = sweep(pairs, folder, workers=options.workers, scheduler=options.scheduler, speed=speed)
-    write_provenance(folder, Path(options.grid))
+    write_provenance(folder, f"sparsity-lab sweep {Path(options.grid).name} --out .")
     print(progress.summary())
     if progress.done + progress.failed < progress.total:
         return 130

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import platformdirs
 
+from sparsity_lab import tasks
 from sparsity_lab.windows import Bytes
 
 Progress = Callable[[str, float], None]  # what is being done, and the fraction done in [0, 1]
@@ -79,6 +80,7 @@ def load_corpus(name: str = "python", *, progress: Progress | None = None) -> Co
     - "python": Python source that is on this machine anyway: the standard library and those of PACKAGES that
       are installed, without tests, generated files and files over MAX_SOURCE_BYTES;
     - "standard-library": the standard library alone;
+    - "tasks": lines of small tasks with exact answers, mixed with some of "python" (`sparsity_lab.tasks`);
     - a text file, or a folder: its files of TEXT_KINDS, recursively, sorted by path. Hidden files and
       SKIPPED_FOLDERS are passed over; other kinds, duplicates and what is not UTF-8 are counted in `notes`;
     - "hf:OWNER/NAME", "hf:OWNER/NAME/SUBSET": the first MAX_BYTES bytes of a data set of Hugging Face's Hub:
@@ -135,11 +137,13 @@ class _File(NamedTuple):
 def _find(name: str) -> _Source:
     if name in ("python", "standard-library"):
         return _python_source(PACKAGES if name == "python" else ())
+    if name == "tasks":
+        return _tasks_source()
     if name.startswith("hf:"):
         return _hf_source(name)
     path = os.path.expanduser(name)
     if not os.path.exists(path):
-        fix = 'give "python", "standard-library", "hf:OWNER/NAME" or the path of a text file or folder'
+        fix = 'give "python", "standard-library", "tasks", "hf:OWNER/NAME" or the path of a text file or folder'
         raise ValueError(f"corpus={name!r} does not exist: {fix}")
     return _text_source(name, os.path.realpath(path))
 
@@ -160,6 +164,15 @@ def _python_source(packages: tuple[str, ...]) -> _Source:
         return _read_files(files, report, generated=False)[0], ""
 
     return _Source(stamp, read)
+
+
+def _tasks_source() -> _Source:
+    def read(report: Progress) -> tuple[bytearray, str]:
+        source = load_corpus("python", progress=lambda text, fraction: report(text, 0.8 * fraction))
+        report("drawing examples", 0.8)
+        return tasks.text(source.train[: tasks.TEXT_BYTES].tobytes()), ""
+
+    return _Source([tasks.FORMAT, _python_source(PACKAGES).stamp], read)
 
 
 def _text_source(name: str, path: str) -> _Source:

@@ -1,6 +1,7 @@
 """Several runs and what they say together, with seeds and intervals: the blocking twin of the live dashboard."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,17 @@ from sparsity_lab.training import Record, Training
 CHECKPOINT_SECONDS = 15.0
 
 
-def run_all(pairs: Sequence[tuple[ModelConfig, RunConfig]], folder: Path | None = None) -> pd.DataFrame:
+def run_all(
+    pairs: Sequence[tuple[ModelConfig, RunConfig]],
+    folder: Path | None = None,
+    score: Callable[[Training], dict[str, float]] | None = None,
+) -> pd.DataFrame:
     """Trains every (model, run) that ``folder`` (default: the user's) holds no record of; gives one row a run.
 
     Columns: sparsity, n_experts, top_k, width, budget, seed, params_total, params_active, tokens, val_loss, status and
     record. A bar shows progress and the time left. An interrupt (the notebook's stop button) loses nothing: what is
-    done is kept, and the run under way goes on from its checkpoint the next time.
+    done is kept, and the run under way goes on from its checkpoint the next time. ``score`` examines each trained model
+    for the record's ``scores``; records without them are trained again.
     """
     store = RunStore((folder or home()) / "runs")
     rows = []
@@ -30,7 +36,7 @@ def run_all(pairs: Sequence[tuple[ModelConfig, RunConfig]], folder: Path | None 
             corpus = load_corpus(run.corpus)
             record = store.find(model, run, corpus.fingerprint)
             at = bar.n
-            if record is None:
+            if record is None or (score and record.scores is None and record.status == "finished"):
                 bar.set_description(f"S={model.sparsity:.4g}, width {model.d_model}, seed {run.seed}")
                 checkpoint = store.folder / "checkpoints" / f"{run_id(model, run)}.safetensors"
                 training = Training(
@@ -39,6 +45,8 @@ def run_all(pairs: Sequence[tuple[ModelConfig, RunConfig]], folder: Path | None 
                 while not training.done:
                     bar.update(at + training.step().flops - bar.n)
                 record = training.record(training.evaluate())
+                if score and record.status == "finished":
+                    record = replace(record, scores=score(training))
                 store.save(record)
                 checkpoint.unlink(missing_ok=True)
             bar.update(at + run.budget - bar.n)

@@ -10,13 +10,13 @@ from sparsity_lab.runs import RunStore, write_atomically
 FILE = "provenance.toml"
 
 
-def write_provenance(folder: Path, grid: Path) -> None:
+def write_provenance(folder: Path, command: str) -> None:
     """Sums up, as TOML, what the records in ``folder`` say of themselves, and the command that makes them."""
     records = RunStore(folder).load()
     of_versions = {f"{name} {version}" for record in records for name, version in record.versions.items()}
     count = {status: sum(record.status == status for record in records) for status in {r.status for r in records}}
     values: dict[str, object] = {
-        "command": f"sparsity-lab sweep {grid.name} --out .",
+        "command": command,
         "runs": len(records),
         **{f"runs_{status}": n for status, n in sorted(count.items())},
         "flops": float(sum(record.flops for record in records)),

@@ -77,6 +77,7 @@ class Record:
     versions: dict[str, str]
     curve: dict[str, list[float]]  # "flops" and "loss": training loss, means of neighbouring steps
     error: str = ""  # what a failed run died of
+    scores: dict[str, float] | None = None  # shares of right answers by task (`task_scores.score`), if it was asked
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -250,12 +250,12 @@ def test_a_budget_below_one_step(model: ModelConfig, run: RunConfig, tmp_path: P
 def test_provenance_is_toml_and_adds_up(model: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
     strange = tmp_path / 'a "quoted" \\ text.txt'
     strange.write_text("".join(f"{i} and {i * 7}\n" for i in range(9_000)))
-    store, grid = RunStore(tmp_path / "runs"), tmp_path / "grid.toml"
+    store = RunStore(tmp_path / "runs")
     records = [trained_here(*pair) for pair in pairs_of(model, run.replace(corpus=str(strange), budget=1e7), 2)]
     for record in records:
         store.save(record)
     store.save(sweeps.failed((model, run), "no memory"))
-    write_provenance(store.folder, grid)
+    write_provenance(store.folder, "sparsity-lab sweep grid.toml --out .")
     values: dict[str, Any] = tomllib.loads((store.folder / FILE).read_text())
     assert values["command"] == "sparsity-lab sweep grid.toml --out ."
     assert (values["runs"], values["runs_finished"], values["runs_failed"]) == (3, 2, 1)

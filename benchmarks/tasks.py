@@ -1,0 +1,35 @@
+"""Does sparsity help memory more than reasoning? `python -m benchmarks.tasks [BUDGET …]`
+
+Trains models on the corpus "tasks" at two budgets along the dial, examines them, and writes their records with the
+scores, without loss curves, to data/tasks. Runs that are on disk are not repeated.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.experiment import run_all
+from sparsity_lab.provenance import write_provenance
+from sparsity_lab.runs import RunStore
+from sparsity_lab.task_scores import score
+
+WIDTHS = {1e11: 16, 1e12: 32}  # near the best of each budget
+SPARSITIES = (0.0, 0.75, 0.9375, 0.984375)
+SEEDS = (0, 1, 2)
+FOLDER = Path("data/tasks")
+
+
+def main(budgets: list[float]) -> None:
+    store = RunStore(FOLDER)
+    for budget in budgets:
+        for seed in SEEDS:
+            run = RunConfig(budget=budget, seed=seed, corpus="tasks")
+            runs = run_all([(ModelConfig.on_dial(WIDTHS[budget], s), run) for s in SPARSITIES], score=score)
+            for record in runs["record"]:
+                store.save(replace(record, curve={"flops": [], "loss": []}))
+    write_provenance(FOLDER, "python -m benchmarks.tasks")
+
+
+if __name__ == "__main__":
+    main([float(budget) for budget in sys.argv[1:]] or list(WIDTHS))
