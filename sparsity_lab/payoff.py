@@ -1,0 +1,332 @@
+"""When does sparsity pay? One feed-forward layer in several formats, timed in turn on this machine.
+
+The layer is SwiGLU, y = down(silu(gate(x)) · up(x)), which holds most of a model's weights. A format says how a
+product x @ w.T skips the zeros of w, if it does; experts skip whole blocks of hidden numbers, others for every token.
+
+Legend: N tokens, D width, F hidden width, G = 2·F gate and up side by side, M and D rows and columns of any matrix.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product as combinations
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import Tensor
+
+from sparsity_lab.config import ModelConfig
+from sparsity_lab.models.experts import MoE
+from sparsity_lab.models.ops import keep_heap, linear
+
+Array = npt.NDArray[np.float64]
+Product = Callable[[Tensor], Tensor]  # x (N, D) → x @ w.T (N, M)
+Key = TypeVar("Key")
+
+EXPERTS = "experts"
+RESAMPLES = 400
+
+
+# ---- Formats
+
+
+def dense(w_MD: Tensor) -> Product:
+    """The lab's own product: MKL, or oneDNN where that is faster."""
+    return lambda x_ND: linear(x_ND, w_MD)
+
+
+def csr(w_MD: Tensor) -> Product:
+    """Compressed rows: each weight that is not zero, beside the number of its column."""
+    w = w_MD.to_sparse_csr()
+    # int32: MKL wants it, and torch would convert anew in every call
+    parts = (w.crow_indices().int(), w.col_indices().int(), w.values())
+    narrow = torch.sparse_csr_tensor(*parts, w.shape)
+    return lambda x_ND: (narrow @ x_ND.t()).t()
+
+
+def bsr(block: int) -> Callable[[Tensor], Product]:
+    """Compressed rows of square blocks: one number of a column for block² weights."""
+
+    def make(w_MD: Tensor) -> Product:
+        w = w_MD.to_sparse_bsr((block, block))
+        parts = (w.crow_indices().int(), w.col_indices().int(), w.values())
+        narrow = torch.sparse_bsr_tensor(*parts, w.shape)
+        return lambda x_ND: (narrow @ x_ND.t()).t()
+
+    return make
+
+
+def two_of_four(w_MD: Tensor) -> Product:
+    """Two zeros in every four neighbours, which NVIDIA's tensor cores skip (Mishra et al. 2021, arXiv 2104.08378)."""
+    w = torch.sparse.to_sparse_semi_structured(w_MD)
+    return lambda x_ND: F.linear(x_ND, w)
+
+
+def quantised(x_MD: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 numbers and a float scale for each row, (M, D) and (M, 1): x ≈ scale · numbers, off by at most scale / 2."""
+    scale_M1 = (x_MD.abs().amax(-1, keepdim=True) / 127).clamp(min=torch.finfo(x_MD.dtype).tiny)
+    return (x_MD / scale_M1).round().to(torch.int8), scale_M1
+
+
+def int8(w_MD: Tensor) -> Product:
+    """Nothing is skipped, but a weight is one byte: a scale for each row of w (output) and, found in each call, one for
+    each row of x (token), as in LLM.int8() without its outliers (Dettmers et al. 2022, arXiv 2208.07339)."""
+    q_MD, scale_M1 = quantised(w_MD)
+    q_DM, scale_M = q_MD.t(), scale_M1.view(-1)
+
+    def product(x_ND: Tensor) -> Tensor:
+        q_ND, scale_N1 = quantised(x_ND)
+        return torch._int_mm(q_ND, q_DM).to(x_ND.dtype).mul_(scale_N1).mul_(scale_M)
+
+    return product
+
+
+def int8_bound(x_ND: Tensor, w_MD: Tensor) -> Tensor:
+    """Largest possible |int8(w)(x) − x @ w.T|, (N, M), but for float rounding: x = s·q + a and w = t·p + b with
+    |a| ≤ s/2 and |b| ≤ t/2, so Σ_d |x w − s q t p| ≤ t/2 · Σ|x| + s/2 · Σ|w| + D·s·t/4."""
+    s_N1, t_1M = quantised(x_ND)[1], quantised(w_MD)[1].t()
+    x_N1, w_1M = x_ND.abs().sum(-1, keepdim=True), w_MD.abs().sum(-1, keepdim=True).t()
+    return t_1M / 2 * x_N1 + s_N1 / 2 * w_1M + x_ND.shape[-1] * s_N1 * t_1M / 4
+
+
+@dataclass(frozen=True)
+class Format:
+    product: Callable[[Tensor], Product]
+    block: int | None = None  # zeros come in squares of this side; None: its time does not depend on zeros
+
+
+FORMATS = {
+    "dense": Format(dense),
+    "zeros": Format(dense),  # most weights are zero, and a dense product does not look
+    "int8": Format(int8),
+    "csr": Format(csr, 1),
+    "bsr 16": Format(bsr(16), 16),
+    "bsr 64": Format(bsr(64), 64),
+    "2:4": Format(two_of_four),
+}
+
+
+def mask(rows: int, columns: int, sparsity: float, block: int, generator: torch.Generator) -> Tensor:
+    """What stays, (rows, columns) bool: of the squares of side ``block`` the share ``sparsity`` is drawn to be zero.
+
+    Raises ValueError if squares do not fill the matrix.
+    """
+    if rows % block or columns % block:
+        raise ValueError(f"block={block} must divide both {rows} rows and {columns} columns")
+    squares = (rows // block, columns // block)
+    keep = torch.zeros(math.prod(squares), dtype=torch.bool)
+    keep[torch.randperm(len(keep), generator=generator)[: len(keep) - round(sparsity * len(keep))]] = True
+    return keep.view(squares).repeat_interleave(block, 0).repeat_interleave(block, 1)
+
+
+def swiglu(x_ND: Tensor, gate_up: Product, down: Product) -> Tensor:
+    gate_NF, up_NF = gate_up(x_ND).chunk(2, -1)
+    return down(F.silu(gate_NF) * up_NF)
+
+
+# ---- Bytes
+
+
+def weight_bytes(name: str, width: int, hidden: int, sparsity: float = 0.0, tokens: int = 1) -> float:
+    """Bytes of weights, float32 unless int8, and of indices that one call of the layer reads, each once.
+
+    Experts, one at work on each token: those that some token chose, E·(1 − (1 − 1/E)^N) of E if all are chosen alike.
+    """
+    weights = 3 * width * hidden
+    kept = weights * (1 - sparsity)
+    rows = 2 * hidden + width
+    if name == EXPERTS:
+        experts = round(1 / (1 - sparsity))
+        return 4 * weights * (1 - (1 - 1 / experts) ** tokens)
+    block = FORMATS[name].block
+    if name == "int8":
+        return weights + 4 * rows
+    if block is None:
+        return 4 * weights
+    return 4 * kept + 4 * kept / block**2 + 4 * (rows / block + 2)  # + 2: one end more than rows, in both matrices
+
+
+def multiplies(name: str, width: int, hidden: int, sparsity: float = 0.0, tokens: int = 1) -> float:
+    """Multiply-adds that one call of the layer executes; the router's are left out."""
+    skips = name == EXPERTS or FORMATS[name].block is not None
+    return 3 * width * hidden * tokens * (1 - sparsity if skips else 1)
+
+
+# ---- Times
+
+
+def take_turns(calls: Mapping[Key, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[Key, Array]:
+    """Seconds of each call, (rounds,). In each round all have a turn, in random order, so that whatever slows the
+    machine down for a while slows all of them; a call is timed right after an untimed one, which warms the caches."""
+    clock, random = _clock(device), np.random.default_rng(0)
+    keys, times = list(calls), {key: np.zeros(rounds) for key in calls}
+    for turn in range(rounds):
+        for place in random.permutation(len(keys)):
+            call = calls[keys[place]]
+            call()
+            start = clock()
+            call()
+            times[keys[place]][turn] = clock() - start
+    return times
+
+
+def _clock(device: str) -> Callable[[], float]:
+    if device != "cpu":
+
+        def synchronised() -> float:
+            torch.cuda.synchronize()
+            return time.perf_counter()
+
+        return synchronised
+    # One thread does the work, and its own time leaves out what others do. Windows counts it in steps of 16 ms.
+    fine = time.get_clock_info("thread_time").resolution < 1e-6
+    return time.thread_time if fine else time.perf_counter
+
+
+@torch.no_grad()
+def measure(
+    width: int, hidden: int, tokens: int, sparsities: Sequence[float], rounds: int = 15, device: str = "cpu"
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Times the layer on ``tokens`` tokens: columns format, sparsity, round, seconds; and what could not be timed here,
+    by format, with the reason. On a CPU one thread works, in float32; on a GPU numbers have 16 bits.
+
+    Experts are those of the dial's hold="total": E = 1/(1 − S) of them, one at work on each token, router included.
+    Formats without a block are timed once: 2:4 at 0.5, zeros at the last sparsity, the others at 0.
+    Raises ValueError if ``hidden`` can't be cut into so many experts, or into blocks.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    keep_heap()
+    generator = torch.Generator().manual_seed(0)
+    dtype = torch.float32 if device == "cpu" else torch.float16
+    x_ND, gate_up_GD, down_DF = (
+        torch.randn(shape, generator=generator).to(device, dtype) * shape[1] ** -0.5
+        for shape in ((tokens, width), (2 * hidden, width), (width, hidden))
+    )
+
+    def layer(name: str, sparsity: float) -> Callable[[], Tensor]:
+        if name == EXPERTS:
+            config = ModelConfig.of_width(width, d_expert=hidden).with_sparsity(sparsity, "total")
+            if not math.isclose(config.sparsity, sparsity):
+                raise ValueError(f"sparsity={sparsity} does not cut hidden={hidden} into equal experts")
+            moe, x_1ND = MoE(config, "grouped").to(device), x_ND[None]
+            return lambda: moe(x_1ND)[0]
+        kind, products = FORMATS[name], []
+        for w_MD in (gate_up_GD, down_DF):
+            rows, columns = w_MD.shape
+            if name == "2:4":
+                keep_MD = torch.tensor([True, True, False, False]).repeat(rows, columns // 4)
+            else:
+                keep_MD = mask(rows, columns, sparsity, kind.block or 1, generator)
+            products.append(kind.product(w_MD * keep_MD.to(device)))
+        return lambda: swiglu(x_ND, *products)
+
+    calls: dict[tuple[str, float], Callable[[], object]] = {}
+    missing: dict[str, str] = {}
+    at = {"2:4": 0.5, "zeros": sparsities[-1]}
+    once = [(name, at.get(name, 0.0)) for name, kind in FORMATS.items() if kind.block is None]
+    often = [name for name, kind in FORMATS.items() if kind.block is not None] + [EXPERTS]
+    for name, sparsity in [*once, *combinations(often, sparsities)]:
+        try:
+            call = layer(name, sparsity)
+            call()
+        except (RuntimeError, NotImplementedError) as error:  # torch lacks it for this device
+            missing[name] = str(error).splitlines()[0]
+        else:
+            calls[name, sparsity] = call
+    try:
+        times = take_turns(calls, rounds, device)
+    finally:
+        torch.set_num_threads(threads)
+    parts = [
+        pd.DataFrame({"format": name, "sparsity": sparsity, "round": range(rounds), "seconds": took})
+        for (name, sparsity), took in times.items()
+    ]
+    return pd.concat(parts, ignore_index=True), missing
+
+
+def median_interval(values: Sequence[float] | Array, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Median, and the interval between two of the sorted values that holds the true one at least so surely whatever the
+    distribution (each value is below it with probability 1/2); infinite if there are too few values."""
+    ordered = np.sort(np.asarray(values, float))
+    below = int(stats.binom.ppf((1 - confidence) / 2, len(ordered), 0.5))  # P(fewer are below) < (1 − confidence) / 2
+    if below == 0:
+        return float(np.median(ordered)), -math.inf, math.inf
+    return float(np.median(ordered)), float(ordered[below - 1]), float(ordered[-below])
+
+
+def summary(times: pd.DataFrame) -> pd.DataFrame:
+    """Of each format and sparsity in `measure`'s times: ``seconds`` with ``low`` and ``high``, and ``ratio`` with
+    ``ratio_low`` and ``ratio_high``, its time over that of dense in the same round; medians and 95 % intervals."""
+    rows = []
+    for key, ratios in _ratios(times).items():
+        took = times[(times["format"] == key[0]) & (times["sparsity"] == key[1])]["seconds"]
+        rows.append((*key, *median_interval(list(took)), *median_interval(ratios)))
+    columns = ["format", "sparsity", "seconds", "low", "high", "ratio", "ratio_low", "ratio_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _ratios(times: pd.DataFrame) -> dict[tuple[str, float], Array]:
+    rounds = times.pivot(index="round", columns=["format", "sparsity"], values="seconds")
+    reference = rounds["dense", 0.0]
+    keys = times[["format", "sparsity"]].drop_duplicates()
+    pairs = zip(map(str, keys["format"]), map(float, keys["sparsity"]), strict=True)
+    return {pair: np.asarray(rounds[pair] / reference) for pair in pairs}
+
+
+# ---- Break-even
+
+
+def break_even(sparsity: Array | Sequence[float], ratio: Array | Sequence[float]) -> float:
+    """The sparsity from which on a format is faster than dense, given its time over dense's at rising sparsities.
+
+    Between two of them log time is taken as a line over log(1 − S): time falls as a power of what is left to do. If it
+    is faster at all of them, the first; if it is not at the last, infinity. A dip that does not last does not count.
+    """
+    s, r = np.asarray(sparsity, float), np.asarray(ratio, float)
+    if len(s) != len(r) or not len(s) or (np.diff(s) <= 0).any() or s[0] < 0 or s[-1] >= 1 or (r <= 0).any():
+        raise ValueError(f"sparsity={s.tolist()} must rise within [0, 1), with a positive ratio each: {r.tolist()}")
+    if r[-1] >= 1:
+        return math.inf
+    slower = np.flatnonzero(r >= 1)
+    if not len(slower):
+        return float(s[0])
+    last = int(slower[-1])
+    before, after = np.log(r[last]), np.log(r[last + 1])
+    left, right = np.log(1 - s[last]), np.log(1 - s[last + 1])
+    return float(1 - math.exp(left + (right - left) * before / (before - after)))
+
+
+def break_evens(times: pd.DataFrame) -> pd.DataFrame:
+    """Of each format in `measure`'s times that was timed at several sparsities: ``at`` (`break_even` of the medians),
+    ``low`` and ``high`` (95 % of 400 resamplings of the rounds) and a text ``says``. Infinite: none up to the last."""
+    ratios, random = _ratios(times), np.random.default_rng(0)
+    rows = []
+    for name in map(str, times["format"].unique()):
+        stops = sorted(map(float, times.loc[times["format"] == name, "sparsity"].unique()))
+        if len(stops) < 2:
+            continue
+        of_round = np.stack([ratios[name, s] for s in stops], axis=1)
+        draws = random.integers(0, len(of_round), (RESAMPLES, len(of_round)))
+        found = [break_even(stops, np.median(of_round[draw], axis=0)) for draw in draws]
+        at = break_even(stops, np.median(of_round, axis=0))
+        low, high = np.quantile(found, (0.025, 0.975), method="inverted_cdf")
+        rows.append((name, at, float(low), float(high), _says(stops, at, float(low), float(high))))
+    return pd.DataFrame(rows, columns=["format", "at", "low", "high", "says"])
+
+
+def _says(stops: Sequence[float], at: float, low: float, high: float) -> str:
+    def one(s: float) -> str:
+        return "none" if math.isinf(s) else f"≤ {s:.3g}" if s == stops[0] else f"{s:.3g}"
+
+    if math.isinf(low):
+        return f"none up to S = {stops[-1]:.3g}"
+    if math.isinf(high):
+        return f"undecided ({one(low)} … none)"
+    return f"{one(at)} ({one(low)} … {one(high)})" if low < high else one(at)
