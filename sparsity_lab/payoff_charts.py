@@ -76,8 +76,8 @@ def _halvings(sparsity: pd.Series) -> list[float]:
 
 
 def losses(summary: pd.DataFrame, height: int = 480) -> go.Figure:
-    """Held-out loss over the share of the data that is kept, with intervals. ``summary``: columns line, kept, loss, half;
-    a line with one share is drawn as a level. Loss and share are on logarithmic axes."""
+    """Held-out loss over the share of the data that is kept, with intervals. ``summary``: columns line, kept, loss,
+    half; a line with one share is drawn as a level. Loss and share are on logarithmic axes."""
     figure = go.Figure()
     stops = sorted(summary["kept"].unique())
     for (line, part), (colour, dash, symbol) in zip(summary.groupby("line", sort=False), LOOKS, strict=False):
