@@ -1,5 +1,6 @@
 """Sliders in front of a formula: move one, and figure and text follow at once. For what needs no training."""
 
+import base64
 import html
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -82,13 +83,21 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(key for key in old if key not in new)
     for key, value in new.items():
         before = old.get(key)
-        if isinstance(value, dict) and isinstance(before, dict):
+        if isinstance(value, dict) and isinstance(before, dict) and "bdata" not in value:
             inner = changes(before, value)
             if inner:
                 found[key] = inner
         elif not np.array_equal(np.asarray(before, object), np.asarray(value, object)):
-            found[key] = value
+            found[key] = unpacked(value)
     return found
+
+
+def unpacked(value: Any) -> Any:
+    """The array that plotly packs as bytes beside its type and shape; any other value as it is."""
+    if not isinstance(value, dict) or "bdata" not in value:
+        return value
+    array = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"])
+    return array.reshape([int(n) for n in value["shape"].split(",")]) if "shape" in value else array
 
 
 def choice(label: str, options: Mapping[str, Any] | list[Any], value: Any) -> ipw.SelectionSlider:

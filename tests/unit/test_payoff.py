@@ -38,6 +38,7 @@ def test_a_format_gives_the_dense_product_of_what_is_left(name: str, tokens: int
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_two_of_four_gives_the_dense_product() -> None:
     w_MD = torch.randn(128, 128, device="cuda", dtype=torch.float16)
     w_MD = w_MD * torch.tensor([True, True, False, False], device="cuda").repeat(128, 32)
