@@ -77,7 +77,8 @@ def quantised(x_MD: Tensor) -> tuple[Tensor, Tensor]:
 
 def int8(w_MD: Tensor) -> Product:
     """Nothing is skipped, but a weight is one byte: a scale for each row of w (output) and, found in each call, one for
-    each row of x (token), as in LLM.int8() without its outliers (Dettmers et al. 2022, arXiv 2208.07339)."""
+    each row of x (token), as in LLM.int8() without its outliers (Dettmers et al. 2022, arXiv 2208.07339). D must be
+    above 1: of a single column, transposed, torch 2.13's product is wrong on a CPU."""
     q_MD, scale_M1 = quantised(w_MD)
     q_DM, scale_M = q_MD.t(), scale_M1.view(-1)
 
