@@ -5,10 +5,11 @@ import html
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import anywidget
 import ipywidgets as ipw
 import numpy as np
 import plotly.graph_objects as go
+
+from sparsity_lab.aid import Aid
 
 Draw = Callable[..., go.Figure]
 Tell = Callable[..., str]
@@ -33,7 +34,7 @@ class Explorer(ipw.VBox):
         self.figure = go.FigureWidget(first)
         self.figure._config = {"responsive": True, "displayModeBar": False}  # plotly has no public name for it
         self.summary, self.problem = ipw.HTML(), ipw.HTML()
-        super().__init__([ipw.VBox(list(controls.values())), self.problem, self.figure, self.summary, Fit()])
+        super().__init__([ipw.VBox(list(controls.values())), self.problem, self.figure, self.summary, Aid()])
         self.add_class("sparsity-lab-explorer")
         for control in controls.values():
             control.observe(self._moved, names="value")
@@ -62,20 +63,6 @@ class Explorer(ipw.VBox):
     @staticmethod
     def _prose(text: str) -> str:
         return f'<div role="status" style="line-height:1.5">{html.escape(text)}</div>'
-
-
-class Fit(anywidget.AnyWidget):
-    """Invisible. Tells plots that the page has been laid out: plotly draws one before its place has a width, and then
-    listens to the window alone."""
-
-    _esm = """
-    function render({ el }) {
-        const watcher = new ResizeObserver(() => window.dispatchEvent(new Event("resize")));
-        watcher.observe(el);
-        return () => watcher.disconnect();
-    }
-    export default { render };
-    """
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
