@@ -98,6 +98,7 @@ def run(book: NotebookNode, sandbox: Sandbox, cell_seconds: int, seconds: int) -
         interrupt_on_timeout=True,
         error_on_timeout=late,
         raise_on_iopub_timeout=True,
+        iopub_timeout=cell_seconds,  # for an interrupted cell to stop
         store_widget_state=False,
         shutdown_kernel="immediate",
     )
