@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab app install test notebooks bench lint format constraints clean distclean
+.PHONY: help lab app install test notebooks course grade bench lint format constraints clean distclean
 
 help: ## List these commands
 	@echo "Sparsity Lab"
@@ -19,7 +19,8 @@ help: ## List these commands
 ## HEADLESS=1  lab, app: serve without opening a browser
 ## PORT=9000  lab, app: the port to serve on
 ## LAB_ARGS=...  lab: more options for JupyterLab
-## ARGS=...  test, notebooks, bench: options for the program behind it; `make test` then runs `pytest ARGS` and no more
+## SUBMISSIONS=dir  grade: what students handed in, dir/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb
+## ARGS=...  test, notebooks, grade, bench: options for the program behind it; `make test` then runs `pytest ARGS` and no more
 ## PYTHON=python3.12  the Python that .venv is made with
 ## TORCH_INDEX=URL  first installation: one more package index, say https://download.pytorch.org/whl/cpu (see below)
 
@@ -47,6 +48,15 @@ app: $(CORE) ## Install what is needed and open the dashboard alone
 notebooks: $(CORE) ## Execute every notebook, with its figures, into build/notebooks
 	@echo "==> Executing the notebooks into build/notebooks"
 	$(VENV)/bin/sparsity-lab notebooks --out build/notebooks $(ARGS)
+
+course: $(CORE) ## Write the assignments for students into build/release
+	@echo "==> Writing assignments, without solutions and hidden tests, into build/release"
+	$(VENV)/bin/sparsity-lab course build --out build
+
+grade: $(CORE) ## Run what students handed in, in a sandbox; write marks and feedback into build/marks
+	@[ -n "$(SUBMISSIONS)" ] || { echo "Say what to grade: make grade SUBMISSIONS=dir" >&2; exit 2; }
+	@echo "==> Grading $(SUBMISSIONS) into build/marks"
+	$(VENV)/bin/sparsity-lab course grade "$(SUBMISSIONS)" --out build/marks $(ARGS)
 
 # --- Checks ---------------------------------------------------------------------------------------------------------
 
