@@ -25,7 +25,7 @@ class LiveFigure:
             figure.add_trace(charts.loss_trace(role, role, [], []) | {"visible": False}, row=1, col=1)
         figure.add_trace(charts.loss_trace("dense", "dense", [], []), row=1, col=1)
         figure.add_trace(charts.loss_trace("this run", "this", [], []), row=1, col=1)
-        # The browser's side stumbles over an empty map, over a hidden one, and in `show` over a range that is taken back.
+        # The browser's side stumbles over an empty map, a hidden one, and in `show` over a range that is taken back.
         figure.add_trace(charts.load_trace([[0.0] * 16] * 2) | {"opacity": 0, "showscale": False}, row=1, col=2)
         charts.styled(figure, 340)
         for column, axes in ((1, charts.loss_axes()), (2, charts.load_axes())):
@@ -37,7 +37,8 @@ class LiveFigure:
         self.widget._config = {"responsive": True, "displayModeBar": False}  # plotly has no public name for it
         # A page that is opened or reloaded later asks for the state of the widget. plotly leaves there what the figure
         # began with; let it be what the figure has become.
-        self.widget._trait_values |= {"_widget_data": self.widget._data, "_widget_layout": self.widget._layout_obj._props}
+        now = {"_widget_data": self.widget._data, "_widget_layout": self.widget._layout_obj._props}
+        self.widget._trait_values |= now
         self._ghosts: list[str] = []
         self._measured: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The dashboard alone, as `make app` serves it: what axe-core says of it, the keyboard, dark, and how fast it is there."""
+"""The dashboard alone, as `make app` serves it: what axe-core says of it, the keyboard alone, light and dark."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,5 +100,3 @@ def test_keyboard_alone(page: Page) -> None:
     expect(dial.status).to_contain_text("finished", timeout=PATIENCE)
     assert dial.points() > 0
     assert_accessible(page)  # with all that a run adds
-
-

@@ -1,4 +1,4 @@
-"""Text that can be read in JupyterLab's light and dark themes: at least 4.5:1, as WCAG 2.2 asks (success criterion 1.4.3)."""
+"""Text that can be read in JupyterLab's light and dark themes: at least 4.5:1 (WCAG 2.2, success criterion 1.4.3)."""
 
 import inspect
 import re
