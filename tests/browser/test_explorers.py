@@ -136,7 +136,7 @@ def test_turning_off(page: Page, address: str) -> None:
     times.scroll_into_view_if_needed()
     times.locator(".noUi-handle").first.focus()
     page.keyboard.press("Home")
-    expect(times.get_by_role("status")).to_contain_text("1 tokens at once. Faster than dense from S = csr")
+    expect(times.get_by_role("status")).to_contain_text("1 token at once. Faster than dense from S = csr")
     times.screenshot(path=str(SCREENSHOTS / "payoff.png"))
 
 
