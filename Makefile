@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab install test notebooks bench lint format constraints clean distclean
+.PHONY: help lab app install test notebooks course grade bench lint format constraints clean distclean
 
 help: ## List these commands
 	@echo "Sparsity Lab"
@@ -16,10 +16,11 @@ help: ## List these commands
 	@echo "Settings, as in 'make lab PORT=9000':"
 	@awk '/^## [A-Z_]+=/ { sub(/^## /, ""); split($$0, a, "  "); printf "  %-17s %s\n", a[1], substr($$0, length(a[1]) + 3) }' $(firstword $(MAKEFILE_LIST))
 
-## HEADLESS=1  lab: serve JupyterLab without opening a browser
-## PORT=9000  lab: the port to serve on
+## HEADLESS=1  lab, app: serve without opening a browser
+## PORT=9000  lab, app: the port to serve on
 ## LAB_ARGS=...  lab: more options for JupyterLab
-## ARGS=...  test, notebooks, bench: options for the program behind it; `make test` then runs `pytest ARGS` and no more
+## SUBMISSIONS=dir  grade: what students handed in, dir/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb
+## ARGS=...  test, notebooks, grade, bench: options for the program behind it; `make test` then runs `pytest ARGS` and no more
 ## PYTHON=python3.12  the Python that .venv is made with
 ## TORCH_INDEX=URL  first installation: one more package index, say https://download.pytorch.org/whl/cpu (see below)
 
@@ -30,16 +31,32 @@ START := notebooks/00_start_here.ipynb
 NO_NEWS := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings
 NO_QUESTION := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
+SERVER = --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(if $(filter-out 0,$(HEADLESS)),--no-browser) \
+  $(if $(PORT),--port=$(PORT))
 
 lab: $(CORE) ## Install what is needed and open the first notebook in JupyterLab
 	@echo "==> JupyterLab on $(START), for this machine alone; Ctrl-C ends it"
 	@mkdir -p $(LAB_SETTINGS) && echo '$(NO_QUESTION)' > $(LAB_SETTINGS)/overrides.json
-	@$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/$(START) $(NO_NEWS) \
-	  $(if $(filter 0,$(shell id -u)),--allow-root) $(if $(filter-out 0,$(HEADLESS)),--no-browser) $(if $(PORT),--port=$(PORT)) $(LAB_ARGS)
+	@$(PY) -m jupyterlab $(SERVER) --LabApp.default_url=/lab/tree/$(START) $(NO_NEWS) $(LAB_ARGS)
+
+# Voila reads voila.json from where it is started, and finds its template by JUPYTER_PATH.
+app: $(CORE) ## Install what is needed and open the dashboard alone
+	@echo "==> The dashboard, for this machine alone; Ctrl-C ends it"
+	@cd notebooks/app && JUPYTER_PATH="$(CURDIR)/notebooks/app" "$(CURDIR)/$(PY)" -m jupyter_server $(SERVER) \
+	  --ServerApp.default_url=/voila/render/dashboard.ipynb
 
 notebooks: $(CORE) ## Execute every notebook, with its figures, into build/notebooks
 	@echo "==> Executing the notebooks into build/notebooks"
 	$(VENV)/bin/sparsity-lab notebooks --out build/notebooks $(ARGS)
+
+course: $(CORE) ## Write the assignments for students into build/release
+	@echo "==> Writing assignments, without solutions and hidden tests, into build/release"
+	$(VENV)/bin/sparsity-lab course build --out build
+
+grade: $(CORE) ## Run what students handed in, in a sandbox; write marks and feedback into build/marks
+	@[ -n "$(SUBMISSIONS)" ] || { echo "Say what to grade: make grade SUBMISSIONS=dir" >&2; exit 2; }
+	@echo "==> Grading $(SUBMISSIONS) into build/marks"
+	$(VENV)/bin/sparsity-lab course grade "$(SUBMISSIONS)" --out build/marks $(ARGS)
 
 # --- Checks ---------------------------------------------------------------------------------------------------------
 

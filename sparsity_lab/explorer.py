@@ -1,13 +1,15 @@
 """Sliders in front of a formula: move one, and figure and text follow at once. For what needs no training."""
 
+import base64
 import html
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import anywidget
 import ipywidgets as ipw
 import numpy as np
 import plotly.graph_objects as go
+
+from sparsity_lab.aid import Aid
 
 Draw = Callable[..., go.Figure]
 Tell = Callable[..., str]
@@ -32,7 +34,7 @@ class Explorer(ipw.VBox):
         self.figure = go.FigureWidget(first)
         self.figure._config = {"responsive": True, "displayModeBar": False}  # plotly has no public name for it
         self.summary, self.problem = ipw.HTML(), ipw.HTML()
-        super().__init__([ipw.VBox(list(controls.values())), self.problem, self.figure, self.summary, Fit()])
+        super().__init__([ipw.VBox(list(controls.values())), self.problem, self.figure, self.summary, Aid()])
         self.add_class("sparsity-lab-explorer")
         for control in controls.values():
             control.observe(self._moved, names="value")
@@ -63,32 +65,26 @@ class Explorer(ipw.VBox):
         return f'<div role="status" style="line-height:1.5">{html.escape(text)}</div>'
 
 
-class Fit(anywidget.AnyWidget):
-    """Invisible. Tells plots that the page has been laid out: plotly draws one before its place has a width, and then
-    listens to the window alone."""
-
-    _esm = """
-    function render({ el }) {
-        const watcher = new ResizeObserver(() => window.dispatchEvent(new Event("resize")));
-        watcher.observe(el);
-        return () => watcher.disconnect();
-    }
-    export default { render };
-    """
-
-
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be set, at any depth, to make ``old`` like ``new``; None for what ``new`` lacks."""
     found: dict[str, Any] = dict.fromkeys(key for key in old if key not in new)
     for key, value in new.items():
         before = old.get(key)
-        if isinstance(value, dict) and isinstance(before, dict):
+        if isinstance(value, dict) and isinstance(before, dict) and "bdata" not in value:
             inner = changes(before, value)
             if inner:
                 found[key] = inner
         elif not np.array_equal(np.asarray(before, object), np.asarray(value, object)):
-            found[key] = value
+            found[key] = unpacked(value)
     return found
+
+
+def unpacked(value: Any) -> Any:
+    """The array that plotly packs as bytes beside its type and shape; any other value as it is."""
+    if not isinstance(value, dict) or "bdata" not in value:
+        return value
+    array = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"])
+    return array.reshape([int(n) for n in value["shape"].split(",")]) if "shape" in value else array
 
 
 def choice(label: str, options: Mapping[str, Any] | list[Any], value: Any) -> ipw.SelectionSlider:

@@ -11,6 +11,7 @@ from sparsity_lab.charts import DENSE, SPARSE, THIRD, styled
 # Told apart by colour-blind readers (Okabe and Ito); the seventh and later experts repeat them with another line.
 COLOURS = (SPARSE, DENSE, THIRD, "#cc79a7", "#56b4e9", "#d55e00", "#b0a300", "#7f8790")
 LINES = ("solid", "double", "dotted", "dashed")
+TINT = "2e"  # opacity behind a character
 
 
 def preferences(lift: pd.DataFrame, across: str = "kind of token", height: int = 420) -> go.Figure:
@@ -143,5 +144,5 @@ def coloured(text: bytes, experts: np.ndarray) -> str:
 
 def _span(characters: str, expert: int) -> str:
     colour, line = COLOURS[expert % len(COLOURS)], LINES[expert // len(COLOURS) % len(LINES)]
-    style = f"border-bottom:3px {line} {colour};background:{colour}2e"
+    style = f"border-bottom:3px {line} {colour};background:{colour}{TINT}"
     return f'<span style="{style}" title="expert {expert}">{html.escape(characters)}</span>'

@@ -25,7 +25,8 @@ class LiveFigure:
             figure.add_trace(charts.loss_trace(role, role, [], []) | {"visible": False}, row=1, col=1)
         figure.add_trace(charts.loss_trace("dense", "dense", [], []), row=1, col=1)
         figure.add_trace(charts.loss_trace("this run", "this", [], []), row=1, col=1)
-        figure.add_trace(charts.load_trace([]), row=1, col=2)
+        # The browser's side stumbles over an empty map, a hidden one, and in `show` over a range that is taken back.
+        figure.add_trace(charts.load_trace([[0.0] * 16] * 2) | {"opacity": 0, "showscale": False}, row=1, col=2)
         charts.styled(figure, 340)
         for column, axes in ((1, charts.loss_axes()), (2, charts.load_axes())):
             figure.update_xaxes(axes["xaxis"], row=1, col=column).update_yaxes(axes["yaxis"], row=1, col=column)
@@ -34,6 +35,10 @@ class LiveFigure:
         )
         self.widget = go.FigureWidget(figure)
         self.widget._config = {"responsive": True, "displayModeBar": False}  # plotly has no public name for it
+        # A page that is opened or reloaded later asks for the state of the widget. plotly leaves there what the figure
+        # began with; let it be what the figure has become.
+        now = {"_widget_data": self.widget._data, "_widget_layout": self.widget._layout_obj._props}
+        self.widget._trait_values |= now
         self._ghosts: list[str] = []
         self._measured: list[str] = []
 
@@ -65,8 +70,8 @@ class LiveFigure:
             for i, role, name in ((DENSE, "dense", "dense"), (THIS, "this", "this run")):
                 label, flops, loss = lines.get(role, (name, [], []))
                 _set(traces[i], charts.loss_trace(label, role, flops, loss))
-            traces[LOAD].visible = bool(load)
-            if load:  # the browser's side stumbles over an empty map, and below over a range that is taken back
+            traces[LOAD].opacity, traces[LOAD].showscale = int(bool(load)), bool(load)
+            if load:
                 traces[LOAD].z = charts.load_trace(load)["z"]
                 self.widget.layout.xaxis2.range = [-0.5, len(load[0]) - 0.5]
                 self.widget.layout.yaxis2.range = [len(load) - 0.5, -0.5]

@@ -41,7 +41,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
         return "".join(f'<{kind} style="text-align:right;padding:1px 10px">{html.escape(v)}</{kind}>' for v in values)
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><tr>{cells('th', header)}</tr>{body}</table>"
+    return f'<table style="line-height:1.4"><tr>{cells("th", header)}</tr>{body}</table>'
 
 
 def samples(before: str, after: str) -> str:

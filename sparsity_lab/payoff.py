@@ -8,6 +8,7 @@ Legend: N tokens, D width, F hidden width, G = 2·F gate and up side by side, M 
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product as combinations
@@ -46,7 +47,7 @@ def csr(w_MD: Tensor) -> Product:
     w = w_MD.to_sparse_csr()
     # int32: MKL wants it, and torch would convert anew in every call
     parts = (w.crow_indices().int(), w.col_indices().int(), w.values())
-    narrow = torch.sparse_csr_tensor(*parts, w.shape)
+    narrow = torch.sparse_csr_tensor(*parts, w.shape, check_invariants=False)
     return lambda x_ND: (narrow @ x_ND.t()).t()
 
 
@@ -56,7 +57,7 @@ def bsr(block: int) -> Callable[[Tensor], Product]:
     def make(w_MD: Tensor) -> Product:
         w = w_MD.to_sparse_bsr((block, block))
         parts = (w.crow_indices().int(), w.col_indices().int(), w.values())
-        narrow = torch.sparse_bsr_tensor(*parts, w.shape)
+        narrow = torch.sparse_bsr_tensor(*parts, w.shape, check_invariants=False)
         return lambda x_ND: (narrow @ x_ND.t()).t()
 
     return make
@@ -76,7 +77,8 @@ def quantised(x_MD: Tensor) -> tuple[Tensor, Tensor]:
 
 def int8(w_MD: Tensor) -> Product:
     """Nothing is skipped, but a weight is one byte: a scale for each row of w (output) and, found in each call, one for
-    each row of x (token), as in LLM.int8() without its outliers (Dettmers et al. 2022, arXiv 2208.07339)."""
+    each row of x (token), as in LLM.int8() without its outliers (Dettmers et al. 2022, arXiv 2208.07339). D must be
+    above 1: of a single column, transposed, torch 2.13's product is wrong on a CPU."""
     q_MD, scale_M1 = quantised(w_MD)
     q_DM, scale_M = q_MD.t(), scale_M1.view(-1)
 
@@ -234,8 +236,10 @@ def measure(
     often = [name for name, kind in FORMATS.items() if kind.block is not None] + [EXPERTS]
     for name, sparsity in [*once, *combinations(often, sparsities)]:
         try:
-            call = layer(name, sparsity)
-            call()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sparse .* tensor support is in beta state")
+                call = layer(name, sparsity)
+                call()
         except (RuntimeError, NotImplementedError) as error:  # torch lacks it for this device
             missing[name] = str(error).splitlines()[0]
         else:

@@ -107,5 +107,5 @@ def losses(summary: pd.DataFrame, height: int = 480) -> go.Figure:
             "tickvals": stops,
             "ticktext": [f"{s:.0%}" for s in stops],
         },
-        yaxis={"title": "held-out loss (nats a byte)", "type": "log", "dtick": "D2"},
+        yaxis={"title": "held-out loss (nats a byte)", "type": "log", "tickvals": [1, 1.5, 2, 2.5, 3, 4, 5, 7, 10]},
     )

@@ -11,9 +11,11 @@ from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.laws.fitting import Fit, Prediction, load
 from sparsity_lab.laws.isoflop import near_best
 from sparsity_lab.runs import RunStore, load_frame
+from sparsity_lab.task_scores import table
 from sparsity_lab.training import Record
 
-FOLDER = Path(__file__).resolve().parents[1] / "data" / "isoflop"
+DATA = Path(__file__).resolve().parents[1] / "data"
+FOLDER = DATA / "isoflop"
 LAW, NEAR = "law.fit", 2.0
 CORPUS = "python"  # that they were trained on
 FARTHEST = 3.5  # times the budget, one way or the other
@@ -24,6 +26,13 @@ def runs() -> pd.DataFrame:
     """The finished ones, as `load_frame` gives them; empty where only the package was installed."""
     frame = load_frame(FOLDER)
     return frame[frame["status"] == "finished"].reset_index(drop=True)
+
+
+@functools.cache
+def task_scores() -> pd.DataFrame:
+    """Right answers of the models in data/tasks, as `task_scores.table` gives them; empty where only the package was
+    installed."""
+    return table(RunStore(DATA / "tasks").load())
 
 
 def nearest(model: ModelConfig, run: RunConfig) -> Record | None:

@@ -44,11 +44,11 @@ def right(model: Transformer, lines_NL: Bytes, answer: int) -> np.ndarray:
 
 @torch.no_grad()
 def cloze(model: Transformer, source: bytes) -> pd.DataFrame:
-    """Words of Python source that ``model`` completes exactly, by their kind: columns kind, words, accuracy, chance.
+    """Words of Python source that ``model`` completes exactly, by their kind: columns kind, words, accuracy.
 
     A word is a run of bytes of one kind (`inside.kinds`). It counts if the model has read at least half a context
-    before it, and is right if each of its bytes is the likeliest: its bytes, not where it ends. ``chance`` is the share
-    of the kind's commonest word. A kind without a word has no row.
+    before it, and is right if each of its bytes is the likeliest: its bytes, not where it ends. A kind without a word
+    has no row.
     """
     context, was_training = model.config.context, model.training
     model.eval()
@@ -57,18 +57,34 @@ def cloze(model: Transformer, source: bytes) -> pd.DataFrame:
     said = torch.cat([model(x_BT.to(model.device)).argmax(-1).cpu() for x_BT in data[:-1].view(n, context).split(32)])
     model.train(was_training)
     is_right = (said.flatten() == data[1:]).numpy()  # of the bytes from the second on
+    words = _words(source, context)
+    words["right"] = [bool(is_right[b - 1 : e - 1].all()) for b, e in zip(words["begin"], words["end"], strict=True)]
+    found = words.groupby("kind", sort=False)["right"].agg(["size", "mean"]).reset_index()
+    return found.set_axis(["kind", "words", "accuracy"], axis=1)
+
+
+def cloze_chance(source: bytes, context: int) -> dict[str, float]:
+    """The share of the commonest word among those that `cloze` asks for, by kind."""
+    words = _words(source, context)
+    spelt = [source[b:e] for b, e in zip(words["begin"], words["end"], strict=True)]
+    of_kind = words.assign(spelt=spelt).groupby("kind", sort=False)["spelt"]
+    return {str(kind): float(own.value_counts(normalize=True).iloc[0]) for kind, own in of_kind}
+
+
+def _words(source: bytes, context: int) -> pd.DataFrame:
+    """The words to complete, as columns kind, begin and end (bytes of the source), by kind in their order."""
+    n = (len(source) - 1) // context
     labels = kinds(source)[1 : n * context + 1]
     begin = np.flatnonzero(np.diff(labels, prepend=255))
     end = np.append(begin[1:], len(labels))
-    whole = np.logical_and.reduceat(is_right, begin)
     asked = (begin // context == (end - 1) // context) & (begin % context >= context // 2)
-    rows = []
-    for kind in CLOZE_KINDS:
-        of_kind = asked & (labels[begin] == KINDS.index(kind))
-        if of_kind.any():
-            spelt = pd.Series([source[b + 1 : e + 1] for b, e in zip(begin[of_kind], end[of_kind], strict=True)])
-            rows.append((kind, len(spelt), float(whole[of_kind].mean()), spelt.value_counts(normalize=True).iloc[0]))
-    return pd.DataFrame(rows, columns=["kind", "words", "accuracy", "chance"])
+    rows = [
+        (kind, int(b) + 1, int(e) + 1)
+        for kind in CLOZE_KINDS
+        for b, e in zip(begin[asked], end[asked], strict=True)
+        if labels[b] == KINDS.index(kind)
+    ]
+    return pd.DataFrame(rows, columns=["kind", "begin", "end"])
 
 
 def recall_by_rank(model: Transformer) -> pd.DataFrame:

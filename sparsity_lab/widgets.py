@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from sparsity_lab import charts, shipped
 from sparsity_lab.accounting import count_parameters, plan
+from sparsity_lab.aid import Aid
 from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
 from sparsity_lab.dial import Settings
 from sparsity_lab.live_figure import GHOSTS, Line, LiveFigure
@@ -56,6 +57,7 @@ class MagicDial(ipw.VBox):
                 self._texts,
                 self._runs,
                 self._code,
+                Aid(),
             ]
         )
         self.add_class("sparsity-lab-dial")

@@ -102,3 +102,53 @@ def test_inside(page: Page, address: str, theme: str) -> None:
     expect(text.locator("pre")).to_contain_text("for name in names:")
     assert len({span.get_attribute("title") for span in text.locator("pre span").all()}) > 2
     page.screenshot(path=str(SCREENSHOTS / f"inside_{theme}.png"))
+
+
+def test_isoflop(page: Page, address: str) -> None:
+    open_notebook(page, address, "04_isoflop.ipynb")
+    run_all(page)
+    curves = page.locator(".sparsity-lab-explorer")
+    curves.scroll_into_view_if_needed()
+    curves.locator(".noUi-handle").first.focus()
+    page.keyboard.press("Home")
+    expect(curves.get_by_role("status")).to_contain_text("1e11 FLOPs. S = 0: best at")
+    page.wait_for_function(
+        """() => { const plot = document.querySelector('.sparsity-lab-explorer .js-plotly-plot');
+        return plot.data[0].y.length === 15 && plot.data[0].customdata.length === 15; }"""
+    )
+    curves.screenshot(path=str(SCREENSHOTS / "isoflop.png"))
+
+
+def test_turning_off(page: Page, address: str) -> None:
+    open_notebook(page, address, "07_turning_things_off.ipynb")
+    run_all(page)
+    weights, times = (page.locator(".sparsity-lab-explorer").nth(i) for i in (0, 1))
+    weights.scroll_into_view_if_needed()
+    weights.get_by_role("combobox").select_option("Wanda, each row")
+    weights.locator(".noUi-handle").first.focus()
+    page.keyboard.press("End")
+    expect(weights.get_by_role("status")).to_contain_text("Wanda, each row, 90% off: loss +")
+    page.wait_for_function(
+        """() => { const plot = document.querySelector('.sparsity-lab-explorer .js-plotly-plot');
+        return plot.data.find(trace => trace.name === 'here').x[0] === 0.9; }"""
+    )
+    weights.screenshot(path=str(SCREENSHOTS / "pruning.png"))
+    times.scroll_into_view_if_needed()
+    times.locator(".noUi-handle").first.focus()
+    page.keyboard.press("Home")
+    expect(times.get_by_role("status")).to_contain_text("1 token at once. Faster than dense from S = csr")
+    times.screenshot(path=str(SCREENSHOTS / "payoff.png"))
+
+
+def test_tasks_dark(page: Page, address: str) -> None:
+    open_notebook(page, address, "09_what_the_sleeping_experts_know.ipynb")
+    run_all(page)
+    scores = page.locator(".sparsity-lab-explorer")
+    scores.scroll_into_view_if_needed()
+    scores.get_by_role("combobox").select_option("copying")
+    expect(scores.get_by_role("status")).to_contain_text("copying at 1e12 FLOPs, chance 0.00%")
+    scores.locator(".noUi-handle").first.focus()
+    page.keyboard.press("Home")
+    expect(scores.get_by_role("status")).to_contain_text("copying at 1e11 FLOPs")
+    expect(scores.locator(".js-plotly-plot .infolayer")).to_contain_text("copying")
+    scores.screenshot(path=str(SCREENSHOTS / "tasks_dark.png"))

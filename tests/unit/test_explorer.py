@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from hypothesis import given
@@ -84,3 +85,17 @@ def test_controls() -> None:
     assert choice("S", {"half": 0.5, "all": 0.0}, 0.5).options == (("half", 0.5), ("all", 0.0))
     assert slide("price", 9.0, 0.5, 6.0, 0.1).value == 6.0
     assert pick("device", ["a", "b"], "b").value == "b"
+
+
+@pytest.mark.parametrize("n", [3, 300])
+def test_arrays_of_any_length_follow(n: int) -> None:
+    """Plotly packs an array as bytes beside its type and shape: the bytes alone are none."""
+
+    def draw(points: int) -> go.Figure:
+        table = pd.DataFrame({"a": np.arange(points), "b": np.arange(points) * 2.0})
+        return go.Figure(go.Scatter(x=table["a"], y=table["b"], customdata=table[["a", "b"]]))
+
+    explorer = Explorer(draw, lambda points: str(points), points=choice("points", [2, n], 2))
+    explorer.controls["points"].value = n
+    np.testing.assert_array_equal(explorer.figure.data[0].customdata, np.stack([np.arange(n), np.arange(n) * 2], 1))
+    np.testing.assert_array_equal(explorer.figure.data[0].y, np.arange(n) * 2.0)

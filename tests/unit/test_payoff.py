@@ -230,26 +230,3 @@ def test_figure_of_times() -> None:
     assert list(stars.y) == pytest.approx([1e3 * middle])
     assert list(stars.x) == pytest.approx([2])
     assert list(power.y) == list(1e3 * summary.loc[summary["format"] == "power", "seconds"])
-    seconds, low, high = (1e3 * summary.loc[summary["format"] == "power", name] for name in ("seconds", "low", "high"))
-    assert list(power.error_y.array) == list(high - seconds)
-    assert list(power.error_y.arrayminus) == list(seconds - low)
-
-
-def test_figure_of_losses() -> None:
-    rows = [("hard", 0.5, 1.2, 0.03), ("hard", 0.25, 1.4, 0.04), ("all", 1.0, 1.1, 0.01), ("easy", 0.5, 1.3, 0.02)]
-    summary = pd.DataFrame([*rows, ("easy", 0.25, 1.6, 0.05)], columns=["line", "kept", "loss", "half"])
-    figure = payoff_charts.losses(summary)
-    hard, level, easy = figure.data
-    assert (hard.name, list(hard.x), list(hard.y)) == ("hard", [0.25, 0.5], [1.4, 1.2]), "in order, whatever was given"
-    assert list(hard.error_y.array) == list(hard.customdata) == [0.04, 0.03]
-    assert (level.name, list(level.x), list(level.y)) == ("all", [0.25, 0.5, 1.0], [1.1] * 3)
-    assert (easy.name, list(easy.x), list(easy.y)) == ("easy", [0.25, 0.5], [1.6, 1.3])
-    assert list(figure.layout.xaxis.ticktext) == ["25%", "50%", "100%"]
-
-
-def test_figures_draw_every_line_and_every_format_looks_its_own() -> None:
-    names = [*FORMATS, payoff.EXPERTS, "one more"]
-    lines = pd.DataFrame({"line": names, "kept": 1.0, "loss": 1.0, "half": 0.1})
-    traces = payoff_charts.losses(lines).data
-    assert [trace.name for trace in traces] == names
-    assert len({(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in traces[:-1]}) == len(names) - 1

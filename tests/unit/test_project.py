@@ -270,7 +270,8 @@ def test_lab_installs_the_core_alone_and_stays_on_this_machine(workshop):
     assert run.returncode == 0, run.stderr
     pip, lab = workshop.calls()
     assert pip.endswith("--extra-index-url https://example.org/cpu -c constraints.txt -e .")
-    assert lab.startswith("-m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks/00_")
+    assert lab.startswith("-m jupyterlab --ServerApp.ip=127.0.0.1 ")
+    assert "--LabApp.default_url=/lab/tree/notebooks/00_" in lab
     assert "--LabApp.news_url=None" in lab
     assert "--no-browser --port=9000" in lab
     settings = workshop.project / ".venv/share/jupyter/lab/settings/overrides.json"
@@ -281,6 +282,18 @@ def test_lab_installs_the_core_alone_and_stays_on_this_machine(workshop):
     workshop.make("lab")
     [lab] = workshop.calls()
     assert "--no-browser" not in lab
+
+
+def test_app_is_served_where_its_settings_are_and_stays_on_this_machine(workshop):
+    shutil.copytree(ROOT / "notebooks" / "app", workshop.project / "notebooks" / "app")
+    run = workshop.make("app", "HEADLESS=1", "PORT=9000")
+    assert run.returncode == 0, run.stderr
+    app = workshop.calls()[-1]
+    assert app.startswith("-m jupyter_server --ServerApp.ip=127.0.0.1")
+    assert "--no-browser --port=9000 --ServerApp.default_url=/voila/render/dashboard.ipynb" in app
+    assert "token" not in app, "Jupyter makes one"
+    settings = json.loads((ROOT / "notebooks/app/voila.json").read_text())["VoilaConfiguration"]
+    assert (ROOT / "notebooks/app/voila/templates" / settings["template"] / "index.html.j2").exists()
 
 
 def test_browser_tests_without_chromium_are_skipped_aloud_but_not_in_ci(workshop):
