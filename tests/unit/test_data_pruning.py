@@ -342,6 +342,17 @@ def test_of_a_crowd_just_above_the_threshold_few_are_missed() -> None:
     assert len(kept) <= 5
 
 
+def test_one_of_each_is_a_matter_of_the_threshold() -> None:
+    """Three bytes changed in each of eight copies: two of them are six changes apart, J = 73/169 = 0.43 or more."""
+    random = np.random.default_rng(0)
+    copies = random_bytes(0, 20, 128).repeat(8, 0)
+    for window in copies:
+        window[random.integers(0, 128, 3)] ^= 1
+    assert exact(copies, 0.3) == list(range(0, 160, 8))
+    assert 20 <= len(distinct(copies, 0.3)) <= 22
+    assert len(distinct(copies)) > 40
+
+
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8])
 def test_what_is_dropped_of_a_text_resembles_what_is_kept(corpus: Corpus, threshold: float) -> None:
     windows = corpus.train[: 300 * 64].reshape(300, 64)
