@@ -51,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--device", default="auto", help="auto, cpu or cuda")
     train.add_argument("--dtype", default="float32", help="of the matrix products: float32 or bfloat16")
     train.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-    train.add_argument("--checkpoint", metavar="FILE", help="save here on the way; go on from it if it is there")
+    train.add_argument(
+        "--checkpoint", metavar="FILE", help="save here on the way and at the end; go on from it if it is there"
+    )
     train.add_argument("--checkpoint-seconds", type=float, default=30.0, help="how often (default 30)")
     train.add_argument("--parallel", choices=("data", "experts"), help="under torchrun: what the processes share out")
     train.add_argument("--json", action="store_true", help="print the run's record as JSON, and nothing else")
@@ -179,6 +181,8 @@ def _train(options: argparse.Namespace) -> int:
             step = training.step()
             bar.update(step.flops - bar.n)
             bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
+    if options.checkpoint:  # the end of the run: what `measure` and `prune` are asked about
+        training.save(options.checkpoint)
     record = training.record(training.evaluate())
     if first:
         print(record.to_json() if options.json else record.summary())

@@ -4,6 +4,7 @@ Legend: W windows, B windows of a batch, T tokens of a window, N = B·T, V vocab
 """
 
 import hashlib
+import reprlib
 from dataclasses import replace
 
 import numpy as np
@@ -34,16 +35,20 @@ def part(corpus: Corpus, n_bytes: int) -> Corpus:
     if not 0 < n_bytes <= corpus.train.size:
         raise ValueError(f"n_bytes={n_bytes:,} must be from 1 to the corpus's {corpus.train.size:,}")
     name = f"{corpus.name}, first {n_bytes:,} bytes"
-    return replace(corpus, name=name, train=corpus.train[:n_bytes], fingerprint=_digest(corpus, n_bytes))
+    return replace(corpus, name=name, train=corpus.train[:n_bytes], fingerprint=_digest(corpus, "first bytes", n_bytes))
 
 
 class KeptWindows(Windows):
-    """The windows of `Windows` with the numbers ``kept`` and no others, in a new random order each epoch."""
+    """The windows of `Windows` with the numbers ``kept`` and no others, in a new random order each epoch.
+
+    Raises ValueError if a number is there twice or is no window's, or if there are none.
+    """
 
     def __init__(self, data: Bytes, context: int, seed: int, kept: Indices) -> None:
         super().__init__(data, context, seed)
         if not len(kept) or len(np.unique(kept)) < len(kept) or kept.min() < 0 or kept.max() >= self.n_windows:
-            raise ValueError(f"kept must hold different numbers of windows, 0 to {self.n_windows - 1}, at least one")
+            got = f"kept={reprlib.repr(list(map(int, kept)))}"
+            raise ValueError(f"{got} must be different numbers of windows from 0 to {self.n_windows - 1}, at least one")
         self.kept, self.n_windows = np.sort(kept), len(kept)
 
     def _order(self, epoch: int) -> Indices:
@@ -52,16 +57,16 @@ class KeptWindows(Windows):
 
 def train_on(corpus: Corpus, kept: Indices, model: ModelConfig, run: RunConfig) -> Record:
     """Trains on the windows ``kept`` of a corpus within the run's budget: the fewer they are, the more often each is
-    read. The record's corpus is the kept part."""
-    training = Training(model, run, corpus=replace(corpus, fingerprint=_digest(corpus, *np.sort(kept))))
+    read. The record's fingerprint is that of the kept part."""
+    training = Training(model, run, corpus=replace(corpus, fingerprint=_digest(corpus, "windows", *np.sort(kept))))
     training.windows = KeptWindows(corpus.train, model.context, run.seed, kept)
     while not training.done:
         training.step()
     return training.record(training.evaluate())
 
 
-def _digest(corpus: Corpus, *kept: int) -> str:
-    return hashlib.sha256(repr((corpus.fingerprint, *map(int, kept))).encode()).hexdigest()
+def _digest(corpus: Corpus, what: str, *kept: int) -> str:
+    return hashlib.sha256(repr((corpus.fingerprint, what, *map(int, kept))).encode()).hexdigest()
 
 
 # ---- How hard a window is
@@ -82,13 +87,14 @@ def scores(model: Transformer, corpus: Corpus, batch_size: int = 64) -> pd.DataF
     rows = []
     context = model.config.context
     for x_BT, y_BT in validation_batches(corpus.train, context, batch_size, corpus.train.size):
+        x_BT, y_BT = x_BT.to(model.device), y_BT.to(model.device)
         h_BTD = model.hidden(x_BT)[0].float()
         logits_BTV = F.linear(h_BTD, model.head)
         loss_BT = F.cross_entropy(logits_BTV.flatten(0, 1), y_BT.flatten(), reduction="none").view_as(y_BT)
         error_BTV = logits_BTV.softmax(-1) - F.one_hot(y_BT, logits_BTV.shape[-1])
         gradient_BVD = error_BTV.transpose(1, 2) @ h_BTD / context
         rows.append(torch.stack([loss_BT.mean(1), error_BTV.norm(dim=-1).mean(1), gradient_BVD.flatten(1).norm(dim=1)]))
-    return pd.DataFrame(torch.cat(rows, 1).t().numpy(), columns=["loss", "el2n", "grand"])
+    return pd.DataFrame(torch.cat(rows, 1).t().cpu().numpy(), columns=["loss", "el2n", "grand"])
 
 
 def gradient_norms(model: Transformer, x_BT: Tensor, y_BT: Tensor) -> Tensor:
@@ -104,11 +110,14 @@ def gradient_norms(model: Transformer, x_BT: Tensor, y_BT: Tensor) -> Tensor:
 def keep(score: npt.ArrayLike, fraction: float, hard: bool) -> Indices:
     """Numbers of the hardest (highest score) or easiest windows, rising; at least one. Ties go to the earlier window.
 
-    Raises ValueError unless 0 < fraction ≤ 1.
+    Raises ValueError unless 0 < fraction ≤ 1, and unless there are scores and all are numbers.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction={fraction} must be above 0 and at most 1")
     values = np.asarray(score, np.float64)
+    if not len(values) or np.isnan(values).any():
+        got = f"{np.isnan(values).sum()} of {len(values)} values are NaN"
+        raise ValueError(f"score: {got}; give at least one, by a model that has not diverged")
     order = np.argsort(-values if hard else values, kind="stable")
     return np.sort(order[: max(1, round(fraction * len(values)))])
 
@@ -133,9 +142,10 @@ def distinct(windows_WT: npt.NDArray[np.uint8], threshold: float = 0.5) -> Indic
     Two windows are near-duplicates if the Jaccard index of their shingles is at least ``threshold``. MinHash finds
     candidates (Broder 1997; Lee et al. 2022, arXiv 2107.06499, section 4.2, for training data) and the exact index
     decides, so what is dropped is a near-duplicate for sure, while one just above the threshold may be missed.
+    Raises ValueError unless 0 < threshold < 1.
     """
     if not 0 < threshold < 1:
-        raise ValueError(f"threshold={threshold} must be between 0 and 1")
+        raise ValueError(f"threshold={threshold} must be above 0 and below 1")
     sets = [shingles(window) for window in windows_WT]
     hashes = MinHash.bulk([list(s) for s in sets], num_perm=PERMUTATIONS, seed=0)
     # Lower than asked, so that few are missed: what is found too much is sorted out below.

@@ -1,5 +1,7 @@
 """Figures of what sparsity and dropped data buy: DataFrames in, plotly figures out."""
 
+from itertools import cycle
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -15,6 +17,7 @@ LOOKS = (
     ("#d55e00", "longdash", "triangle-up"),
     (GREY, "longdashdot", "x"),
     ("#56b4e9", "solid", "triangle-down"),
+    ("#8c564b", "dash", "pentagon"),
 )
 
 
@@ -26,7 +29,7 @@ def times(summary: pd.DataFrame, crossings: pd.DataFrame, height: int = 480) -> 
     """
     figure = go.Figure()
     stops = sorted(summary.loc[summary.duplicated("format", keep=False), "sparsity"].unique())
-    for (name, part), look in zip(summary.groupby("format", sort=False), LOOKS, strict=False):
+    for (name, part), look in zip(summary.groupby("format", sort=False), cycle(LOOKS), strict=False):
         colour, dash, symbol = look
         level = len(part) == 1
         part = part.iloc[[0] * len(stops)].assign(sparsity=stops) if level else part.sort_values("sparsity")
@@ -80,9 +83,9 @@ def losses(summary: pd.DataFrame, height: int = 480) -> go.Figure:
     half; a line with one share is drawn as a level. Loss and share are on logarithmic axes."""
     figure = go.Figure()
     stops = sorted(summary["kept"].unique())
-    for (line, part), (colour, dash, symbol) in zip(summary.groupby("line", sort=False), LOOKS, strict=False):
+    for (line, part), (colour, dash, symbol) in zip(summary.groupby("line", sort=False), cycle(LOOKS), strict=False):
         level = len(part) == 1
-        part = part.iloc[[0] * len(stops)].assign(kept=stops) if level else part
+        part = part.iloc[[0] * len(stops)].assign(kept=stops) if level else part.sort_values("kept")
         figure.add_scatter(
             x=part["kept"],
             y=part["loss"],

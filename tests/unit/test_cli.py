@@ -89,6 +89,16 @@ def test_options_reach_the_run(tiny: list[str], tmp_path: Path, capsys: Capture)
     assert path.exists()
 
 
+def test_a_run_shorter_than_the_time_between_checkpoints_leaves_its_end(
+    tiny: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "run.safetensors"
+    assert main([*tiny, "--checkpoint", str(path), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    data = answer(["prune", str(path), "--method", "wanda"], capsys)
+    assert data["loss_before"] == record["val_loss"]
+
+
 def test_train_in_words(tiny: list[str], capsys: Capture) -> None:
     assert main(tiny) == 0
     assert capsys.readouterr().out.startswith("Dense: finished after ")

@@ -73,7 +73,7 @@ def test_swiglu_is_the_models_own() -> None:
 @settings(max_examples=50, deadline=None)
 @given(
     st.integers(0, 2**31), st.integers(1, 20), st.integers(2, 40), st.integers(1, 20), st.sampled_from([0, 1e-3, 50])
-)
+)  # not D = 1: torch's int8 product then leaves its output unwritten (pytorch issue 195066)
 def test_int8_stays_within_its_bound(seed: int, n: int, d: int, m: int, outlier: float) -> None:
     x_ND, w_MD = torch.randn(n, d, generator=generator(seed)), torch.randn(m, d, generator=generator(seed + 1))
     x_ND[0] *= outlier

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sparsity_lab import payoff_charts
+from sparsity_lab import payoff, payoff_charts
 from sparsity_lab.explorer import Explorer, choice
 
 TIMES = pd.DataFrame(
@@ -51,3 +51,18 @@ def test_losses() -> None:
     level, hard = payoff_charts.losses(table).data
     assert (level.mode, list(level.x), list(level.y)) == ("lines", [0.1, 0.5, 1.0], [2.0] * 3)
     assert (list(hard.x), list(hard.y), list(hard.error_y.array)) == ([0.1, 0.5], [4.0, 3.0], [0.1, 0.1])
+
+
+def test_losses_come_in_order() -> None:
+    table = pd.DataFrame({"line": "hard", "kept": [0.5, 0.1, 1.0], "loss": [3.0, 4.0, 2.0], "half": [0.2, 0.3, 0.1]})
+    figure = payoff_charts.losses(table)
+    (hard,) = figure.data
+    assert (list(hard.x), list(hard.y), list(hard.error_y.array)) == ([0.1, 0.5, 1.0], [4.0, 3.0, 2.0], [0.3, 0.2, 0.1])
+    assert list(figure.layout.xaxis.ticktext) == ["10%", "50%", "100%"]
+
+
+def test_every_line_is_drawn_and_every_format_has_a_look_of_its_own() -> None:
+    names = [*payoff.FORMATS, payoff.EXPERTS, "one more"]
+    traces = payoff_charts.losses(pd.DataFrame({"line": names, "kept": 1.0, "loss": 1.0, "half": 0.1})).data
+    assert [trace.name for trace in traces] == names
+    assert len({(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in traces[:-1]}) == len(names) - 1
