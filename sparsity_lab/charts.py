@@ -14,7 +14,19 @@ import pandas as pd
 import plotly.graph_objects as go
 
 SPARSE, DENSE, GHOST, THIRD = "#2b8fd6", "#e69f00", "rgba(128,128,128,0.55)", "#009e73"
-TEXT, GRID = "#7f8790", "rgba(128,128,128,0.25)"
+FOURTH, FIFTH, SIXTH = "#cc79a7", "#d55e00", "#56b4e9"
+GREY, GRID = "#7f8790", "rgba(128,128,128,0.25)"
+TEXT = GREY
+LOOKS = (  # of lines that are told apart: colour, dash, symbol
+    (SPARSE, "solid", "circle"),
+    (DENSE, "dash", "square"),
+    (THIRD, "dot", "diamond"),
+    (FOURTH, "dashdot", "cross"),
+    (FIFTH, "longdash", "triangle-up"),
+    (GREY, "longdashdot", "x"),
+    (SIXTH, "solid", "triangle-down"),
+    ("#8c564b", "dash", "pentagon"),
+)
 LIVE_POINTS = 400
 
 

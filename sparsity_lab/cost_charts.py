@@ -1,6 +1,7 @@
 """Figures of what models cost, from configs: weights at work and asleep, FLOPs, memory, rooflines, bills."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -10,21 +11,20 @@ from sparsity_lab.accounting import count_parameters, flops_by_part
 from sparsity_lab.accounting.cost import Work
 from sparsity_lab.accounting.devices import Device
 from sparsity_lab.accounting.memory import training_memory
-from sparsity_lab.charts import DENSE, SPARSE, TEXT, THIRD, styled
+from sparsity_lab.charts import DENSE, FOURTH, GREY, LOOKS, SIXTH, SPARSE, TEXT, THIRD, styled
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.report import size
 
 # Colours after Okabe and Ito; patterns say the same to those who see no colours.
 PARTS = {  # part of a model: label, colour, pattern
-    "tables": ("embeddings and head", "#7f8790", ""),
+    "tables": ("embeddings and head", GREY, ""),
     "attention": ("attention", THIRD, ""),
-    "scores": ("attention scores", "#56b4e9", "."),
-    "router": ("router", "#cc79a7", "x"),
+    "scores": ("attention scores", SIXTH, "."),
+    "router": ("router", FOURTH, "x"),
     "dense": ("dense and shared feed-forward", DENSE, ""),
     "routed": ("experts at work", SPARSE, ""),
     "sleeping": ("experts asleep", SPARSE, "/"),
 }
-GREY = "#7f8790"
 LONG = 150  # left margin for names of models
 
 
@@ -154,15 +154,13 @@ def roofline(work: Mapping[str, Work], device: Device, dtype: str, height: int =
         line={"color": TEXT, "width": 2},
         hoverinfo="skip",
     )
-    symbols = ("circle", "square", "diamond", "triangle-up", "cross", "star")
-    colours = (SPARSE, DENSE, THIRD, "#cc79a7", "#56b4e9", "#d55e00")
-    for i, (name, piece) in enumerate(work.items()):
+    for (name, piece), (colour, _, symbol) in zip(work.items(), cycle(LOOKS), strict=False):
         figure.add_scatter(
             x=[piece.intensity],
             y=[min(peak, piece.intensity * device.bandwidth)],
             name=name,
             mode="markers",
-            marker={"symbol": symbols[i % 6], "size": 13, "color": colours[i % 6]},
+            marker={"symbol": symbol, "size": 13, "color": colour},
             hovertemplate=f"{name}<br>%{{x:.3g}} FLOPs a byte<br>at most %{{y:.3s}}FLOP/s<extra></extra>",
         )
     return styled(
@@ -272,14 +270,7 @@ def against_length(
 ) -> go.Figure:
     """Lines over the length of a text, both axes logarithmic."""
     figure = go.Figure()
-    looks = (
-        (SPARSE, "solid", "circle"),
-        (DENSE, "dash", "square"),
-        (THIRD, "dot", "diamond"),
-        ("#cc79a7", "dashdot", "cross"),
-        ("#56b4e9", "longdash", "triangle-up"),
-    )
-    for (name, values), (colour, dash, symbol) in zip(lines.items(), looks, strict=False):
+    for (name, values), (colour, dash, symbol) in zip(lines.items(), LOOKS, strict=False):
         figure.add_scatter(
             x=list(lengths),
             y=list(values),

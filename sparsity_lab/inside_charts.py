@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from sparsity_lab.charts import DENSE, SPARSE, THIRD, styled
+from sparsity_lab.charts import DENSE, FIFTH, FOURTH, GREY, SIXTH, SPARSE, THIRD, styled
 
 # Told apart by colour-blind readers (Okabe and Ito); the seventh and later experts repeat them with another line.
-COLOURS = (SPARSE, DENSE, THIRD, "#cc79a7", "#56b4e9", "#d55e00", "#b0a300", "#7f8790")
+COLOURS = (SPARSE, DENSE, THIRD, FOURTH, SIXTH, FIFTH, "#b0a300", GREY)
 LINES = ("solid", "double", "dotted", "dashed")
 TINT = "2e"  # opacity behind a character
 
@@ -86,7 +86,7 @@ def blocks(counts: np.ndarray, width: int, block: int, height: int = 380) -> go.
 def load_over_time(loads: pd.DataFrame, height: int = 360) -> go.Figure:
     """Busiest expert's load in multiples of the even share. ``loads``: columns line, step, max_load."""
     figure = go.Figure()
-    looks = ((DENSE, "dash"), (SPARSE, "solid"), (THIRD, "dot"), ("#cc79a7", "dashdot"))
+    looks = ((DENSE, "dash"), (SPARSE, "solid"), (THIRD, "dot"), (FOURTH, "dashdot"))
     for (line, part), (colour, dash) in zip(loads.groupby("line", sort=False), looks, strict=False):
         figure.add_scatter(
             x=part["step"],
@@ -96,7 +96,7 @@ def load_over_time(loads: pd.DataFrame, height: int = 360) -> go.Figure:
             line={"color": colour, "dash": dash, "width": 2},
             hovertemplate="%{y:.2f} × the even share at step %{x}<extra>" + str(line) + "</extra>",
         )
-    figure.add_hline(y=1, line={"color": "#7f8790", "dash": "dot"})
+    figure.add_hline(y=1, line={"color": GREY, "dash": "dot"})
     return styled(
         figure,
         height,

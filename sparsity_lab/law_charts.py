@@ -9,17 +9,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from sparsity_lab.charts import DENSE, GRID, SPARSE, TEXT, THIRD, styled
+from sparsity_lab.charts import DENSE, FIFTH, FOURTH, GRID, SIXTH, SPARSE, TEXT, THIRD, styled
 from sparsity_lab.laws.isoflop import Parabola, Surface
 
-FOURTH = "#cc79a7"
 LOOKS = (  # from dense to sparsest, from the smallest budget to the largest
     (DENSE, "square"),
     (FOURTH, "diamond"),
     (SPARSE, "circle"),
     (THIRD, "triangle-up"),
-    ("#d55e00", "x"),
-    ("#56b4e9", "cross"),
+    (FIFTH, "x"),
+    (SIXTH, "cross"),
 )
 ROWS, COLUMNS = 90, 150  # of a surface
 LOSS = "held-out loss (nats a byte)"
@@ -165,7 +164,7 @@ def _grid(surface: Surface, runs: pd.DataFrame) -> tuple[np.ndarray, np.ndarray,
 def _dots(runs: pd.DataFrame, own: pd.DataFrame | None) -> list[tuple[pd.DataFrame, str, dict[str, Any]]]:
     dots = [(runs, "measured runs", {"color": "white", "line": {"color": "black", "width": 1}})]
     if own is not None and len(own):
-        dots.append((own, "your runs", {"color": "#d55e00", "line": {"color": "white", "width": 1}}))
+        dots.append((own, "your runs", {"color": FIFTH, "line": {"color": "white", "width": 1}}))
     return dots
 
 

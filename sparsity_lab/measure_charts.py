@@ -7,16 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sparsity_lab.charts import DENSE, SPARSE, THIRD, styled
+from sparsity_lab.charts import DENSE, GREY, LOOKS, SPARSE, THIRD, styled
 from sparsity_lab.measures import Array
-
-GREY = "#7f8790"
-LOOKS = (
-    (SPARSE, "solid", "circle"),
-    (DENSE, "dash", "square"),
-    (THIRD, "dot", "diamond"),
-    ("#cc79a7", "dashdot", "cross"),
-)
 
 
 def bars(vectors: Mapping[str, Array], height: int = 240) -> go.Figure:

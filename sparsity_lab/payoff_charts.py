@@ -6,19 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from sparsity_lab.charts import DENSE, SPARSE, THIRD, styled
-
-GREY = "#7f8790"
-LOOKS = (
-    (SPARSE, "solid", "circle"),
-    (DENSE, "dash", "square"),
-    (THIRD, "dot", "diamond"),
-    ("#cc79a7", "dashdot", "cross"),
-    ("#d55e00", "longdash", "triangle-up"),
-    (GREY, "longdashdot", "x"),
-    ("#56b4e9", "solid", "triangle-down"),
-    ("#8c564b", "dash", "pentagon"),
-)
+from sparsity_lab.charts import GREY, LOOKS, styled
 
 
 def times(summary: pd.DataFrame, crossings: pd.DataFrame, height: int = 480) -> go.Figure:

@@ -6,18 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sparsity_lab.charts import DENSE, GRID, SPARSE, THIRD, smooth, styled
+from sparsity_lab.charts import DENSE, GREY, GRID, LOOKS, SPARSE, smooth, styled
 
-GREY = "#7f8790"
-LOOKS = (
-    (SPARSE, "solid", "circle"),
-    (DENSE, "dash", "square"),
-    (THIRD, "dot", "diamond"),
-    ("#cc79a7", "dashdot", "cross"),
-    ("#d55e00", "longdash", "triangle-up"),
-    (GREY, "longdashdot", "x"),
-    ("#56b4e9", "solid", "star"),
-)
 LEAST = 1e-4  # nats; what rises less, or falls, is drawn here on a logarithmic axis
 RISE = {
     "title": "held-out loss, nats a byte more",

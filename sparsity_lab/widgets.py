@@ -14,41 +14,36 @@ import plotly.graph_objects as go
 from sparsity_lab import charts, shipped
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.aid import Aid
-from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
+from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.dial import Settings
+from sparsity_lab.dials import LABEL, Dials
 from sparsity_lab.live_figure import GHOSTS, Line, LiveFigure
 from sparsity_lab.markup import duration, expected_label, measured_label, record_label, run_label, samples, table
-from sparsity_lab.models.megablocks import why_not
 from sparsity_lab.session import Lane, Session, current
 from sparsity_lab.speed import Speed
 from sparsity_lab.training import decimate, resolve
-
-BUDGETS = [m * 10.0**e for e in (10, 11, 12) for m in (1, 2, 3, 5)] + [1e13]
-WIDTHS = [8, 12, 16, 24, 32, 48, 64, 96, 128]
-LABEL = {"description_width": "110px"}
 
 
 class MagicDial(ipw.VBox):
     """The dashboard. Display it as the last expression of a cell.
 
-    Every argument is where a dial starts. Budgets and widths that are no stop of a slider become one. Without a
-    browser `run` trains what the dials show and `figure` is the static twin of the live plot.
+    Every argument is where a dial starts (`Settings`). Without a browser `run` trains what the dials show and `figure`
+    is the static twin of the live plot.
     """
 
     def __init__(self, *, session: Session | None = None, calibrate: bool = True, **settings: Any):
         self._session = session or current()
         self._lock = threading.RLock()
         self._speed: Speed | None = None
-        self._on_the_way = False
         self._shown: list[str] = []  # what the table of runs shows, sent again only when it changes
         start = Settings(**settings)
         _ = start.pairs
-        self._corpus_name = start.corpus
-        self._build_controls(start)
+        self.dials = Dials(start, self._dial_moved, self._say_problem)
+        self._build_buttons()
         self._build_outputs()
         super().__init__(
             [
-                ipw.HBox([self._dials, self._facts], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
+                ipw.HBox([self.dials, self._facts], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
                 self._buttons,
                 self._problem,
                 ipw.HBox([self._progress, self._status], layout={"align_items": "center"}),
@@ -75,16 +70,7 @@ class MagicDial(ipw.VBox):
     @property
     def settings(self) -> Settings:
         """Where the dials stand now."""
-        return Settings(
-            sparsity=self.sparsity.value,
-            budget=self.budget.value,
-            width=self.width.value,
-            hold=self.hold.value,
-            seed=self.seed.value,
-            corpus=self._corpus_name,
-            dense_twin=self.dense_twin.value,
-            backend=self.backend.value,
-        )
+        return self.dials.settings
 
     def run(self) -> pd.DataFrame:
         """Trains what the dials show unless that has just been done, waits for it, and gives `curves`."""
@@ -146,45 +132,7 @@ class MagicDial(ipw.VBox):
 
     # ---- building
 
-    def _build_controls(self, start: Settings) -> None:
-        self.sparsity = ipw.SelectionSlider(
-            options=[("0", 0.0)],
-            description="sparsity S",
-            continuous_update=True,
-            style=LABEL,
-            layout={"width": "420px"},
-        )
-        self.budget = _stops("budget", BUDGETS, start.budget, lambda c: f"{c:.3g} FLOPs")
-        self.width = _stops("width", WIDTHS, start.width, lambda w: f"{w}")
-        self.hold = ipw.ToggleButtons(
-            options=[("active part", "active"), ("total", "total")],
-            value=start.hold,
-            tooltips=[
-                "experts keep their width; more of them make the total grow",
-                "the same hidden units are cut into more experts; the active part shrinks",
-            ],
-            style={"button_width": "110px"},
-        )
-        self.seed = ipw.BoundedIntText(
-            value=start.seed, min=0, max=2**31 - 1, description="seed", style=LABEL, layout={"width": "220px"}
-        )
-        self.dense_twin = ipw.Checkbox(
-            value=start.dense_twin,
-            description="train the dense twin beside it",
-            indent=False,
-            layout={"width": "225px"},
-        )
-        missing = why_not()
-        self.backend = ipw.Dropdown(
-            options=[(f"{b} (not here)" if b == "megablocks" and missing else b, b) for b in BACKENDS],
-            value=start.backend,
-            description="experts by",
-            tooltip=missing or "how the experts are computed; all give the same numbers",
-            style=LABEL,
-            layout={"width": "320px"},
-        )
-        self.backend.add_class("sparsity-lab-backend")
-        self._snap(start.sparsity)
+    def _build_buttons(self) -> None:
         self.train = ipw.Button(description="Train", button_style="primary", tooltip="train what the dials show")
         self.pause = ipw.Button(description="Pause", tooltip="pause, or go on")
         self.step = ipw.Button(description="Step", tooltip="one training step, then pause")
@@ -194,32 +142,12 @@ class MagicDial(ipw.VBox):
         for button in (self.train, self.pause, self.step, self.stop, self.clear, self.show_code):
             button.layout.width = "96px"
             button.add_class(f"sparsity-lab-{button.description.lower().replace(' ', '-')}")
-        for dial in (self.sparsity, self.budget, self.width):
-            dial.add_class(f"sparsity-lab-{dial.description.split()[0]}")
-        for dial in (self.sparsity, self.budget):
-            dial.observe(self._dial_moved, "value")
-        for dial in (self.width, self.hold):  # the stops of the sparsity dial hang on them
-            dial.observe(self._stops_moved, "value")
-        self.backend.observe(self._backend_moved, "value")
-        self.seed.observe(self._dial_moved, "value")
-        self.dense_twin.observe(self._dial_moved, "value")
         self.train.on_click(self._pressed_train)
         self.pause.on_click(self._pressed_pause)
         self.step.on_click(self._pressed_step)
         self.stop.on_click(self._pressed_stop)
         self.clear.on_click(self._pressed_clear)
         self.show_code.observe(self._dial_moved, "value")
-        hold = ipw.Label("hold constant", layout={"width": "112px", "display": "flex", "justify_content": "flex-end"})
-        self._dials = ipw.VBox(
-            [
-                self.sparsity,
-                self.budget,
-                self.width,
-                ipw.HBox([hold, self.hold]),
-                ipw.HBox([self.seed, self.dense_twin]),
-                self.backend,
-            ]
-        )
         self._buttons = ipw.HBox(
             [self.train, self.pause, self.step, self.stop, self.clear, self.show_code],
             layout={"flex_flow": "row wrap"},
@@ -242,33 +170,9 @@ class MagicDial(ipw.VBox):
 
     # ---- dials
 
-    def _snap(self, sparsity: float) -> None:
-        """The stops of the sparsity dial for this width and hold, and the one nearest to ``sparsity``."""
-        dense = ModelConfig.on_dial(self.width.value, 0.0, self.hold.value)
-        stops = sorted({*dense.sparsities(self.hold.value), dense.with_sparsity(sparsity, self.hold.value).sparsity})
-        models = [dense.with_sparsity(s, self.hold.value) for s in stops]
-        self.sparsity.options = [
-            (f"{s:.4g} ({model.top_k} of {model.n_experts})", s) for s, model in zip(stops, models, strict=True)
-        ]
-        self.sparsity.value = min(stops, key=lambda s: abs(s - sparsity))
-
-    def _stops_moved(self, _change: Any) -> None:
-        self._snap(self.sparsity.value)
-        self._dial_moved()
-
-    def _backend_moved(self, _change: Any) -> None:
-        missing = why_not() if self.backend.value == "megablocks" else None
-        if missing:
-            self.backend.value = "grouped"
-            self._say_problem(ValueError(missing))
-        else:
-            self._dial_moved()
-
     def _dial_moved(self, _change: Any = None) -> None:
         """Every derived number, at once, also while training."""
         with self._lock:
-            if self._on_the_way:
-                return
             settings = self.settings
             try:
                 self._facts.value = self._facts_table(settings)
@@ -324,28 +228,7 @@ class MagicDial(ipw.VBox):
             except (ValueError, TypeError) as error:
                 self._say_problem(error)
                 return
-            self._set(wanted)
-
-    def _set(self, settings: Settings) -> None:
-        """Moves all dials at once: nothing is shown for where they stand on the way."""
-        self._corpus_name = settings.corpus
-        self._on_the_way = True
-        try:
-            for slider, value, label in (
-                (self.budget, settings.budget, f"{settings.budget:.3g} FLOPs"),
-                (self.width, settings.width, f"{settings.width}"),
-            ):
-                if value not in [v for _, v in slider.options]:
-                    slider.options = sorted([*slider.options, (label, value)], key=lambda option: option[1])
-                slider.value = value
-            self.hold.value = settings.hold
-            self._snap(settings.sparsity)
-            self.seed.value = settings.seed
-            self.dense_twin.value = settings.dense_twin
-            self.backend.value = settings.backend
-        finally:
-            self._on_the_way = False
-        self._dial_moved()
+            self.dials.set(wanted)
 
     def _offer(self, model: ModelConfig, run: RunConfig) -> None:
         """Puts the dials where a dead kernel's run stood, so that Train goes on with it."""
@@ -360,7 +243,7 @@ class MagicDial(ipw.VBox):
                 backend=run.backend,
             )
             if settings.model == model and resolve(model, settings.run) == run:
-                self._set(settings)
+                self.dials.set(settings)
                 self._session.message = (
                     "A run was cut off; the dials stand where it stood. Press Train to go on with it."
                 )
@@ -449,7 +332,7 @@ class MagicDial(ipw.VBox):
         lines = []
         for record in self._session.records:
             label = record_label(record)
-            if label not in front and record.run["corpus"] == self._corpus_name:
+            if label not in front and record.run["corpus"] == self.settings.corpus:
                 lines.append((label, "ghost", record.curve["flops"], record.curve["loss"]))
         return lines[-GHOSTS:]
 
@@ -502,11 +385,6 @@ class MagicDial(ipw.VBox):
         if not rows:
             return ""
         return "<b>Runs so far</b>" + table(["run", "total", "active", "held-out loss", "status"], rows)
-
-
-def _stops(name: str, stops: list[Any], value: Any, label: Any) -> ipw.SelectionSlider:
-    options = [(label(stop), stop) for stop in sorted({*stops, value})]
-    return ipw.SelectionSlider(options=options, value=value, description=name, style=LABEL, layout={"width": "420px"})
 
 
 def _text(css_class: str, **layout: str) -> ipw.HTML:

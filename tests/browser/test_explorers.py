@@ -1,7 +1,7 @@
 """Sliders in front of formulas, as a learner moves them."""
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from sparsity_lab.accounting import count_parameters
 from sparsity_lab.config import ModelConfig
@@ -11,14 +11,19 @@ from tests.browser.lab import open_notebook, run_all
 pytestmark = pytest.mark.browser
 
 
+def press(explorer: Locator, key: str) -> None:
+    """A key on its first slider."""
+    explorer.scroll_into_view_if_needed()
+    explorer.locator(".noUi-handle").first.focus()
+    explorer.page.keyboard.press(key)
+
+
 def test_counting(page: Page, address: str) -> None:
     open_notebook(page, address, "02_counting_flops.ipynb")
     run_all(page)
     weights, roof = (page.locator(".sparsity-lab-explorer").nth(i) for i in (0, 1))
 
-    weights.scroll_into_view_if_needed()
-    weights.locator(".noUi-handle").first.focus()
-    page.keyboard.press("End")
+    press(weights, "End")
     most = count_parameters(ModelConfig.on_dial(32, 1 - 1 / 256))
     expect(weights.get_by_role("status")).to_contain_text(f"{most.total:,} weights, {most.active:,} at work")
     page.wait_for_function(
@@ -43,9 +48,7 @@ def test_bill_dark(page: Page, address: str) -> None:
     open_notebook(page, address, "08_better_or_cheaper.ipynb")
     run_all(page)
     bill = page.locator(".sparsity-lab-explorer")
-    bill.scroll_into_view_if_needed()
-    bill.locator(".noUi-handle").first.focus()
-    page.keyboard.press("ArrowRight")
+    press(bill, "ArrowRight")
     expect(bill.get_by_role("status")).to_contain_text("With 4 of 256 experts at work")
     bill.screenshot(path=str(SCREENSHOTS / "bill_dark.png"))
 
@@ -54,14 +57,10 @@ def test_cache(page: Page, address: str) -> None:
     open_notebook(page, address, "05_mla_cache.ipynb")
     run_all(page)
     sizes, pareto = (page.locator(".sparsity-lab-explorer").nth(i) for i in (0, 1))
-    sizes.scroll_into_view_if_needed()
-    sizes.locator(".noUi-handle").first.focus()
-    page.keyboard.press("ArrowLeft")
+    press(sizes, "ArrowLeft")
     expect(sizes.get_by_role("status")).to_contain_text("MLA keeps 320 numbers a token and layer")
     sizes.screenshot(path=str(SCREENSHOTS / "cache.png"))
-    pareto.scroll_into_view_if_needed()
-    pareto.locator(".noUi-handle").first.focus()
-    page.keyboard.press("Home")
+    press(pareto, "Home")
     expect(pareto.get_by_role("status")).to_contain_text("MLA of rank 4")
     page.wait_for_function(
         """() => { const plot = document.querySelectorAll('.sparsity-lab-explorer')[1].querySelector('.js-plotly-plot');
@@ -82,8 +81,7 @@ def test_criteria(page: Page, address: str) -> None:
         return plot.data[1].x.length === 3 * plot.data[0].x.length; }"""
     )
     exercise.get_by_role("combobox").select_option("Babies")
-    exercise.locator(".noUi-handle").first.focus()
-    page.keyboard.press("End")
+    press(exercise, "End")
     expect(exercise.get_by_role("status")).to_contain_text("wants the sparsity to be higher")
     exercise.screenshot(path=str(SCREENSHOTS / "criteria.png"))
 
@@ -93,9 +91,7 @@ def test_inside(page: Page, address: str, theme: str) -> None:
     open_notebook(page, address, "03_inside_the_experts.ipynb")
     run_all(page)
     teams = page.locator(".sparsity-lab-explorer")
-    teams.scroll_into_view_if_needed()
-    teams.locator(".noUi-handle").first.focus()
-    page.keyboard.press("End")
+    press(teams, "End")
     expect(teams.get_by_role("status")).to_contain_text("8 of 128 experts")
     text = page.get_by_role("figure", name="text, each character marked")
     text.scroll_into_view_if_needed()
@@ -108,9 +104,7 @@ def test_isoflop(page: Page, address: str) -> None:
     open_notebook(page, address, "04_isoflop.ipynb")
     run_all(page)
     curves = page.locator(".sparsity-lab-explorer")
-    curves.scroll_into_view_if_needed()
-    curves.locator(".noUi-handle").first.focus()
-    page.keyboard.press("Home")
+    press(curves, "Home")
     expect(curves.get_by_role("status")).to_contain_text("1e11 FLOPs. S = 0: best at")
     page.wait_for_function(
         """() => { const plot = document.querySelector('.sparsity-lab-explorer .js-plotly-plot');
@@ -125,17 +119,14 @@ def test_turning_off(page: Page, address: str) -> None:
     weights, times = (page.locator(".sparsity-lab-explorer").nth(i) for i in (0, 1))
     weights.scroll_into_view_if_needed()
     weights.get_by_role("combobox").select_option("Wanda, each row")
-    weights.locator(".noUi-handle").first.focus()
-    page.keyboard.press("End")
+    press(weights, "End")
     expect(weights.get_by_role("status")).to_contain_text("Wanda, each row, 90% off: loss +")
     page.wait_for_function(
         """() => { const plot = document.querySelector('.sparsity-lab-explorer .js-plotly-plot');
         return plot.data.find(trace => trace.name === 'here').x[0] === 0.9; }"""
     )
     weights.screenshot(path=str(SCREENSHOTS / "pruning.png"))
-    times.scroll_into_view_if_needed()
-    times.locator(".noUi-handle").first.focus()
-    page.keyboard.press("Home")
+    press(times, "Home")
     expect(times.get_by_role("status")).to_contain_text("1 token at once. Faster than dense from S = csr")
     times.screenshot(path=str(SCREENSHOTS / "payoff.png"))
 
@@ -147,8 +138,7 @@ def test_tasks_dark(page: Page, address: str) -> None:
     scores.scroll_into_view_if_needed()
     scores.get_by_role("combobox").select_option("copying")
     expect(scores.get_by_role("status")).to_contain_text("copying at 1e12 FLOPs, chance 0.00%")
-    scores.locator(".noUi-handle").first.focus()
-    page.keyboard.press("Home")
+    press(scores, "Home")
     expect(scores.get_by_role("status")).to_contain_text("copying at 1e11 FLOPs")
     expect(scores.locator(".js-plotly-plot .infolayer")).to_contain_text("copying")
     scores.screenshot(path=str(SCREENSHOTS / "tasks_dark.png"))

@@ -171,21 +171,21 @@ def dial(session: Session, corpus_file: Path) -> MagicDial:
 
 
 def test_dials_snap_and_numbers_follow(dial: MagicDial) -> None:
-    labels = [label for label, _ in dial.sparsity.options]
+    labels = [label for label, _ in dial.dials.sparsity.options]
     assert labels[0] == "0 (1 of 1)"
     assert "0.9375 (1 of 16)" in labels
-    assert all(0 <= value < 1 for _, value in dial.sparsity.options)
+    assert all(0 <= value < 1 for _, value in dial.dials.sparsity.options)
     for value in (0.0, 0.75):
-        dial.sparsity.value = value
+        dial.dials.sparsity.value = value
         params = count_parameters(dial.settings.model)
         assert f"{params.total:,}" in dial._facts.value
         assert f"{params.active:,}" in dial._facts.value
         assert f"{plan(dial.settings.model, dial.settings.run).tokens:,}" in dial._facts.value
         assert Settings.from_json(dial.share.value) == dial.settings
-    dial.sparsity.value = 0.9375
-    dial.hold.value = "total"
+    dial.dials.sparsity.value = 0.9375
+    dial.dials.hold.value = "total"
     assert dial.settings.model.d_expert * dial.settings.model.n_experts == 48 * 8
-    assert dial.sparsity.value == 0.9375, "the dial stays where it was"
+    assert dial.dials.sparsity.value == 0.9375, "the dial stays where it was"
     odd = MagicDial(session=dial._session, calibrate=False, sparsity=0.9, budget=7e9, width=20)
     assert odd.settings.model.n_experts == 10
     assert odd.settings.budget == 7e9
@@ -214,9 +214,9 @@ def test_shared_settings(dial: MagicDial) -> None:
 
 def test_buttons(dial: MagicDial, session: Session) -> None:
     dial.stop.click()
-    dial.dense_twin.value = False
-    dial.budget.options = [*dial.budget.options, ("long", LONG)]
-    dial.budget.value = LONG
+    dial.dials.dense_twin.value = False
+    dial.dials.budget.options = [*dial.dials.budget.options, ("long", LONG)]
+    dial.dials.budget.value = LONG
     for _ in range(3):
         dial.train.click()
     assert trainers() == 1
@@ -239,8 +239,8 @@ def test_buttons(dial: MagicDial, session: Session) -> None:
 def test_a_budget_too_small_is_said_beside_the_dial(dial: MagicDial) -> None:
     dial.share.value = Settings(budget=1e9, width=128, sparsity=0.5).to_json()
     assert "less than one step" not in dial._problem.value
-    dial.budget.options = [("tiny", 1000.0), *dial.budget.options]
-    dial.budget.value = 1000.0
+    dial.dials.budget.options = [("tiny", 1000.0), *dial.dials.budget.options]
+    dial.dials.budget.value = 1000.0
     assert "less than one step" in dial._problem.value
     dial.train.click()
     assert "less than one step" in dial._problem.value

@@ -85,14 +85,14 @@ def test_measured_runs_are_there_while_one_drags(session: Session, monkeypatch: 
     assert "2.750" in text(dial, "facts")
     assert plot(dial).layout.yaxis.range[0] <= 2 < plot(dial).layout.yaxis.range[1]
     assert set(dial.curves()["role"]) == {"measured", "measured dense"}
-    dial.sparsity.value = 0.9375
+    dial.dials.sparsity.value = 0.9375
     assert "2.938" in text(dial, "facts")
     assert (
         sum(trace.visible is not False and bool(trace.name) and "0.938" in trace.name for trace in plot(dial).data) == 1
     )
-    dial.sparsity.value = 0.0
+    dial.dials.sparsity.value = 0.0
     assert [t.name for t in plot(dial).data if t.name and "measured" in t.name and t.visible is not False] == [dense]
-    dial.budget.value = 1e10
+    dial.dials.budget.value = 1e10
     assert dial.curves().empty
     assert not [t for t in plot(dial).data if t.name and "measured" in t.name and t.visible is not False]
 
@@ -100,7 +100,7 @@ def test_measured_runs_are_there_while_one_drags(session: Session, monkeypatch: 
 def test_the_law_is_asked_before_and_judged_after(dial: MagicDial, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {0.75: Prediction(2.0, 1.9, 2.1), 0.0: Prediction(1.0, 0.0, 99.0)}
     monkeypatch.setattr(shipped, "expected", lambda model, run: told[model.sparsity])
-    dial.sparsity.value = 0.75
+    dial.dials.sparsity.value = 0.75
     assert "2.00 (1.90 to 2.10)" in text(dial, "facts")
     assert "1.00 (0.00 to 99.00)" in text(dial, "facts")
     assert "Expected of" not in text(dial, "summary")
@@ -137,26 +137,26 @@ def test_starts_where_it_is_told(start: dict[str, Any], corpus_file: Path) -> No
 
 @pytest.mark.parametrize("hold", ["active", "total"])
 def test_the_label_is_the_model_wherever_the_dials_stand(dial: MagicDial, hold: str) -> None:
-    dial.hold.value = hold
+    dial.dials.hold.value = hold
     for width in (8, 12, 16, 24, 96):
-        dial.width.value = width
-        for label, value in dial.sparsity.options:
-            dial.sparsity.value = value
+        dial.dials.width.value = width
+        for label, value in dial.dials.sparsity.options:
+            dial.dials.sparsity.value = value
             model = dial.settings.model
             assert label == f"{model.sparsity:.4g} ({model.top_k} of {model.n_experts})"
             assert value == model.sparsity
-    stops = [value for _, value in dial.sparsity.options]
+    stops = [value for _, value in dial.dials.sparsity.options]
     assert stops == sorted(stops)
 
 
 def test_the_width_may_change_below_a_stop_that_it_lacks(dial: MagicDial) -> None:
     """48·8 hidden units can be cut into 128 experts, 48·12 can't."""
-    dial.hold.value = "total"
-    dial.sparsity.value = 127 / 128
-    dial.width.value = 12
+    dial.dials.hold.value = "total"
+    dial.dials.sparsity.value = 127 / 128
+    dial.dials.width.value = 12
     model = dial.settings.model
-    assert dial.sparsity.value == model.sparsity
-    assert f"of {model.n_experts})" in dial.sparsity.label
+    assert dial.dials.sparsity.value == model.sparsity
+    assert f"of {model.n_experts})" in dial.dials.sparsity.label
 
 
 def test_numbers_beside_the_dials(dial: MagicDial) -> None:
@@ -165,8 +165,8 @@ def test_numbers_beside_the_dials(dial: MagicDial) -> None:
         ("total", 0.75, 24, 3e10),
         ("active", 0, 8, 1e11),
     ):
-        dial.hold.value, dial.width.value, dial.budget.value = hold, width, budget
-        dial.sparsity.value = sparsity
+        dial.dials.hold.value, dial.dials.width.value, dial.dials.budget.value = hold, width, budget
+        dial.dials.sparsity.value = sparsity
         facts = text(dial, "facts")
         models = [dial.settings.model] + ([dial.settings.twin] if sparsity else [])
         for model in models:
@@ -182,7 +182,7 @@ def test_time_is_told_once_it_is_known(dial: MagicDial, session: Session) -> Non
     session.speed = Speed(np.array([0.05, 0, 0, 0, 0, 0]))  # 50 ms a step
     session.listener()
     assert "measuring" not in text(dial, "facts")
-    dial.budget.value = 1e11
+    dial.dials.budget.value = 1e11
     steps = plan(dial.settings.model, dial.settings.run).steps
     minutes, seconds = divmod(round(0.05 * steps), 60)
     assert f"{minutes} min {seconds:02d} s" in text(dial, "facts")
@@ -220,7 +220,7 @@ def test_bad_settings_change_nothing(dial: MagicDial, pasted: str) -> None:
     assert dial.settings == before
     assert text(dial, "facts") == facts
     assert "Can't do that:" in text(dial, "problem")
-    dial.seed.value = 5
+    dial.dials.seed.value = 5
     assert text(dial, "problem") == "", "the next good move clears it"
     assert Settings.from_json(dial.share.value).seed == 5
 
@@ -242,7 +242,7 @@ def test_the_code_on_show_gives_the_dashboards_numbers(dial: MagicDial, capsys: 
     records = [lane.record for lane in dial._session.lanes]
     assert shown == [record.summary() for record in records if record is not None]
     assert len(shown) == 2
-    dial.sparsity.value = 0.5
+    dial.dials.sparsity.value = 0.5
     assert "0.5" in text(dial, "code"), "the code follows the dials"
     dial.show_code.value = False
     assert text(dial, "code") == ""
@@ -283,9 +283,9 @@ def test_the_verdict_is_about_these_two(dial: MagicDial) -> None:
 
 
 def test_earlier_runs_stay_as_ghosts(dial: MagicDial) -> None:
-    dial.dense_twin.value = False
+    dial.dials.dense_twin.value = False
     for seed in range(8):
-        dial.seed.value = seed
+        dial.dials.seed.value = seed
         curves = dial.run()
     assert list(dict.fromkeys(curves["role"])) == ["ghost", "this"]
     ghosts = curves[curves["role"] == "ghost"]["label"].unique()
@@ -342,8 +342,8 @@ def test_an_interrupt_of_the_cell_stops_the_run(dial: MagicDial, session: Sessio
 
 def test_buttons_in_any_order(dial: MagicDial, session: Session) -> None:
     """Nobody presses them in the order that was thought of."""
-    dial.budget.options = [*dial.budget.options, ("long", 1e12)]
-    dial.budget.value = 1e12
+    dial.dials.budget.options = [*dial.dials.budget.options, ("long", 1e12)]
+    dial.dials.budget.value = 1e12
     buttons = {"t": dial.train, "p": dial.pause, "s": dial.step, "x": dial.stop, "c": dial.clear}
     for name in "pxscstptsppxxtxcpstxptc":
         buttons[name].click()
@@ -355,14 +355,14 @@ def test_buttons_in_any_order(dial: MagicDial, session: Session) -> None:
 
 
 def test_moving_dials_while_training_leaves_the_run_alone(dial: MagicDial, session: Session) -> None:
-    dial.budget.options = [*dial.budget.options, ("long", 1e12)]
-    dial.budget.value = 1e12
+    dial.dials.budget.options = [*dial.dials.budget.options, ("long", 1e12)]
+    dial.dials.budget.value = 1e12
     dial.train.click()
     thread, lane = session._thread, session.lanes[0]
     for stop in (0.5, 0.0, 0.875):
-        dial.sparsity.value = stop
+        dial.dials.sparsity.value = stop
         assert str(count_parameters(dial.settings.model).total // 1000) in text(dial, "facts")
-    dial.width.value = 32
+    dial.dials.width.value = 32
     assert session._thread is thread
     assert session.lanes[0] is lane
     assert lane.model == ModelConfig.on_dial(8, 0.9375)
