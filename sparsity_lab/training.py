@@ -7,6 +7,7 @@ The run stops at the last whole step within its budget. For one seed, thread cou
 every time, also when it was stopped and went on from its checkpoint.
 """
 
+import inspect
 import json
 import math
 import platform
@@ -348,6 +349,17 @@ def decimate(losses: list[float], flops_a_step: int, points: int = CURVE_POINTS)
     }
 
 
+class AdamW(torch.optim.AdamW):
+    """Torch's own, without what its methods are wrapped in: that imports the compiler, some 100 MB and a second or two,
+    only to tell it to stay out."""
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
 def _adamw(model: Transformer, run: RunConfig) -> torch.optim.AdamW:
     """Weight decay on matrices only, as usual: a norm's gain is no direction to shrink."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -356,4 +368,4 @@ def _adamw(model: Transformer, run: RunConfig) -> torch.optim.AdamW:
         {"params": matrices, "weight_decay": run.weight_decay},
         {"params": gains, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=run.learning_rate or 0.0, betas=(0.9, 0.95), fused=True)
+    return AdamW(groups, lr=run.learning_rate or 0.0, betas=(0.9, 0.95), fused=True)
