@@ -6,7 +6,8 @@ import time
 
 from benchmarks.timing import machine
 
-NAMES = "moe_layer step backends decode live browser redraw estimate fit measures sweep classroom".split()
+NAMES = ["moe_layer", "step", "backends", "decode", "live", "browser", "redraw", "estimate", "fit", "measures", "sweep"]
+NAMES += ["classroom"]
 
 
 def main(names: list[str]) -> int:

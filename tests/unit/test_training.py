@@ -63,19 +63,6 @@ def test_adamw_is_torchs(model: ModelConfig, run: RunConfig) -> None:
     assert list(ours.losses) == list(theirs.losses)
 
 
-def test_training_leaves_the_compiler_alone(corpus_file: Path) -> None:
-    """Which would take a second and 100 MB before the first step."""
-    code = f"""
-import sys
-from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.training import Training
-training = Training(ModelConfig.on_dial(8, 0.75), RunConfig(budget=1e9, corpus={str(corpus_file)!r}, device="cpu"))
-training.step()
-assert training.steps_done == 1
-assert "torch._dynamo" not in sys.modules"""
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_backends_train_alike(model: ModelConfig, run: RunConfig) -> None:
     fast, plain = run_of(model, run)[1], run_of(model, run.replace(backend="naive"))[1]
     assert fast.val_loss == pytest.approx(plain.val_loss, abs=0.02)

@@ -1,7 +1,10 @@
 """The dashboard without a browser: what a learner reads after moving, pasting and pressing."""
 
 import html
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +64,18 @@ def text(dial: MagicDial, name: str) -> str:
 def plot(dial: MagicDial) -> go.FigureWidget:
     (figure,) = [w for w in walk(dial) if isinstance(w, go.FigureWidget)]
     return figure
+
+
+def test_starts_light(tmp_path: Path, corpus_file: Path) -> None:
+    """Seconds and megabytes in which nothing is seen: torch's compiler, MegaBlocks, a grammar of web addresses."""
+    code = f"""
+import sys
+from sparsity_lab.widgets import MagicDial
+dial = MagicDial(width=8, budget=1e8, corpus={str(corpus_file)!r})
+assert len(dial.run()), dial
+heavy = ("torch._dynamo", "megablocks.layers", "triton", "rfc3987_syntax.syntax_helpers")
+assert not (found := [name for name in heavy if name in sys.modules]), found"""
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"SPARSITY_LAB_HOME": str(tmp_path)})
 
 
 def test_measured_runs_are_there_while_one_drags(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
