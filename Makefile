@@ -18,6 +18,7 @@ help: ## List these commands
 
 ## HEADLESS=1  lab, app: serve without opening a browser
 ## PORT=9000  lab, app: the port to serve on
+## IP=0.0.0.0  lab, app: the address to serve on, in a container; 127.0.0.1 is this machine alone
 ## LAB_ARGS=...  lab: more options for JupyterLab
 ## SUBMISSIONS=dir  grade: what students handed in, dir/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb
 ## ARGS=...  test, notebooks, grade, bench: options for the program behind it; `make test` then runs `pytest ARGS` and no more
@@ -31,17 +32,18 @@ START := notebooks/00_start_here.ipynb
 NO_NEWS := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings
 NO_QUESTION := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
-SERVER = --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) $(if $(filter-out 0,$(HEADLESS)),--no-browser) \
+IP ?= 127.0.0.1
+SERVER = --ServerApp.ip=$(IP) $(if $(filter 0,$(shell id -u)),--allow-root) $(if $(filter-out 0,$(HEADLESS)),--no-browser) \
   $(if $(PORT),--port=$(PORT))
 
 lab: $(CORE) ## Install what is needed and open the first notebook in JupyterLab
-	@echo "==> JupyterLab on $(START), for this machine alone; Ctrl-C ends it"
+	@echo "==> JupyterLab on $(START), served on $(IP); Ctrl-C ends it"
 	@mkdir -p $(LAB_SETTINGS) && echo '$(NO_QUESTION)' > $(LAB_SETTINGS)/overrides.json
 	@$(PY) -m jupyterlab $(SERVER) --LabApp.default_url=/lab/tree/$(START) $(NO_NEWS) $(LAB_ARGS)
 
 # Voila reads voila.json from where it is started, and finds its template by JUPYTER_PATH.
 app: $(CORE) ## Install what is needed and open the dashboard alone
-	@echo "==> The dashboard, for this machine alone; Ctrl-C ends it"
+	@echo "==> The dashboard, served on $(IP); Ctrl-C ends it"
 	@cd notebooks/app && JUPYTER_PATH="$(CURDIR)/notebooks/app" "$(CURDIR)/$(PY)" -m jupyter_server $(SERVER) \
 	  --ServerApp.default_url=/voila/render/dashboard.ipynb
 

@@ -111,10 +111,20 @@ def test_environment_yml_leaves_the_dependencies_to_pyproject():
     assert environment["name"] == PROJECT["name"]
     assert environment["channels"] == ["conda-forge"]
     python, pip, from_pip = environment["dependencies"]
-    assert (pip, from_pip) == ("pip", {"pip": ["-e .[dev]"]})
+    index = "--extra-index-url https://download.pytorch.org/whl/cpu"
+    assert (pip, from_pip) == ("pip", {"pip": [index, "-c constraints.txt", "-e ."]})
     version = re.fullmatch(r"python=(\d+\.\d+)", python)
     assert version is not None
     assert version[1] in SpecifierSet(PROJECT["requires-python"])
+
+
+def test_dockerfile_is_made_of_the_same_files_and_out_of_binders_way():
+    """Binder's repo2docker takes a Dockerfile at the top level, or a folder `binder`, before environment.yml."""
+    assert not [name for name in ("Dockerfile", "binder", ".binder") if (ROOT / name).exists()]
+    text = (ROOT / "docker/Dockerfile").read_text()
+    assert f"FROM python:{(ROOT / 'environment.yml').read_text().split('python=')[1][:4]}-slim" in text
+    assert "make .venv/.installed" in text
+    assert "USER learner" in text.split("COPY")[0]
 
 
 # --- The Makefile and CI ------------------------------------------------------------------------------------
@@ -279,9 +289,10 @@ def test_lab_installs_the_core_alone_and_stays_on_this_machine(workshop):
 
     workshop.make("install")
     assert len(workshop.calls()) == 1, "developers' tools come on top"
-    workshop.make("lab")
+    workshop.make("lab", "IP=0.0.0.0")
     [lab] = workshop.calls()
     assert "--no-browser" not in lab
+    assert lab.startswith("-m jupyterlab --ServerApp.ip=0.0.0.0 ")
 
 
 def test_app_is_served_where_its_settings_are_and_stays_on_this_machine(workshop):
