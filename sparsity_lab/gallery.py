@@ -152,7 +152,7 @@ def build(executed: Path, out: Path, readme: Path) -> list[Page]:
     about = {name: row for name, *row in ROW.findall(readme.read_text())} if readme.exists() else {}
     templates = Environment(loader=PackageLoader("sparsity_lab", "site"), autoescape=True, trim_blocks=True)
     out.mkdir(parents=True, exist_ok=True)
-    for before, page, after in zip([None, *pages], pages, [*pages[1:], None], strict=False):
+    for before, page, after in zip([None, *pages[:-1]], pages, [*pages[1:], None], strict=True):
         text = templates.get_template("page.html.j2").render(page=page, before=before, after=after)
         (out / f"{page.name}.html").write_text(text)
     cards = [(page, *about.get(page.name, ("", "")), thumbnail(page.figure) if page.figure else "") for page in pages]

@@ -35,7 +35,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         v4.new_output("stream", text="printed\n"),
     ]
     cells = [
-        v4.new_markdown_cell("# One\n\nA [paper](https://arxiv.org/abs/2501.12370), $S = 1$.\n\n## Section"),
+        v4.new_markdown_cell(
+            "# One\n\nA [paper](https://arxiv.org/abs/2501.12370), $S = 1$,\n\n$$L = \\frac{a}{N^\\alpha}$$\n\n## Part"
+        ),
         v4.new_code_cell(CODE, outputs=outputs),
     ]
     run = {"papermill": {"duration": 1.0, "parameters": {"n": 1}}}
@@ -72,7 +74,7 @@ def test_gallery(page: Page, request: pytest.FixtureRequest) -> None:
     page.wait_for_url("**/01_one.html")
     assert_legible()
     assert page.locator("[role=img]").get_attribute("aria-label") == "Figure of expert; layer; load, × even"
-    expect(page.locator("math")).to_be_visible()
+    expect(page.locator(".formula math")).to_be_visible()
     expect(page.locator(".input pre")).to_have_attribute("tabindex", "0")  # wider than the page: arrows scroll it
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(SCREENSHOTS / f"gallery_{request.node.callspec.id}.png"))
