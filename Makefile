@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab app install test notebooks course grade bench lint format constraints clean distclean
+.PHONY: help lab app install test notebooks gallery course grade bench lint format constraints clean distclean
 
 help: ## List these commands
 	@echo "Sparsity Lab"
@@ -21,7 +21,7 @@ help: ## List these commands
 ## IP=0.0.0.0  lab, app: the address to serve on, in a container; 127.0.0.1 is this machine alone
 ## LAB_ARGS=...  lab: more options for JupyterLab
 ## SUBMISSIONS=dir  grade: what students handed in, dir/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb
-## ARGS=...  test, notebooks, grade, bench: options for the program behind it; `make test` then runs `pytest ARGS` and no more
+## ARGS=...  test, notebooks, gallery, grade, bench: options for the program behind it; `make test` then runs `pytest ARGS` and no more
 ## PYTHON=python3.12  the Python that .venv is made with
 ## TORCH_INDEX=URL  first installation: one more package index, say https://download.pytorch.org/whl/cpu (see below)
 
@@ -50,6 +50,10 @@ app: $(CORE) ## Install what is needed and open the dashboard alone
 notebooks: $(CORE) ## Execute every notebook, with its figures, into build/notebooks
 	@echo "==> Executing the notebooks into build/notebooks"
 	$(VENV)/bin/sparsity-lab notebooks --out build/notebooks $(ARGS)
+
+gallery: notebooks ## Execute every notebook and write pages to read without Python into build/gallery
+	@echo "==> Writing the gallery; its first page is build/gallery/index.html"
+	$(VENV)/bin/sparsity-lab gallery --notebooks build/notebooks --out build/gallery
 
 course: $(CORE) ## Write the assignments for students into build/release
 	@echo "==> Writing assignments, without solutions and hidden tests, into build/release"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from sparsity_lab import __version__, course, notebooks, presets, report
+from sparsity_lab import __version__, course, gallery, notebooks, presets, report
 from sparsity_lab.accounting import CONVENTIONS
 from sparsity_lab.accounting.devices import DEVICES, device
 from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
@@ -145,6 +145,10 @@ def _parser() -> argparse.ArgumentParser:
     runner = verbs.add_parser("notebooks", help="execute notebooks without a browser")
     runner.set_defaults(work=notebooks.run_from_command_line)
     notebooks.add_arguments(runner)
+
+    pages = verbs.add_parser("gallery", help="executed notebooks as pages to read without Python and without a network")
+    pages.set_defaults(work=gallery.run_from_command_line)
+    gallery.add_arguments(pages)
 
     course.add_arguments(verbs.add_parser("course", help="assignments for students, and grading them in a sandbox"))
     return parser

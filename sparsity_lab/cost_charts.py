@@ -187,6 +187,7 @@ def dollars(bills: Mapping[str, float], height: int = 260) -> go.Figure:
         marker={"color": [SPARSE, DENSE, THIRD][: len(bills)]},
         text=[money(value) for value in bills.values()],
         textposition="auto",
+        insidetextfont={"color": "black"},  # plotly's own choice, white, is too faint on blue and on green
         hovertemplate="%{y}: %{text}<extra></extra>",
     )
     top = max(bills.values())
