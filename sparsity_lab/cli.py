@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from sparsity_lab import __version__, course, gallery, notebooks, presets, report
+from sparsity_lab import __version__, course, notebooks, presets, report
 from sparsity_lab.accounting import CONVENTIONS
 from sparsity_lab.accounting.devices import DEVICES, device
 from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
@@ -147,8 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     notebooks.add_arguments(runner)
 
     pages = verbs.add_parser("gallery", help="executed notebooks as pages to read without Python and without a network")
-    pages.set_defaults(work=gallery.run_from_command_line)
-    gallery.add_arguments(pages)
+    pages.set_defaults(work=_gallery)
+    pages.add_argument("--notebooks", type=Path, default=Path("build/notebooks"), help="a folder of executed ones")
+    pages.add_argument("--out", type=Path, default=Path("build/gallery"))
 
     course.add_arguments(verbs.add_parser("course", help="assignments for students, and grading them in a sandbox"))
     return parser
@@ -318,6 +319,14 @@ def _prune(options: argparse.Namespace) -> int:
     out = Path(options.out) if options.out else None
     data = prune_file.prune(Path(options.checkpoint), options.method, options.sparsity, out)
     print(json.dumps(data) if options.json else prune_file.text(data))
+    return 0
+
+
+def _gallery(options: argparse.Namespace) -> int:
+    from sparsity_lab import gallery
+
+    pages = gallery.build(options.notebooks, options.out, Path("README.md"))
+    print(f"{len(pages)} notebooks → {options.out / 'index.html'}")
     return 0
 
 

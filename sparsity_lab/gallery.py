@@ -1,6 +1,5 @@
 """Executed notebooks → a folder of pages that any browser reads without a network, figures to hover over included."""
 
-import argparse
 import html
 import json
 import re
@@ -161,14 +160,3 @@ def build(executed: Path, out: Path, readme: Path) -> list[Page]:
     for name in ("style.css", "figures.js"):
         shutil.copy(SITE / name, out / name)
     return pages
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--notebooks", type=Path, default=Path("build/notebooks"), help="a folder of executed ones")
-    parser.add_argument("--out", type=Path, default=Path("build/gallery"))
-
-
-def run_from_command_line(options: argparse.Namespace) -> int:
-    pages = build(options.notebooks, options.out, Path("README.md"))
-    print(f"{len(pages)} notebooks → {options.out / 'index.html'}")
-    return 0
