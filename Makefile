@@ -96,11 +96,12 @@ lint: $(DEV) ## Check style, types and that notebooks are stripped
 	$(PY) -m mypy
 	$(EACH_NOTEBOOK) $(STRIP) --verify {} +
 
-format: $(DEV) ## Format the code and strip the notebooks
-	@echo "==> Formatting the code, stripping the notebooks"
+format: $(DEV) ## Format the code, strip the notebooks, write the glossary
+	@echo "==> Formatting the code, stripping the notebooks, writing the glossary"
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 	$(EACH_NOTEBOOK) $(STRIP) {} +
+	$(PY) docs/glossary.py
 
 # --- Installation ---------------------------------------------------------------------------------------------------
 # The stamp, which names the folder it was made in, is all that means "installed": an environment that was never
