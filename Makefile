@@ -28,17 +28,19 @@ help: ## List these commands
 # --- Use ------------------------------------------------------------------------------------------------------------
 
 START := notebooks/00_start_here.ipynb
-# JupyterLab asks nobody for news or updates, nor the reader whether it may. The settings are defaults: the reader's own win.
+# JupyterLab asks nobody for news or updates, nor the reader whether it may, and shows Markdown as it reads, the
+# glossary say. The settings are defaults: the reader's own win.
 NO_NEWS := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings
-NO_QUESTION := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
+LAB_DEFAULTS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}, \
+  "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}}}
 IP ?= 127.0.0.1
 SERVER = --ServerApp.ip=$(IP) $(if $(filter 0,$(shell id -u)),--allow-root) $(if $(filter-out 0,$(HEADLESS)),--no-browser) \
   $(if $(PORT),--port=$(PORT))
 
 lab: $(CORE) ## Install what is needed and open the first notebook in JupyterLab
 	@echo "==> JupyterLab on $(START), served on $(IP); Ctrl-C ends it"
-	@mkdir -p $(LAB_SETTINGS) && echo '$(NO_QUESTION)' > $(LAB_SETTINGS)/overrides.json
+	@mkdir -p $(LAB_SETTINGS) && echo '$(LAB_DEFAULTS)' > $(LAB_SETTINGS)/overrides.json
 	@$(PY) -m jupyterlab $(SERVER) --LabApp.default_url=/lab/tree/$(START) $(NO_NEWS) $(LAB_ARGS)
 
 # Voila reads voila.json from where it is started, and finds its template by JUPYTER_PATH.
@@ -102,11 +104,12 @@ lint: $(DEV) ## Check style, types and that notebooks are stripped
 	$(PY) -m mypy
 	$(EACH_NOTEBOOK) $(STRIP) --verify {} +
 
-format: $(DEV) ## Format the code and strip the notebooks
-	@echo "==> Formatting the code, stripping the notebooks"
+format: $(DEV) ## Format the code, strip the notebooks, write the glossary
+	@echo "==> Formatting the code, stripping the notebooks, writing the glossary"
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 	$(EACH_NOTEBOOK) $(STRIP) {} +
+	$(PY) docs/glossary.py
 
 # --- Installation ---------------------------------------------------------------------------------------------------
 # The stamp, which names the folder it was made in, is all that means "installed": an environment that was never

@@ -285,7 +285,9 @@ def test_lab_installs_the_core_alone_and_stays_on_this_machine(workshop):
     assert "--LabApp.news_url=None" in lab
     assert "--no-browser --port=9000" in lab
     settings = workshop.project / ".venv/share/jupyter/lab/settings/overrides.json"
-    assert json.loads(settings.read_text())["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"
+    defaults = json.loads(settings.read_text())
+    assert defaults["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"
+    assert defaults["@jupyterlab/docmanager-extension:plugin"]["defaultViewers"]["markdown"] == "Markdown Preview"
 
     workshop.make("install")
     assert len(workshop.calls()) == 1, "developers' tools come on top"

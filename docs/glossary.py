@@ -1,0 +1,27 @@
+"""Writes docs/glossary.md from docs/glossary.toml."""
+
+import tomllib
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+HEAD = """# Glossary
+
+The words of the notebooks, with the notebook that introduces each.
+<!-- Written by `make format` from glossary.toml: change that. -->
+"""
+
+
+def page() -> str:
+    """The glossary as Markdown, sorted by term whatever its case."""
+    terms = tomllib.loads((DOCS / "glossary.toml").read_text(encoding="utf-8"))
+    lines = []
+    for term, entry in sorted(terms.items(), key=lambda item: item[0].lower()):
+        (notebook,) = DOCS.parent.glob(f"notebooks/{entry['notebook']}_*.ipynb")
+        links = [f"notebook [{entry['notebook']}](../notebooks/{notebook.name})"]
+        links += [entry["source"]] if "source" in entry else []
+        lines.append(f"- **{term}**: {entry['means']} ({'; '.join(links)})")
+    return f"{HEAD}\n" + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    (DOCS / "glossary.md").write_text(page(), encoding="utf-8")
