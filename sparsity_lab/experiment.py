@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit  # Student's t; scipy.stats takes a third of a second longer to import
 from tqdm.auto import tqdm
 
 from sparsity_lab.config import ModelConfig, RunConfig
@@ -59,7 +59,7 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
     sample = np.asarray(values, float)
     if len(sample) < 2:
         return float(sample.mean()), float("inf")
-    quantile = stats.t.ppf((1 + confidence) / 2, len(sample) - 1)
+    quantile = stdtrit(len(sample) - 1, (1 + confidence) / 2)
     return float(sample.mean()), float(quantile * sample.std(ddof=1) / len(sample) ** 0.5)
 
 

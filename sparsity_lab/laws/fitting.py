@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import chi2
+from scipy.special import chdtri  # χ²
 
 from sparsity_lab.laws.forms import EXPONENT, LAWS, MULTIPLIER, START_EXPONENT, START_MULTIPLIER, Array, Law, named
 from sparsity_lab.laws.robust import log_loss, minimise
@@ -217,7 +217,7 @@ def fit(
     ends, lows = minimise(x_RTP, y_R, np.ones((len(starts), len(y_R))), starts, bounds)
     best = ends[lows.argmin()]
     # As good as the best: a likelihood ratio within χ²'s 95 % if errors are Laplace's, which is what a small δ says.
-    tolerance = 1 + chi2.ppf(CONFIDENCE, len(names)) / (2 * len(y_R))
+    tolerance = 1 + chdtri(len(names), 1 - CONFIDENCE) / (2 * len(y_R))
     good = ends[lows <= tolerance * lows.min() + 0.01 * len(y_R)]
     again = good[rng.integers(len(good), size=bootstraps)]
     centred, _ = minimise(x_RTP, y_R, _resampled(inside, bootstraps, rng), again, bounds)
