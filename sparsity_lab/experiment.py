@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit  # Student's t; scipy.stats takes a third of a second longer to import
 from tqdm.auto import tqdm
 
 from sparsity_lab.config import ModelConfig, RunConfig
@@ -56,6 +55,8 @@ def run_all(
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """Mean, and half the width of Student's interval for it; the half width of a single value is infinite."""
+    from scipy.special import stdtrit  # here, so that a dashboard need not wait for scipy
+
     sample = np.asarray(values, float)
     if len(sample) < 2:
         return float(sample.mean()), float("inf")

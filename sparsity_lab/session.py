@@ -23,6 +23,7 @@ from sparsity_lab.windows import decode, encode
 
 SECONDS_BETWEEN_REPORTS = 0.1
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
+SECONDS_TO_DRAW = 1.5  # the dashboard, by kernel and browser, before its session takes a core
 PROMPT = "def "
 SAMPLE_TOKENS = 160
 
@@ -207,6 +208,7 @@ class Session:
         self.listener()
 
     def _calibrate(self, corpus: str) -> None:
+        self._stop.wait(SECONDS_TO_DRAW)
         try:
             self.speed = calibrate(self.corpus(corpus))
             self.message = "Ready."

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 
 from sparsity_lab.accounting import count_parameters, flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig
@@ -53,6 +52,8 @@ class Speed:
 
 def calibrate(corpus: Corpus) -> Speed:
     """Times a few steps of a few models (about a second) and fits `Speed` to them."""
+    from scipy.optimize import nnls  # here, so that a dashboard need not wait for scipy
+
     rows: list[np.ndarray] = []
     times: list[float] = []
     for width, sparsity, batch_size in PROBES:

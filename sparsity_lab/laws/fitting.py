@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import chdtri  # χ²
 
 from sparsity_lab.laws.forms import EXPONENT, LAWS, MULTIPLIER, START_EXPONENT, START_MULTIPLIER, Array, Law, named
 from sparsity_lab.laws.robust import log_loss, minimise
@@ -192,6 +191,8 @@ def fit(
     Raises ValueError for missing columns, an unknown law, fewer finished runs than the law needs, and for a law without
     S on runs of several sparsities (see `fit_each`).
     """
+    from scipy.special import chdtri  # χ²; here, so that a dashboard need not wait for scipy
+
     form = named(law)
     if bootstraps < 2:
         raise ValueError(f"bootstraps={bootstraps} must be at least 2, and 200 for steady intervals")
