@@ -232,7 +232,7 @@ class Session:
                 lane.text_before = sample(lane.training)
 
     def _train(self, lanes: list[Lane]) -> None:
-        reported = 0.0
+        report = 0.0
         while not self._stop.is_set():
             waiting = [lane for lane in lanes if lane.training is not None and not lane.training.done]
             if not waiting:
@@ -250,10 +250,12 @@ class Session:
             for lane in turn:
                 assert lane.training is not None
                 lane.last = lane.training.step()
-                if time.monotonic() - reported >= SECONDS_BETWEEN_REPORTS or not self._go.is_set():
-                    reported = time.monotonic()
+                now = time.monotonic()
+                if now >= report or not self._go.is_set():
                     lane.routing = lane.training.model.routing()
                     self._tell("Training.")
+                    # Where many share the machine a report takes long, and must not take the time from training.
+                    report = now + max(SECONDS_BETWEEN_REPORTS, 10 * (time.monotonic() - now))
 
     def _finish(self, lanes: list[Lane]) -> None:
         self._tell("Measuring the loss on held-out text.")
