@@ -33,15 +33,18 @@ def with_answers(book: NotebookNode, answers: dict[str, str]) -> NotebookNode:
     return book
 
 
-def run(book: NotebookNode, student: str) -> dict[str, float]:
-    """Points of each test: all of them unless it raises. Cells other than tests may raise too, as in a notebook."""
+def run(book: NotebookNode, student: str, whole: bool = True) -> dict[str, float]:
+    """Points of each test: all of them unless it raises. Cells other than tests may raise too, as in a notebook.
+
+    Unless ``whole``, cells tagged `demonstration` are left out: no test depends on them, and they take time."""
     scope: dict[str, Any] = {"__name__": "__main__"}
     earned: dict[str, float] = {}
     for cell in book.cells:
-        if cell.cell_type != "code":
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type != "code" or ("demonstration" in tags and not whole):
             continue
         text = cell.source
-        if "parameters" in cell.metadata.get("tags", []):
+        if "parameters" in tags:
             text += f"\nSTUDENT = {student!r}"
         try:
             exec(compile(text, about(cell).get("grade_id", "cell"), "exec"), scope)
