@@ -100,11 +100,8 @@ def _server(
     try:
         yield _address(folder / "runtime", server)
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(10)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
+        os.killpg(server.pid, signal.SIGKILL)  # at once: its kernels see that it is gone, and end as well
+        server.wait()
 
 
 @contextlib.contextmanager

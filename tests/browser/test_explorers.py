@@ -86,8 +86,7 @@ def test_criteria(page: Page, address: str) -> None:
     exercise.screenshot(path=str(SCREENSHOTS / "criteria.png"))
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_inside(page: Page, address: str, theme: str) -> None:
+def test_inside_dark(page: Page, address: str) -> None:
     open_notebook(page, address, "03_inside_the_experts.ipynb")
     run_all(page)
     teams = page.locator(".sparsity-lab-explorer")
@@ -97,7 +96,7 @@ def test_inside(page: Page, address: str, theme: str) -> None:
     text.scroll_into_view_if_needed()
     expect(text.locator("pre")).to_contain_text("for name in names:")
     assert len({span.get_attribute("title") for span in text.locator("pre span").all()}) > 2
-    page.screenshot(path=str(SCREENSHOTS / f"inside_{theme}.png"))
+    page.screenshot(path=str(SCREENSHOTS / "inside.png"))
 
 
 def test_isoflop(page: Page, address: str) -> None:

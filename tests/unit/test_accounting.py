@@ -195,7 +195,7 @@ SHAPES = [
 ]
 
 
-@settings(max_examples=500)
+@settings(max_examples=250)
 @given(config=st.from_type(ModelConfig), batch_size=st.integers(1, 3))
 @example(config=SHAPES[0], batch_size=2)
 @example(config=SHAPES[1], batch_size=2)
