@@ -9,9 +9,9 @@ from pathlib import Path
 import nbformat
 
 from benchmarks.timing import Row
-from sparsity_lab.corpus import cache_dir
-from sparsity_lab.dial import Settings
-from sparsity_lab.doctor import find_browser
+from sparsity_lab.cli.doctor import find_browser
+from sparsity_lab.training.corpus import cache_dir
+from sparsity_lab.widgets.settings import Settings
 from tests.browser.lab import NOTEBOOKS, Dial, browsing, open_notebook, run_all, served
 
 PRESSES = 40

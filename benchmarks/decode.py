@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from benchmarks.timing import Row, Times, at_least, at_most, ratio, take_turns
 from sparsity_lab.accounting import flops_by_part
 from sparsity_lab.accounting.memory import cache_bytes
+from sparsity_lab.accounting.presets import preset
+from sparsity_lab.cli.report import attention_twins
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models.attention import Attention, rotations
 from sparsity_lab.models.cache import Cache, new_cache
 from sparsity_lab.models.deepseek import attention_weights
 from sparsity_lab.models.mla import LatentAttention
-from sparsity_lab.presets import preset
-from sparsity_lab.report import attention_twins
 
 SHAPE = preset("deepseek-v2-lite").config.replace(n_layers=1, n_dense_layers=0, context=20_000, qk_norm="head")
 SECONDS = 8.0

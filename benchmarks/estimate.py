@@ -8,9 +8,9 @@ import torch
 
 from benchmarks.timing import Row, at_most
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.corpus import load_corpus
-from sparsity_lab.speed import calibrate
-from sparsity_lab.training import Training
+from sparsity_lab.training.corpus import load_corpus
+from sparsity_lab.training.timing import calibrate
+from sparsity_lab.training.trainer import Training
 
 PLACES = (
     (1e10, 8, 0.9375),

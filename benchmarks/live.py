@@ -16,9 +16,9 @@ import comm
 from comm.base_comm import BaseComm
 
 from benchmarks.timing import Row, at_least
-from sparsity_lab.session import Session
-from sparsity_lab.training import Training
-from sparsity_lab.widgets import MagicDial
+from sparsity_lab.training.trainer import Training
+from sparsity_lab.widgets.dashboard import MagicDial
+from sparsity_lab.widgets.session import Session
 
 SECONDS = 8.0  # of training, a turn
 TURNS = 3
@@ -73,6 +73,6 @@ def live_rate() -> float:
 
 
 def _pair() -> Any:
-    from sparsity_lab.dial import Settings
+    from sparsity_lab.widgets.settings import Settings
 
     return Settings(budget=BUDGET, width=32, dense_twin=False).pairs[0]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.timing import Row, at_least, ratio, take_turns
-from sparsity_lab.measures import MEASURES
+from sparsity_lab.analysis.sparsity_measures import MEASURES
 
 SIZE = 10**7
 

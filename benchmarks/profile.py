@@ -14,8 +14,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.corpus import load_corpus
-from sparsity_lab.training import Training
+from sparsity_lab.training.corpus import load_corpus
+from sparsity_lab.training.trainer import Training
 
 STEPS = 30
 LINES = 22

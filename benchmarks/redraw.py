@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.timing import Row
-from sparsity_lab import cost_charts as charts
 from sparsity_lab.accounting import count_parameters
 from sparsity_lab.accounting.cost import decode_work
 from sparsity_lab.accounting.devices import device
+from sparsity_lab.accounting.presets import preset
 from sparsity_lab.config import ModelConfig
-from sparsity_lab.explorer import Explorer, choice
-from sparsity_lab.presets import preset
+from sparsity_lab.figures import costs as charts
+from sparsity_lab.widgets.explorer import Explorer, choice
 
 MOVES = 100
 

@@ -11,8 +11,8 @@ from benchmarks.baseline import training_step
 from benchmarks.timing import Row, at_least, at_most, ratio, take_turns
 from sparsity_lab.accounting import flops_per_step
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.corpus import load_corpus
-from sparsity_lab.training import Training
+from sparsity_lab.training.corpus import load_corpus
+from sparsity_lab.training.trainer import Training
 
 SEQUENCES = 16
 SECONDS = 12.0  # of timing, a comparison

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from benchmarks.timing import Row, at_least, ratio, take_turns
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.corpus import load_corpus
-from sparsity_lab.runs import RunStore, load_frame
-from sparsity_lab.speed import calibrate
-from sparsity_lab.sweep import sweep
-from sparsity_lab.sweep_worker import CURVE_POINTS
-from sparsity_lab.training import Training
+from sparsity_lab.runs.store import RunStore, load_frame
+from sparsity_lab.runs.sweep import sweep
+from sparsity_lab.runs.worker import CURVE_POINTS
+from sparsity_lab.training.corpus import load_corpus
+from sparsity_lab.training.timing import calibrate
+from sparsity_lab.training.trainer import Training
 
 MODEL = ModelConfig.on_dial(16, 0.9375)
 LONG = RunConfig(budget=1e10, eval_tokens=8_192)  # a second or so

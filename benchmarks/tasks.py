@@ -8,11 +8,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from sparsity_lab.analysis.task_scores import score
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.experiment import run_all
-from sparsity_lab.provenance import write_provenance
-from sparsity_lab.runs import RunStore
-from sparsity_lab.task_scores import score
+from sparsity_lab.runs.provenance import write_provenance
+from sparsity_lab.runs.repeat import run_all
+from sparsity_lab.runs.store import RunStore
 
 WIDTHS = {1e11: 16, 1e12: 32}  # near the best of each budget
 SPARSITIES = (0.0, 0.75, 0.9375, 0.984375)

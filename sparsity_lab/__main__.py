@@ -2,6 +2,6 @@
 
 import sys
 
-from sparsity_lab.cli import main
+from sparsity_lab.cli.main import main
 
 sys.exit(main())

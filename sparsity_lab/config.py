@@ -336,7 +336,7 @@ class ModelConfig(_Config):
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(_Config):
-    """How a model is trained. ``None`` leaves the choice to the lab (`sparsity_lab.training` says how it chooses)."""
+    """How a model is trained. ``None`` leaves the choice to the lab (`resolve` says how it chooses)."""
 
     budget: float = 1e11  # training FLOPs, forward and backward, as executed
     batch_size: int | None = None  # sequences a step
@@ -346,7 +346,7 @@ class RunConfig(_Config):
     weight_decay: float = 0.05
     grad_clip: float = 1.0  # largest gradient norm
     seed: int = 0  # of the weights and of the order of the data
-    corpus: str = "python"  # see sparsity_lab.corpus.load_corpus
+    corpus: str = "python"  # see sparsity_lab.training.corpus.load_corpus
     eval_tokens: int = 131_072  # held-out tokens in the final loss
     dtype: str = "float32"  # of the matrix products; weights are always float32
     device: str = "auto"

@@ -6,7 +6,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from sparsity_lab import course
+from sparsity_lab.classroom import assignments as course
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "notebooks" / "assignments"

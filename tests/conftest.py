@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparsity_lab import session as session_module
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.corpus import Corpus, load_corpus
+from sparsity_lab.training.corpus import Corpus, load_corpus
+from sparsity_lab.widgets import session as session_module
 
 settings.register_profile("lab", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are shared
 settings.load_profile("lab")

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
-from sparsity_lab import sweep_worker
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.grid import Pair
-from sparsity_lab.runs import RunStore
-from sparsity_lab.speed import Speed
-from sparsity_lab.sweep import Progress, sweep
-from sparsity_lab.training import Record, Training
+from sparsity_lab.runs import worker as sweep_worker
+from sparsity_lab.runs.grid import Pair
+from sparsity_lab.runs.store import RunStore
+from sparsity_lab.runs.sweep import Progress, sweep
+from sparsity_lab.training.timing import Speed
+from sparsity_lab.training.trainer import Record, Training
 
 SPEED = Speed(np.array([0, 0, 0, 0, 1.0, 0]))  # a second a GFLOP; so no test waits for a calibration
 

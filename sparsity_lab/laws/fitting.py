@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from sparsity_lab.laws.forms import EXPONENT, LAWS, MULTIPLIER, START_EXPONENT, START_MULTIPLIER, Array, Law, named
-from sparsity_lab.laws.robust import log_loss, minimise
+from sparsity_lab.laws.huber import log_loss, minimise
+from sparsity_lab.laws.power_law import EXPONENT, LAWS, MULTIPLIER, START_EXPONENT, START_MULTIPLIER, Array, Law, named
 
 SCREENED, STARTS = 2_000, 30  # random starts that are looked at; the best of them that are followed to the end
 CONFIDENCE = 0.95
@@ -262,7 +262,9 @@ def finished(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The rows of finished runs with a loss. Raises ValueError if a column is missing or no run is left."""
     missing = [name for name in columns if name not in runs]
     if missing:
-        raise ValueError(f"runs lack the columns {', '.join(missing)}: load them with sparsity_lab.runs.load_frame")
+        raise ValueError(
+            f"runs lack the columns {', '.join(missing)}: load them with sparsity_lab.runs.store.load_frame"
+        )
     kept: pd.DataFrame = runs[(runs["status"] == "finished") & np.isfinite(runs["val_loss"].to_numpy(float))]
     if kept.empty:
         raise ValueError(f"none of {len(runs)} runs finished with a loss: train some, or look at their status")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from sparsity_lab.laws.fitting import CONFIDENCE, finished, interval
-from sparsity_lab.laws.forms import Array
+from sparsity_lab.laws.power_law import Array
 
 COLUMNS = ["sparsity", "top_k", "width", "budget", "params_total", "params_active", "tokens", "val_loss", "status"]
 BOOTSTRAPS = 1_000

@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sparsity_lab.accounting.hf_config import load_hf_config
 from sparsity_lab.config import ModelConfig
-from sparsity_lab.hf_config import load_hf_config
 from sparsity_lab.models.attention import rotations
 from sparsity_lab.models.mla import LatentAttention
 

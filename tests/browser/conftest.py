@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
-from sparsity_lab.doctor import find_browser
+from sparsity_lab.cli.doctor import find_browser
 from tests.browser.lab import browsing, served
 
 SCREENSHOTS = Path("build/screenshots")

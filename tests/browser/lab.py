@@ -16,8 +16,8 @@ from typing import Any
 import nbformat
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from sparsity_lab.doctor import find_browser
-from sparsity_lab.notebooks import profile
+from sparsity_lab.classroom.execute import profile
+from sparsity_lab.cli.doctor import find_browser
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 CHROMIUM = [

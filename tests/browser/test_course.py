@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Page, expect
 
-from sparsity_lab import course
+from sparsity_lab.classroom import assignments as course
 from tests.assignments import SOURCE, about, is_test, source, with_answers
 from tests.browser.conftest import SCREENSHOTS
 from tests.browser.lab import PATIENCE, open_notebook

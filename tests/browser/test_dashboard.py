@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from sparsity_lab.accounting import count_parameters, plan
-from sparsity_lab.dial import Settings
+from sparsity_lab.widgets.settings import Settings
 from tests.browser.conftest import SCREENSHOTS
 from tests.browser.lab import PATIENCE, Dial, open_notebook, run_all
 

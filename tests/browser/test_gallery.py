@@ -10,7 +10,8 @@ import pytest
 from nbformat import v4
 from playwright.sync_api import Page, expect
 
-from sparsity_lab import charts, gallery
+from sparsity_lab.classroom import gallery
+from sparsity_lab.figures import style as charts
 from tests.browser.conftest import SCREENSHOTS
 from tests.browser.lab import browsing
 from tests.browser.test_app import FILLS, LOOKS_DIFFERENT, assert_accessible

@@ -12,9 +12,9 @@ import nbformat
 import pytest
 from nbformat import NotebookNode, v4
 
-from sparsity_lab import course
-from sparsity_lab.grading import Course, Limits, Submission
-from sparsity_lab.grading_sandbox import Sandbox, choose
+from sparsity_lab.classroom import assignments as course
+from sparsity_lab.classroom.grading import Course, Limits, Submission
+from sparsity_lab.classroom.sandbox import Sandbox, choose
 from tests.assignments import about
 
 pytestmark = pytest.mark.notebooks
@@ -27,7 +27,7 @@ SOLUTIONS = {
     "square": "def square(x):\n    ### BEGIN SOLUTION\n    return x * x\n    ### END SOLUTION",
     "plus": "mine = 0\n### BEGIN SOLUTION\nmine = n + 1\n### END SOLUTION",
 }
-SETUP = "from sparsity_lab.course import dice\nn = int(dice(STUDENT, 'small').integers(1000))"
+SETUP = "from sparsity_lab.classroom.assignments import dice\nn = int(dice(STUDENT, 'small').integers(1000))"
 HIDDEN = "\n### BEGIN HIDDEN TESTS\nassert double(21) == 42, 'kiwi'\n### END HIDDEN TESTS"
 
 

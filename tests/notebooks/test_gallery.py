@@ -10,9 +10,9 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from sparsity_lab.cli import main
-from sparsity_lab.gallery import ROW, build, described
-from sparsity_lab.notebooks import execute, find
+from sparsity_lab.classroom.execute import execute, find
+from sparsity_lab.classroom.gallery import ROW, build, described
+from sparsity_lab.cli.main import main
 
 pytestmark = pytest.mark.notebooks
 
@@ -27,8 +27,8 @@ and to [what is not there](03_third.ipynb).
 ## Another"""
 FIGURE = """import plotly.graph_objects as go
 from tqdm.auto import tqdm
-from sparsity_lab import charts
-from sparsity_lab.explorer import Explorer, choice
+from sparsity_lab.figures import style as charts
+from sparsity_lab.widgets.explorer import Explorer, choice
 
 def draw(s):
     figure = go.Figure(go.Scatter(x=[1, 2], y=[s, float("nan")], name="dense <i>& twin</i>"))

@@ -8,7 +8,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from sparsity_lab.notebooks import execute, find, parameters, profile
+from sparsity_lab.classroom.execute import execute, find, parameters, profile
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = find(FOLDER, [])

@@ -1,0 +1,162 @@
+"""Executed notebooks → a folder of pages that any browser reads without a network, figures to hover over included."""
+
+import html
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jinja2 import Environment, PackageLoader
+from latex2mathml.converter import convert as mathml
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from plotly.offline import get_plotlyjs
+
+PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+SITE = Path(__file__).parent / "site"
+# A row of the README's table of notebooks: file, question, how long a full run takes.
+ROW = re.compile(r"^\| \[.+?\]\(notebooks/(\w+)\.ipynb\) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+CONTROLS = (
+    "In JupyterLab (<code>make lab</code>) this cell shows controls to move. They need Python behind the page; "
+    "the figures here show where they start."
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A notebook as HTML. ``figure``: its first one, for the index; ``changed``: ran with parameters not its own."""
+
+    name: str
+    title: str
+    sections: list[str]
+    body: str
+    figure: dict[str, Any] | None
+    seconds: float
+    changed: bool
+
+    @classmethod
+    def of(cls, path: Path, names: set[str]) -> "Page":
+        """``names``: of all pages that there will be. Raises ValueError if a cell failed or none was executed."""
+        book = nbformat.read(path, as_version=4)
+        cells = [cell for cell in book.cells if cell.cell_type == "code"]
+        outputs = [out for cell in cells for out in cell.outputs]
+        run = book.metadata.get("papermill", {})
+        if any(out.output_type == "error" for out in outputs) or run.get("duration") is None:
+            raise ValueError(f"{path} was not executed to its end: `make notebooks ARGS={path.stem}` says why")
+        figures = [out.data[PLOTLY] for out in outputs if PLOTLY in out.get("data", {})]
+        for cell in cells:
+            cell.outputs = [shown(out) for out in cell.outputs if not _is_progress(out)]
+        text = Text(names)
+        exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+        exporter.register_filter("markdown2html", MarkdownWithMath(renderer=text).render)
+        body, _ = exporter.from_notebook_node(book)
+        first = next(iter(figures), None)
+        return cls(path.stem, text.title, text.sections, body, first, run.duration, bool(run.parameters))
+
+
+class Text(IPythonRenderer):
+    """Markdown → HTML for a whole notebook: formulas as MathML, links within the site, headings to link to."""
+
+    def __init__(self, names: set[str]):
+        super().__init__(escape=False)
+        self.names = names
+        self.title, self.sections = "", list[str]()
+
+    def heading(self, text: str, level: int, **attrs: Any) -> str:
+        if level == 1:
+            self.title = self.title or text
+        if level != 2:
+            return f"<h{level}>{text}</h{level}>\n"
+        self.sections.append(text)
+        return f'<h2 id="section-{len(self.sections)}">{text}</h2>\n'
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        stem = url.removesuffix(".ipynb")
+        if stem != url:
+            return f'<a href="{stem}.html">{text}</a>' if stem in self.names else text
+        return super().link(text, url, title) if url.startswith(("https:", "http:")) else text
+
+    def inline_math(self, body: str) -> str:
+        # Browsers put no space between the name of a function and a number.
+        return re.sub("(<mi>(ln|log)</mi>)", r'\1<mspace width="0.17em"/>', mathml(body))
+
+    def block_math(self, body: str) -> str:
+        return f'<div class="formula">{mathml(body, display="block")}</div>'
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
+
+
+def shown(output: NotebookNode) -> NotebookNode:
+    """An output as the page shows it: figures as data that figures.js draws, controls as a word about them."""
+    data = output.get("data", {})
+    if PLOTLY in data:
+        output.data = {"text/html": figure(data[PLOTLY])}
+    elif WIDGET in data:
+        output.data = {"text/html": f'<p class="note">{CONTROLS}</p>'}
+    return output
+
+
+def _is_progress(output: NotebookNode) -> bool:
+    """Of training, which a cell displays on its way to its result."""
+    return output.output_type == "display_data" and WIDGET in output.get("data", {})
+
+
+def figure(drawing: dict[str, Any]) -> str:
+    """The place of a figure, with what a screen reader says of it, and its data."""
+    data = json.dumps({key: drawing[key] for key in ("data", "layout")}).replace("<", r"\u003c")
+    label, height = html.escape(described(drawing)), drawing["layout"].get("height", 450)
+    return (
+        f'<div class="figure" role="img" aria-label="{label}" style="height:{height}px"></div>'
+        f'<script type="application/json">{data}</script>'
+    )
+
+
+def described(drawing: dict[str, Any]) -> str:
+    """What is drawn over what, and the names of panels, lines and bars."""
+    traces, layout = drawing["data"], drawing["layout"]
+    plane = [axis for key, axis in sorted(layout.items()) if re.match("[xy]axis", key)]
+    space = [axis for key, axis in sorted(layout.get("scene", {}).items()) if key.endswith("axis")]
+    bars = [trace.get("colorbar", {}) for trace in traces]
+    measured = [part["title"]["text"] for part in (*plane, *space, *bars) if part.get("title", {}).get("text")]
+    shown = [note["text"] for note in layout.get("annotations", [])]
+    shown += [trace["name"] for trace in traces if trace.get("name")]
+    places = [value for trace in traces for key in "xy" if isinstance(trace.get(key), list) for value in trace[key]]
+    shown += [place for place in places if isinstance(place, str) and re.search("[A-Za-z]", place)]
+    words = ["Figure" + f" of {'; '.join(dict.fromkeys(measured))}" * bool(measured)]
+    words += [f"Shown: {'; '.join(dict.fromkeys(shown))}"] * bool(shown)
+    return " ".join(re.sub(r"<[^>]+>", " ", ". ".join(words)).split())
+
+
+def thumbnail(drawing: dict[str, Any]) -> str:
+    """The figure small and bare; its card says in words what it is about."""
+    bare = {key: value | {"visible": False} for key, value in drawing["layout"].items() if re.match("[xy]axis", key)}
+    margin = dict.fromkeys("lrtb", 4)
+    layout = drawing["layout"] | bare | {"height": 130, "margin": margin, "showlegend": False, "annotations": []}
+    traces = [trace | {"showscale": False} if "z" in trace else trace for trace in drawing["data"]]
+    return figure({"data": traces, "layout": layout}).replace('role="img"', 'data-static aria-hidden="true"', 1)
+
+
+def build(executed: Path, out: Path, readme: Path) -> list[Page]:
+    """Writes the site of all notebooks in ``executed`` to ``out``. Raises ValueError if one of them failed."""
+    paths = sorted(executed.glob("*.ipynb"))
+    if not paths:
+        raise ValueError(f"{executed} has no notebooks: `make notebooks` executes them")
+    pages = [Page.of(path, {path.stem for path in paths}) for path in paths]
+    about = {name: row for name, *row in ROW.findall(readme.read_text())} if readme.exists() else {}
+    templates = Environment(loader=PackageLoader("sparsity_lab.classroom", "site"), autoescape=True, trim_blocks=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for before, page, after in zip([None, *pages[:-1]], pages, [*pages[1:], None], strict=True):
+        text = templates.get_template("page.html.j2").render(page=page, before=before, after=after)
+        (out / f"{page.name}.html").write_text(text)
+    cards = [(page, *about.get(page.name, ("", "")), thumbnail(page.figure) if page.figure else "") for page in pages]
+    (out / "index.html").write_text(templates.get_template("index.html.j2").render(cards=cards))
+    (out / "plotly.min.js").write_text(get_plotlyjs())
+    for name in ("style.css", "figures.js"):
+        shutil.copy(SITE / name, out / name)
+    return pages

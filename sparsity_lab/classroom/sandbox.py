@@ -1,0 +1,172 @@
+"""Where the code of submissions runs: a small world that holds Python, this package and a home that is thrown away.
+
+With Linux namespaces (as root, or as anyone where user namespaces are allowed) a kernel sees no other file, no other
+process and no network. Without them, root can still give it a user who owns nothing. Both are util-linux alone.
+"""
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["namespaces", "user", "none"]
+
+USER = 61_000  # a number that belongs to nobody: above people's, below those that systemd hands out
+PROCESSES = 64  # and threads, of one submission
+HOME_SIZE = "256m"  # of its files, which live in memory
+PACKAGE = Path(__file__).resolve().parents[1]
+# Torch reads how many cores there are from the last one.
+SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/sys/devices/system/cpu")
+
+# $1: an empty folder for the new root; $2: the one folder that can be written; then what can be read, --, the command.
+WORLD = f"""set -e
+root=$1 shared=$2; shift 2
+mount -t tmpfs -o size={HOME_SIZE},mode=755,nosuid,nodev tmpfs "$root"
+mkdir -p -m 1777 "$root/tmp" "$root/home"; mkdir -p "$root/proc" "$root/dev/shm" "$root$shared"
+for device in null zero full random urandom; do
+  : > "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"
+done
+mount -t proc -o nosuid,nodev,noexec proc "$root/proc" 2>/dev/null || true
+while [ "$1" != -- ]; do
+  if [ -L "$1" ]; then mkdir -p "$root${{1%/*}}"; cp -P "$1" "$root$1"
+  elif [ -e "$1" ]; then
+    mkdir -p "$root$1"; mount --rbind "$1" "$root$1"; mount -o remount,bind,ro,nosuid,nodev "$root$1"
+  fi; shift
+done; shift
+mount --bind "$shared" "$root$shared"
+exec chroot "$root" "$@"
+"""
+
+# What a kernel needs, and what it must not reach: no network but its own, and not one of the paths given.
+PROBE = """
+import os, socket, sys
+import sparsity_lab.models
+peak = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmPeak'))
+print('peak', int(peak) * 1024)
+print('network', any(name != 'lo' for _, name in socket.if_nameindex()))
+for path in sys.argv[1:]:
+    if os.access(path, os.R_OK):
+        print('reads', path)
+"""
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    kind: Kind
+    uid: int | None  # None: the user who grades
+    memory: int  # bytes of address space
+    network: bool = True
+
+    def command(self, command: Sequence[str], shared: Path) -> list[str]:
+        """``command`` inside. ``shared`` is the one folder that both sides see; an own one for each kernel."""
+        limits = ["prlimit", f"--as={self.memory}", f"--nproc={PROCESSES}", "--core=0", "--fsize=100000000"]
+        home = shared / "home"
+        if self.kind == "namespaces":
+            home = Path("/home")
+        names = ("PATH", "LANG", "LD_LIBRARY_PATH")
+        clean = ["env", "-i", f"--chdir={home}", f"HOME={home}", "USER=student", "PYTHONDONTWRITEBYTECODE=1"]
+        clean += [f"{name}={os.environ[name]}" for name in names if name in os.environ]
+        # A thread of each core and an arena for each thread would be many and much address space.
+        clean += ["OMP_NUM_THREADS=1", "MALLOC_ARENA_MAX=2", f"PYTHONPATH={PACKAGE.parent}"]
+        dies_with_grader = ["setpriv", "--pdeathsig=KILL", "--"]
+        if self.kind == "none":
+            return [*limits, *clean, *command]
+        drop = ["--bounding-set=-all", "--inh-caps=-all"]  # the namespace's root has no rights in it either
+        if self.uid is not None:
+            drop = [f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
+        inner = [*limits, "setpriv", *drop, "--no-new-privs", "--", *clean, *command]
+        if self.kind == "user":
+            return [*dies_with_grader, *inner]
+        unshare = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]
+        unshare += [] if self.uid is not None else ["--user", "--map-root-user"]
+        python = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parents[1]}
+        seen = [*SYSTEM, *sorted(map(str, {*python, PACKAGE, PACKAGE.parent / "data"}))]
+        world = ["sh", "-c", WORLD, "sh", str(shared / "root"), str(shared / "kernel"), *seen, "--"]
+        return [*dies_with_grader, *unshare, *world, *inner]
+
+    def folder(self, shared: Path) -> Path:
+        """Makes the folders of one kernel in ``shared``; gives the one in which it may put its sockets."""
+        for name in ("root", "kernel", "home"):
+            (shared / name).mkdir()
+        if self.uid is not None:
+            shared.chmod(0o711)
+            for name in ("kernel", "home"):
+                os.chown(shared / name, self.uid, self.uid)
+        return shared / "kernel"
+
+    def clean_up(self) -> None:
+        """Ends what is left of a submission's processes. Namespaces end theirs by themselves."""
+        if self.kind == "user":
+            user = [f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
+            # -1: all that this user may signal
+            subprocess.run(["setpriv", *user, "--", "sh", "-c", "kill -KILL -1"], check=False, capture_output=True)
+
+    def __str__(self) -> str:
+        network = "the network is open to it" if self.network else "no network"
+        if self.kind == "none":
+            return f"NO sandbox: student code runs as you and can do what you can; {network}"
+        who = "you, without rights" if self.uid is None else f"user {self.uid}"
+        world = "in Linux namespaces: sees Python and this package alone" if self.kind == "namespaces" else "as it is"
+        return f"student code runs {world}, as {who}; {network}; {self.memory / 1e9:.1f} GB, {PROCESSES} threads"
+
+
+def choose(user: str | None, unsandboxed: bool, memory: int, hidden: Sequence[Path]) -> Sandbox:
+    """The strongest sandbox that works here, tried out: it starts Python, sees none of ``hidden``, and says whether it
+    has a network. ``memory`` bytes come on top of what importing the lab takes.
+
+    Raises ValueError, with what to do, where there is none.
+    """
+    uid = _number_of(user) if user is not None or os.geteuid() == 0 else None
+    if unsandboxed:
+        return _tried(Sandbox("none", None, memory), [])
+    problems = []
+    kinds: tuple[Kind, ...] = ("namespaces", "user") if uid is not None else ("namespaces",)
+    for kind in kinds:
+        if shutil.which("unshare" if kind == "namespaces" else "setpriv") is None:
+            problems.append(f"{kind}: needs util-linux")
+            continue
+        try:
+            return _tried(Sandbox(kind, uid, memory), hidden)
+        except ValueError as error:
+            problems.append(f"{kind}: {error}")
+    raise ValueError(
+        f"no sandbox works here ({'; '.join(problems)}). Grade in a container (docs/teaching.md), or, if you trust "
+        f"every line that was handed in, with --unsandboxed"
+    )
+
+
+def _number_of(user: str | None) -> int:
+    if os.geteuid() != 0:
+        raise ValueError(f"user={user!r}: only root can run code as another user; leave it out")
+    if user is None:
+        return USER
+    try:
+        uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise ValueError(f"user={user!r} does not exist here: create it, or leave it out") from None
+    if uid == 0:
+        raise ValueError(f"user={user!r} is root, who can do anything: name one without rights, or leave it out")
+    return uid
+
+
+def _tried(sandbox: Sandbox, hidden: Sequence[Path]) -> Sandbox:
+    with tempfile.TemporaryDirectory(prefix="lab-") as name:
+        shared = Path(name)
+        sandbox.folder(shared)
+        wide = replace(sandbox, memory=1 << 46)
+        command = wide.command([sys.executable, "-c", PROBE, *map(str, hidden)], shared)
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if run.returncode:
+        raise ValueError((run.stderr.strip().splitlines() or ["it did not start"])[-1])
+    found = [line.split(maxsplit=1) for line in run.stdout.splitlines()]
+    readable = [value for key, value in found if key == "reads"]
+    if readable:
+        raise ValueError(f"student code could read {readable[0]}: chmod -R o-rwx it")
+    facts = dict(found)
+    return replace(sandbox, memory=int(facts["peak"]) + sandbox.memory, network=facts["network"] == "True")

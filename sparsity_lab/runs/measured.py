@@ -1,0 +1,94 @@
+"""The measured runs that ship with the suite, and a law fitted to them: something to look at before any training."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sparsity_lab.accounting import count_parameters, plan
+from sparsity_lab.analysis.task_scores import table
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.laws.fitting import Fit, Prediction, load
+from sparsity_lab.laws.isoflop import near_best
+from sparsity_lab.runs.store import RunStore, load_frame
+from sparsity_lab.training.trainer import Record
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+FOLDER = DATA / "isoflop"
+LAW, NEAR = "law.fit", 2.0
+CORPUS = "python"  # that they were trained on
+FARTHEST = 3.5  # times the budget, one way or the other
+
+
+@functools.cache
+def runs() -> pd.DataFrame:
+    """The finished ones, as `load_frame` gives them; empty where only the package was installed."""
+    frame = load_frame(FOLDER)
+    return frame[frame["status"] == "finished"].reset_index(drop=True)
+
+
+@functools.cache
+def task_scores() -> pd.DataFrame:
+    """Right answers of the models in data/tasks, as `task_scores.table` gives them; empty where only the package was
+    installed."""
+    return table(RunStore(DATA / "tasks").load())
+
+
+def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
+    """The measured run most like this one: first in its budget, then in sparsity, width, number of experts and seed.
+
+    None if it was another text, or if no budget is near.
+    """
+    found = runs()
+    if found.empty or run.corpus != CORPUS:
+        return None
+    order = pd.DataFrame(
+        {
+            "budget": np.abs(np.log(found["budget"] / run.budget)),
+            "sparsity": np.abs(np.log((1 - found["sparsity"]) / (1 - model.sparsity))).round(6),
+            "width": np.abs(np.log(found["width"] / model.d_model)),
+            "cut": np.abs(np.log(found["d_expert"] / model.d_expert)),
+            "seed": np.abs(found["seed"] - run.seed),
+        }
+    ).sort_values(["budget", "sparsity", "width", "cut", "seed"], kind="stable")
+    if order["budget"].iloc[0] > np.log(FARTHEST):
+        return None
+    return _record(str(found["id"].iloc[order.index[0]]))
+
+
+def expected(model: ModelConfig, run: RunConfig) -> Prediction | None:
+    """The loss that the fitted law expects of this run, nats a byte, and the 95 % interval for one run.
+
+    None where the law says nothing: for another text, finer experts, beyond the sizes, tokens and sparsities that were
+    fitted, and for models far from the best size for their budget, on which it was not fitted (`near_best`). Raises
+    ValueError if the budget does not pay for one step.
+    """
+    law = _law()
+    if law is None or run.corpus != CORPUS or model.top_k > 1 or model.n_shared_experts:
+        return None
+    params, tokens = count_parameters(model), plan(model, run).tokens
+    place = (params.total, tokens, model.sparsity)
+    low, high = _tokens_a_weight()
+    near = low <= tokens / params.active <= high
+    return law.predict(*place) if near and not law.outside(*place) else None
+
+
+@functools.cache
+def _tokens_a_weight() -> tuple[float, float]:
+    """Of the runs that were fitted: the fewest and most tokens for each active weight."""
+    found = near_best(runs()[runs()["top_k"] == 1], NEAR)
+    ratio = found["tokens"] / found["params_active"]
+    return float(ratio.min()), float(ratio.max())
+
+
+@functools.cache
+def _law() -> Fit | None:
+    """`sparsity-lab fit data/isoflop --top-k 1 --near-best 2 --out data/isoflop/law.fit` wrote it."""
+    path = FOLDER / LAW
+    return load(path)[0] if path.exists() else None
+
+
+@functools.lru_cache(256)
+def _record(name: str) -> Record | None:
+    return RunStore(FOLDER).read(name)

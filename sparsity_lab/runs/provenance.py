@@ -1,0 +1,34 @@
+"""Where a folder of records comes from, in a file beside them."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+from sparsity_lab.runs.store import RunStore, write_atomically
+
+FILE = "provenance.toml"
+
+
+def write_provenance(folder: Path, command: str) -> None:
+    """Sums up, as TOML, what the records in ``folder`` say of themselves, and the command that makes them."""
+    records = RunStore(folder).load()
+    of_versions = {f"{name} {version}" for record in records for name, version in record.versions.items()}
+    count = {status: sum(record.status == status for record in records) for status in {r.status for r in records}}
+    values: dict[str, object] = {
+        "command": command,
+        "runs": len(records),
+        **{f"runs_{status}": n for status, n in sorted(count.items())},
+        "flops": float(sum(record.flops for record in records)),
+        "core_hours": round(sum(record.seconds for record in records) / 3600, 2),
+        "corpora": sorted({" ".join(record.corpus.values()) for record in records if record.status != "failed"}),
+        "versions": sorted(of_versions),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+    lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
+    write_atomically(folder / FILE, "\n".join(lines) + "\n")
+
+
+def _toml(value: object) -> str:
+    """A number, a text or a list of texts: TOML writes the last two as JSON does."""
+    return repr(value) if isinstance(value, (int, float)) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,338 @@
+"""Many runs at once, on this machine's cores or on a cluster, with Dask.
+
+    sweep(read_grid("grid.toml"), Path("runs"))
+
+A run is a function of its configs, and its record one file that is written atomically: whatever is there is not trained
+again, whoever trained it and however often the sweep was started. A run that was cut off goes on from its checkpoint.
+"""
+
+import errno
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dask import config as dask_config
+from distributed import Client, Future, LocalCluster, wait
+from distributed.client import ClosedClientError
+from distributed.scheduler import KilledWorker
+from tqdm.auto import tqdm
+
+from sparsity_lab.accounting import count_parameters
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.runs.grid import Pair
+from sparsity_lab.runs.store import RunStore, run_id
+from sparsity_lab.runs.worker import Outcome, failure, train_in_worker
+from sparsity_lab.training.corpus import load_corpus
+from sparsity_lab.training.timing import Speed, calibrate
+from sparsity_lab.training.trainer import Record, resolve
+
+SECONDS_WITHOUT_SCHEDULER = 600.0  # that a sweep waits for its scheduler to come back
+SECONDS_WITHOUT_WORKER = 300.0  # that the workers of this machine have to start again
+WATTS_A_CORE = 10.0  # of a busy core of a laptop or desktop, roughly: 15 to 65 W for four to eight of them
+LOST = (CancelledError, ClosedClientError, OSError)  # what a lost scheduler makes of a client's calls
+# Ctrl-C reaches every process of a terminal: those that train must live on to save a checkpoint.
+DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sweep will take, before it starts."""
+
+    runs: int  # that are not on disk yet
+    seconds: float  # with so many workers
+    core_hours: float
+    watt_hours: float  # at `WATTS_A_CORE`
+
+    def summary(self) -> str:
+        return (
+            f"{self.runs} runs to train: about {_clock(self.seconds)}, {self.core_hours:.2g} core hours, "
+            f"{self.watt_hours:.2g} Wh at {WATTS_A_CORE:g} W a core."
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a sweep stands."""
+
+    total: int  # runs
+    done: int  # of them finished (or diverged), whoever trained them
+    failed: int
+    share: float  # of the work, running ones included, 0 to 1
+    seconds_left: float
+
+    def summary(self) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        left = f", {_clock(self.seconds_left)} left" if self.done + self.failed < self.total else ""
+        return f"{self.done} of {self.total} runs done{failed}{left}."
+
+
+class Bar:
+    """Draws `Progress` with tqdm, in a terminal or a notebook."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, progress: Progress) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=100, bar_format="{percentage:3.0f}%|{bar}| {desc}")
+        self._bar.n = round(100 * progress.share, 1)
+        self._bar.set_description_str(progress.summary())
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def missing(pairs: Sequence[Pair], folder: Path) -> list[Pair]:
+    """The runs that ``folder`` holds no finished record of, on their corpora as they are on this machine."""
+    store = RunStore(folder)
+    fingerprint = {name: load_corpus(name).fingerprint for name in {run.corpus for _, run in pairs}}
+    return [(m, r) for m, r in pairs if store.find(m, r, fingerprint[r.corpus]) is None]
+
+
+def estimate(pairs: Sequence[Pair], folder: Path, workers: int | None = None, speed: Speed | None = None) -> Estimate:
+    """What `sweep` would take with so many workers (default: one a core), from a second of measuring."""
+    todo = missing(pairs, folder)
+    each = _seconds(todo, speed) if todo else []
+    workers = workers or os.cpu_count() or 1
+    core_seconds = sum(each)
+    seconds = max([core_seconds / workers, *each])
+    return Estimate(len(todo), seconds, core_seconds / 3600, core_seconds / 3600 * WATTS_A_CORE)
+
+
+def sweep(
+    pairs: Sequence[Pair],
+    folder: Path | str,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    report: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    speed: Speed | None = None,
+) -> Progress:
+    """Trains what ``folder`` lacks of ``pairs``, the longest runs first, and leaves one record a run there.
+
+    ``workers`` processes of one thread each on this machine (default: one a core), or those of the Dask ``scheduler``
+    at an address like ``tcp://host:8786``. ``report`` gets a `Progress` about twice a second (default: a bar). When
+    ``stop()`` says so, or at an interrupt, runs under way save a checkpoint and the sweep ends; started again it goes
+    on. A second interrupt ends it at once. A worker that dies has its run tried again; a run that fails every time is
+    recorded as ``failed``, and tried anew by the next sweep. Raises OSError if the disk is full, TimeoutError if there
+    is no scheduler to be found.
+    """
+    folder = Path(folder).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = list({run_id(*pair): pair for pair in pairs}.values())
+    todo = missing(pairs, folder)
+    bar = Bar()
+    state = _State(todo, len(pairs), _seconds(todo, speed) if todo else [], folder, report or bar)
+    try:
+        state.tell()
+        while state.queue and not state.stopped and not stop():
+            with _cluster(workers, scheduler, stop) as client:
+                if client is not None:
+                    _work(client, state, stop)
+        if todo:
+            state.tell()
+    finally:
+        state.stop_file.unlink(missing_ok=True)
+        bar.close()
+    return state.progress()
+
+
+class _State:
+    """What is left to do, and how far what is under way has come."""
+
+    def __init__(
+        self, todo: list[Pair], total: int, seconds: list[float], folder: Path, report: Callable[[Progress], None]
+    ):
+        order = sorted(range(len(todo)), key=lambda i: -seconds[i])
+        self.queue = [todo[i] for i in order]  # not finished, the longest first
+        self.seconds = {run_id(*todo[i]): seconds[i] for i in order}
+        self.shares = dict.fromkeys(self.seconds, 0.0)  # of each run that is trained
+        self.total, self.failed, self.threads = total, 0, 1
+        self.folder, self.report = folder, report
+        self.stop_file = folder / f".stop-{uuid.uuid4().hex}"
+        self.stopped = False
+        self.start = self.manned = time.monotonic()  # and when a worker was there last
+
+    def hear(self, event: tuple[float, tuple[str, float]]) -> None:
+        """What a worker says of its run, in a thread of Dask's, perhaps after the run is done."""
+        name, share = event[1]
+        self.shares[name] = max(self.shares[name], share)
+
+    def done(self, pair: Pair, failed: bool = False) -> None:
+        self.queue.remove(pair)
+        self.failed += failed
+        self.shares[run_id(*pair)] = 1.0
+
+    def progress(self) -> Progress:
+        done = self.total - len(self.queue) - self.failed
+        if not self.queue:
+            return Progress(self.total, done, self.failed, 1.0, 0.0)
+        work = sum(self.seconds.values())
+        share = sum(self.seconds[name] * part for name, part in self.shares.items()) / work
+        took = time.monotonic() - self.start
+        left = took * (1 - share) / share if share > 0.01 else work * (1 - share) / self.threads
+        return Progress(self.total, done, self.failed, share, left)
+
+    def tell(self) -> None:
+        self.report(self.progress())
+
+
+class _cluster:
+    """A Dask client: of workers on this machine, or of a scheduler, which is waited for; None if ``stop`` said so."""
+
+    def __init__(self, workers: int | None, scheduler: str | None, stop: Callable[[], bool]):
+        self.workers, self.scheduler, self.stop = workers, scheduler, stop
+        self.client: Client | None = None
+        self.exits = ExitStack()
+
+    def __enter__(self) -> Client | None:
+        if self.scheduler is None:
+            preload = [*dask_config.get("distributed.worker.preload"), DEAF_TO_INTERRUPTS]
+            settings = {
+                "distributed.worker.preload": preload,
+                "distributed.deploy.lost-worker-timeout": "1h",  # else one that takes 15 s to start again is given up
+            }
+            self.exits.enter_context(dask_config.set(settings))
+            local = LocalCluster(
+                n_workers=self.workers or os.cpu_count() or 1,
+                threads_per_worker=1,
+                memory_limit=0,  # a worker that Dask pauses because it is big would wait for ever
+                host="127.0.0.1",
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # where it says how it is; any free port
+                silence_logs=50,
+            )
+            self.exits.callback(local.close, timeout=5)
+            self.client = Client(local, set_as_default=False)
+        end = time.monotonic() + SECONDS_WITHOUT_SCHEDULER
+        while self.client is None and not self.stop():
+            try:
+                self.client = Client(self.scheduler, timeout=5, set_as_default=False)
+            except OSError:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"scheduler={self.scheduler!r} does not answer: is it running?") from None
+        return self.client
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(*LOST), self.exits:
+            if self.client is not None:
+                self.client.close(timeout=5)
+
+
+UnderWay = dict[Future[Outcome], Pair]
+
+
+def _work(client: Client, state: _State, stop: Callable[[], bool]) -> None:
+    """Until the queue is empty, what was under way when `stop` said so is saved, or the scheduler is lost."""
+    topic = f"sparsity-lab-{uuid.uuid4().hex}"
+    client.subscribe_topic(topic, state.hear)
+    under_way: UnderWay = {}
+    while state.queue and (under_way or not state.stopped):
+        try:
+            if not state.stopped and stop():
+                raise KeyboardInterrupt
+            try:
+                _hand_out(client, state, under_way, topic)
+                came_back = _collect(client, under_way)
+            except LOST:
+                return
+            for pair, outcome in came_back:
+                _keep(pair, outcome, state)
+            state.tell()
+        except KeyboardInterrupt:
+            if state.stopped:
+                raise
+            state.stopped = True
+            state.stop_file.touch()
+
+
+def _hand_out(client: Client, state: _State, under_way: UnderWay, topic: str) -> None:
+    """As many runs as there are threads, or one that waits for the first worker."""
+    found = client.scheduler_info(n_workers=-1)["workers"].values()
+    state.threads = max(1, sum(int(worker["nthreads"]) for worker in found))
+    if found:
+        state.manned = time.monotonic()
+    elif client.cluster is not None and time.monotonic() - state.manned > SECONDS_WITHOUT_WORKER:
+        raise CancelledError  # of this machine's workers none came back
+    if state.stopped:
+        if not found:  # nobody is there to stop
+            under_way.clear()
+        return
+    waiting = [pair for pair in state.queue if pair not in under_way.values()]
+    for pair in waiting[: max(0, state.threads - len(under_way))]:
+        arguments = (*(config.to_json() for config in pair), str(state.folder), str(state.stop_file), topic)
+        future = client.submit(train_in_worker, *arguments, key=f"{topic}-{run_id(*pair)}", pure=False)
+        under_way[future] = pair
+
+
+def _collect(client: Client, under_way: UnderWay) -> list[tuple[Pair, Outcome]]:
+    """What came back within half a second. Raises one of `LOST` if the scheduler is gone."""
+    with client.as_current(), suppress(TimeoutError):
+        wait(list(under_way), timeout=0.5, return_when="FIRST_COMPLETED")
+    if client.status != "running":
+        raise CancelledError
+    done = [future for future in under_way if future.done()]
+    outcomes = [_outcome(future) for future in done]
+    return [(under_way.pop(future), outcome) for future, outcome in zip(done, outcomes, strict=True)]
+
+
+def _outcome(future: Future[Outcome]) -> Outcome:
+    error = future.exception(timeout=30)
+    if isinstance(error, KilledWorker):
+        return Outcome(error="KilledWorker: every worker that trained it died; was there too little memory?")
+    return future.result(timeout=30) if error is None else failure(error)
+
+
+def _keep(pair: Pair, outcome: Outcome, state: _State) -> None:
+    """Puts on disk what a worker made of a run. Raises OSError if there is no room for it."""
+    store = RunStore(state.folder)
+    if outcome.record:
+        record = Record(**json.loads(outcome.record))
+        if store.find(*pair, record.corpus["fingerprint"]) is None:  # the worker has another disk
+            store.save(record)
+        state.done(pair)
+    elif outcome.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = f"{os.strerror(outcome.errno)}: make room and start the sweep again; nothing finished is lost"
+        raise OSError(outcome.errno, text)
+    elif outcome.error:
+        lacking = bool(missing([pair], state.folder))  # or another sweep has trained it meanwhile
+        if lacking:
+            store.save(failed(pair, outcome.error))
+        state.done(pair, failed=lacking)
+
+
+def failed(pair: Pair, error: str) -> Record:
+    """The record of a run that could not be trained."""
+    model, run = pair[0], resolve(*pair)
+    params = count_parameters(model)
+    return Record(
+        status="failed", val_loss=None, val_bits=None, flops=0, tokens=0, steps=0, params_total=params.total,
+        params_active=params.active, sparsity=model.sparsity, seconds=0.0, seed=run.seed, model=model.to_dict(),
+        run=run.to_dict(), corpus={"name": run.corpus, "fingerprint": ""}, device="", versions={},
+        curve={"flops": [], "loss": []}, error=error,
+    )  # fmt: skip
+
+
+def _seconds(pairs: Sequence[Pair], speed: Speed | None) -> list[float]:
+    """Of each run on a core of this machine."""
+    speed = speed or calibrate(load_corpus(pairs[0][1].corpus))
+    return [speed.seconds(model, run) + _seconds_to_evaluate(speed, model, run) for model, run in pairs]
+
+
+def _seconds_to_evaluate(speed: Speed, model: ModelConfig, run: RunConfig) -> float:
+    """A forward pass takes a third of a step."""
+    return run.eval_tokens / (run.sequences * model.context) * speed.step_seconds(model, run.sequences) / 3
+
+
+def _clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"

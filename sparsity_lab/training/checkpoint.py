@@ -1,0 +1,119 @@
+"""A run on disk: one safetensors file with weights, AdamW's moments and, as JSON metadata, everything else."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sparsity_lab.training.distributed import Workers
+
+VERSION = 1
+
+
+def check_path(path: Path) -> None:
+    """Makes the checkpoint's folder. Raises ValueError, before any work is lost, if it can't be made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"checkpoint {path} can't be written ({error}): name a file in another folder") from None
+
+
+def save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.AdamW,
+    state: dict[str, Any],
+    workers: Workers | None = None,
+) -> None:
+    """Atomic: a reader, or a kill at any moment, sees the old file or the new one. Of several processes all have to
+    call it; the first writes one file for all, the same as one process would. Raises OSError if it can't be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, weight in model.named_parameters():
+        values = {f"model.{name}": weight.detach()}
+        values |= {f"optimizer.{key}.{name}": value for key, value in optimizer.state.get(weight, {}).items()}
+        tensors |= {key: workers.whole(weight, value) if workers else value for key, value in values.items()}
+    if workers is not None and workers.rank > 0:
+        return
+    tensors |= {f"buffer.{name}": buffer for name, buffer in _buffers(model).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
+        os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        temporary.unlink(missing_ok=True)
+        number = re.search(r"os error (\d+)", str(error))  # safetensors has no errno
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def load(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.AdamW,
+    identity: dict[str, Any],
+    workers: Workers | None = None,
+) -> dict[str, Any]:
+    """Fills ``model`` and ``optimizer``; gives the state that was saved. It does not matter how many processes saved it
+    and how many read it.
+
+    Raises ValueError if the file is no checkpoint of ours, or if its state differs from ``identity``.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+            if state["version"] != VERSION:
+                raise ValueError(f"checkpoint {path} has version {state['version']}, this lab reads {VERSION}")
+            for key, mine in identity.items():
+                if state[key] != mine:
+                    raise ValueError(f"checkpoint {path} is of another run: {_difference(key, state[key], mine)}")
+            names = set(file.keys())
+
+            def tensor(name: str, weight: Tensor) -> Tensor:
+                value: Tensor = file.get_tensor(name)
+                return workers.part(weight, value).clone() if workers else value
+
+            with torch.no_grad():
+                for name, weight in model.named_parameters():
+                    weight.copy_(tensor(f"model.{name}", weight))
+                    if f"optimizer.step.{name}" in names:
+                        optimizer.state[weight] = {
+                            key: tensor(f"optimizer.{key}.{name}", weight).to(weight.device)
+                            for key in ("step", "exp_avg", "exp_avg_sq")
+                        }
+                for name, buffer in _buffers(model).items():
+                    buffer.copy_(file.get_tensor(f"buffer.{name}"))
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a Sparsity Lab checkpoint ({error}): delete it or name another file") from None
+    return state
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes beside the weights: the biases of routers."""
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
+
+
+def peek(path: Path) -> dict[str, Any] | None:
+    """The state in a checkpoint, without its tensors; None if it is not one."""
+    try:
+        with safe_open(path, "pt") as file:
+            state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+        return state if state["version"] == VERSION else None
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
+        return None
+
+
+def _difference(key: str, saved: Any, mine: Any) -> str:
+    if not isinstance(mine, dict):
+        return f"its {key} is {saved!r}, this run's {mine!r}"
+    name = next(n for n in mine if saved.get(n) != mine[n])
+    return f"its {name} is {saved.get(name)!r}, this run's {mine[name]!r}"

@@ -1,0 +1,352 @@
+"""Text → bytes on disk.
+
+A corpus is bytes (256 tokens, and no tokenizer to train or download), cut into segments, shuffled with a
+fixed seed and split into a part to train on and a held-out part. It is prepared once and then read from
+a cache. The same files give the same bytes everywhere; their SHA-256 is the corpus's fingerprint.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import re
+import stat
+import sys
+import sysconfig
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import platformdirs
+
+from sparsity_lab.training import tasks
+from sparsity_lab.training.batches import Bytes
+
+Progress = Callable[[str, float], None]  # what is being done, and the fraction done in [0, 1]
+
+SEGMENT = 16_384  # bytes; the unit of the shuffle and of the split
+SMALLEST_SEGMENT = 512  # a text of less than 32 segments is cut into smaller ones, down to this
+HELD_OUT = 0.03  # of the segments
+MIN_BYTES = 4_096
+MAX_BYTES = 1_000_000_000  # a corpus is prepared in memory
+FORMAT = 1  # raise it when a rule of this file changes: cached corpora are then prepared anew
+
+PACKAGES = ("torch", "pandas", "numpy", "sympy", "networkx", "IPython")
+MAX_SOURCE_BYTES = 500_000  # of one Python file: past it are mostly tables
+NO_SOURCE = re.compile(  # tests and generated files, by path; the last line's hold the paths of one machine
+    r"(.*/)?(tests?|_?testing|idle_test|_?generated|lib-dynload)/.*"
+    r"|(.*/)?(test_[^/]*|[^/]*_tests?|conftest|[^/]*_pb2(_grpc)?|[^/]*_generated[^/]*)\.py"
+    r"|(.*/)?(_sysconfigdata[^/]*|python-config)\.py"
+)
+GENERATED = re.compile(  # in comments and a docstring's first line; other prose may just speak of such things
+    rb'^(#|""").*(generated (by|from|with|using)|auto-?generated|do not (edit|modify))', re.M | re.I
+)
+TEXT_KINDS = re.compile(
+    r".*\.(txt|text|md|markdown|rst|tex|org|adoc|html?|xml|csv|tsv|jsonl?|ya?ml|toml|ini|cfg|pyi?|c|h|cc|cpp|hpp|cu"
+    r"|rs|go|java|kt|scala|swift|jsx?|tsx?|css|sh|sql|r|jl|lua|rb|pl|php|hs)",
+    re.I,
+)
+SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages", "node_modules"}  # and hidden ones
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Prepared text. `train` and `val`, (bytes,), are memory-mapped, read-only, and share no segment."""
+
+    name: str
+    fingerprint: str  # SHA-256 of train then val, hex
+    train: Bytes = field(repr=False)
+    val: Bytes = field(repr=False)
+    notes: str = ""  # what was left out of a folder or data set
+    vocab_size: int = 256
+
+    def describe(self) -> str:
+        """One line, such as "python: 85.1 MB train, 2.6 MB held out, fingerprint 1a2b3c4d"."""
+        sizes = f"{_size(self.train.size)} train, {_size(self.val.size)} held out"
+        notes = f" ({self.notes})" if self.notes else ""
+        return f"{self.name}: {sizes}, fingerprint {self.fingerprint[:8]}{notes}"
+
+
+def load_corpus(name: str = "python", *, progress: Progress | None = None) -> Corpus:
+    """Find a corpus in the cache (`cache_dir()`), or prepare it and put it there.
+
+    `name` is one of
+    - "python": Python source that is on this machine anyway: the standard library and those of PACKAGES that
+      are installed, without tests, generated files and files over MAX_SOURCE_BYTES;
+    - "standard-library": the standard library alone;
+    - "tasks": lines of small tasks with exact answers, mixed with some of "python" (`sparsity_lab.training.tasks`);
+    - a text file, or a folder: its files of TEXT_KINDS, recursively, sorted by path. Hidden files and
+      SKIPPED_FOLDERS are passed over; other kinds, duplicates and what is not UTF-8 are counted in `notes`;
+    - "hf:OWNER/NAME", "hf:OWNER/NAME/SUBSET": the first MAX_BYTES bytes of a data set of Hugging Face's Hub:
+      its `train` or only split, its `text` or only column of strings. Once cached, it is not looked up again;
+    - "hf:FOLDER": the same, written by `Dataset.save_to_disk` or readable by `datasets.load_dataset`.
+
+    `progress` is called with a text and a fraction in [0, 1], at last with 1.0. Raises ValueError if the
+    source is missing, below MIN_BYTES, over MAX_BYTES, binary, not UTF-8, or no data set that can be loaded.
+    """
+    report: Progress = progress or (lambda text, fraction: None)
+    source = _find(name)
+    folder = cache_dir() / "corpus"
+    key = hashlib.sha256(json.dumps([FORMAT, name, source.stamp]).encode()).hexdigest()[:24]
+    corpus = _open(folder, key, name)
+    if corpus is None:
+        text, notes = source.read(report)
+        if len(text) < MIN_BYTES:
+            has = f"{len(text):,} bytes of text" + (f" ({notes})" if notes else "")
+            fix = "give a longer text, or a folder with files such as .txt, .md or .py"
+            raise ValueError(f"corpus={name!r} has {has}, at least {MIN_BYTES:,} are needed: {fix}")
+        report("writing", 0.9)
+        _write(folder, key, text, notes)
+        corpus = _open(folder, key, name)
+        assert corpus is not None, f"the corpus just written to {folder} cannot be read"
+    report(corpus.describe(), 1.0)
+    return corpus
+
+
+def cache_dir() -> Path:
+    """The environment's SPARSITY_LAB_CACHE, or else the user's cache folder."""
+    folder = os.environ.get("SPARSITY_LAB_CACHE") or platformdirs.user_cache_dir("sparsity-lab")
+    return Path(folder).expanduser()
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:.1f} kB"
+
+
+# ---- Sources: a stamp that changes when the source does (cheap), and a way to read it (seconds).
+
+
+class _Source(NamedTuple):
+    stamp: list[Any]  # JSON, for the cache key
+    read: Callable[[Progress], tuple[bytearray, str]]  # → text, notes
+
+
+class _File(NamedTuple):
+    label: str  # relative path with "/": files are sorted alike on all machines
+    path: str
+    size: int
+    mtime: int
+
+
+def _find(name: str) -> _Source:
+    if name in ("python", "standard-library"):
+        return _python_source(PACKAGES if name == "python" else ())
+    if name == "tasks":
+        return _tasks_source()
+    if name.startswith("hf:"):
+        return _hf_source(name)
+    path = os.path.expanduser(name)
+    if not os.path.exists(path):
+        fix = 'give "python", "standard-library", "tasks", "hf:OWNER/NAME" or the path of a text file or folder'
+        raise ValueError(f"corpus={name!r} does not exist: {fix}")
+    return _text_source(name, os.path.realpath(path))
+
+
+def _python_source(packages: tuple[str, ...]) -> _Source:
+    roots = {"stdlib": sysconfig.get_path("stdlib")}
+    stamp: list[Any] = [sys.version, roots["stdlib"]]
+    for package in packages:
+        spec = importlib.util.find_spec(package)  # finds it without importing it
+        if spec and spec.origin:
+            roots[package] = os.path.dirname(spec.origin)
+            stamp.append(_file(spec.origin, package))  # its time tells when this version was installed
+
+    def read(report: Progress) -> tuple[bytearray, str]:
+        files = [file for label, root in roots.items() for file in _walk(root, f"{label}/")]
+        files = [f for f in files if f.label.endswith(".py") and f.size <= MAX_SOURCE_BYTES]
+        files = [f for f in files if not NO_SOURCE.fullmatch(f.label)]
+        return _read_files(files, report, generated=False)[0], ""
+
+    return _Source(stamp, read)
+
+
+def _tasks_source() -> _Source:
+    def read(report: Progress) -> tuple[bytearray, str]:
+        source = load_corpus("python", progress=lambda text, fraction: report(text, 0.8 * fraction))
+        report("drawing examples", 0.8)
+        return tasks.text(source.train[: tasks.TEXT_BYTES].tobytes()), ""
+
+    return _Source([tasks.FORMAT, _python_source(PACKAGES).stamp], read)
+
+
+def _text_source(name: str, path: str) -> _Source:
+    is_folder = os.path.isdir(path)
+    found = _walk(path) if is_folder else [_file(path, os.path.basename(path))]
+    files = [f for f in found if TEXT_KINDS.fullmatch(f.label)] if is_folder else found
+    if sum(file.size for file in files) > MAX_BYTES:
+        raise ValueError(f"corpus={name!r} has more than {MAX_BYTES:,} bytes: give a part of it")
+
+    def read(report: Progress) -> tuple[bytearray, str]:
+        text, rejected = _read_files(files, report, generated=True)
+        if rejected and not is_folder:
+            raise ValueError(f"corpus={name!r} is {next(iter(rejected))}: give a text file saved as UTF-8")
+        rejected["of other kinds"] += len(found) - len(files)
+        notes = ", ".join(f"{n} {reason}" for reason, n in sorted(rejected.items()) if n)
+        return text, f"files left out: {notes}" if notes else ""
+
+    return _Source(files, read)
+
+
+def _hf_source(name: str) -> _Source:
+    where = name.removeprefix("hf:")
+    folder = os.path.realpath(os.path.expanduser(where)) if where else ""
+    if not os.path.isdir(folder):
+        folder = ""
+        if not re.fullmatch(r"[\w.-]*\w(/[\w.-]*\w){0,2}", where):
+            fix = "give hf:OWNER/NAME, hf:OWNER/NAME/SUBSET or hf:FOLDER"
+            raise ValueError(f"corpus={name!r} is no folder and no data set's name: {fix}")
+
+    def read(report: Progress) -> tuple[bytearray, str]:
+        text = bytearray()
+        for rows in _load_hf(name, folder):
+            for row in rows:
+                _append(text, (row or "").encode(errors="replace"))
+            report(f"reading {name}: {_size(len(text))}", 0.9 * min(1.0, len(text) / MAX_BYTES))
+            if len(text) > MAX_BYTES:
+                del text[MAX_BYTES:]
+                return text, f"its first {_size(MAX_BYTES)}"
+        return text, ""
+
+    return _Source(list(_walk(folder)) if folder else [], read)  # on the Hub, the name is all there is
+
+
+def _load_hf(name: str, folder: str) -> Iterator[list[str | None]]:
+    """The column of text, in batches of rows."""
+    try:
+        datasets = importlib.import_module("datasets")  # here, because it is optional and takes a second
+    except ImportError as error:
+        fix = "pip install 'sparsity-lab[datasets]'"
+        raise ValueError(f"corpus={name!r} needs Hugging Face datasets: {fix}") from error
+    try:
+        if folder and any(os.path.exists(f"{folder}/{file}") for file in ("state.json", "dataset_dict.json")):
+            data = datasets.load_from_disk(folder)
+        else:
+            parts = name.removeprefix("hf:").split("/")
+            where = [folder] if folder else ["/".join(parts[:2]), *parts[2:]]  # and the subset
+            data = datasets.load_dataset(*where, streaming=True)  # or there would be a second copy on disk
+        if isinstance(data, dict):  # of splits
+            if "train" not in data and len(data) != 1:
+                raise ValueError(f"it needs a split `train`, or only one split, got {sorted(data)}")
+            data = data["train"] if "train" in data else next(iter(data.values()))
+        sample = list(islice(data, 100))  # streamed, it may not know its columns; a first row may be empty
+        columns = sorted({key for row in sample for key, value in row.items() if isinstance(value, str)})
+        if "text" not in columns and len(columns) != 1:
+            got = f"{columns} among the columns {sorted({key for row in sample for key in row})}"
+            raise ValueError(f"it needs a column `text`, or only one column of strings, got {got}")
+    except Exception as error:  # of many types: no such name or subset, no network, an unknown format
+        raise ValueError(f"corpus={name!r} cannot be loaded by Hugging Face datasets: {error}") from error
+    column = "text" if "text" in columns else columns[0]
+    return (rows[column] for rows in data.select_columns([column]).iter(1000))
+
+
+def _walk(root: str, prefix: str = "") -> list[_File]:
+    """The regular files under a folder, sorted by label (prefix + relative path)."""
+    files = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS and name[0] != "."]
+        for name in names:
+            path = os.path.join(folder, name)
+            if name[0] != "." and os.path.isfile(path):  # no broken links, no pipes
+                files.append(_file(path, prefix + os.path.relpath(path, root).replace(os.sep, "/")))
+    return sorted(files)
+
+
+def _file(path: str, label: str) -> _File:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"corpus={path!r} is neither a file nor a folder: give one of them")
+    return _File(label, path, status.st_size, status.st_mtime_ns)
+
+
+def _read_files(files: list[_File], report: Progress, generated: bool) -> tuple[bytearray, Counter[str]]:
+    """The text of the files in their order, and how many were left out for which reason."""
+    text, seen, rejected = bytearray(), set(), Counter[str]()
+    for i, file in enumerate(files):
+        if i % 50 == 0:
+            report(f"reading {file.label}", 0.9 * i / len(files))
+        try:
+            content = Path(file.path).read_bytes()
+        except OSError:
+            rejected["unreadable"] += 1
+            continue
+        digest = hashlib.sha256(content).digest()
+        if fault := _fault(content):
+            rejected[fault] += 1
+        elif digest in seen:
+            rejected["duplicate"] += 1
+        elif generated or not GENERATED.search(content[:1024]):
+            seen.add(digest)
+            _append(text, content)
+    return text, rejected
+
+
+def _fault(content: bytes) -> str:
+    """Why a file is not text, or "" if it is."""
+    if b"\0" in content:  # valid UTF-8, but no text has it
+        return "binary"
+    try:
+        content.decode()
+        return ""
+    except UnicodeDecodeError:
+        return "not UTF-8"
+
+
+def _append(text: bytearray, document: bytes) -> None:
+    if text and not text.endswith(b"\n"):
+        text += b"\n"
+    text += document
+
+
+# ---- Cache: KEY.json tells what a source gave and names FINGERPRINT.bin, train then val. Each appears whole
+# or not at all, and a .bin is named by its content: two processes that prepare a corpus write the same files.
+
+
+def _write(folder: Path, key: str, text: bytearray, notes: str) -> None:
+    segment = min(SEGMENT, max(SMALLEST_SEGMENT, len(text) // 32))
+    n = len(text) // segment
+    n_val = max(1, round(HELD_OUT * n))
+    view = memoryview(text)
+    shuffled = [view[i * segment : (i + 1) * segment] for i in np.random.RandomState(0).permutation(n)]
+    rest = view[n * segment :]  # shorter than a segment: to train
+    parts = [*shuffled[n_val:], rest, *shuffled[:n_val]]
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part)
+    n_bytes = {"train_bytes": len(text) - n_val * segment, "val_bytes": n_val * segment}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_atomically(folder / f"{sha.hexdigest()}.bin", parts)
+    meta = json.dumps({"fingerprint": sha.hexdigest(), **n_bytes, "notes": notes})
+    _write_atomically(folder / f"{key}.json", [meta.encode()])
+
+
+def _write_atomically(target: Path, parts: list[Any]) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        temporary = Path(folder, target.name)
+        with open(temporary, "wb") as stream:
+            stream.writelines(parts)
+            stream.flush()
+            os.fsync(stream.fileno())  # else a power cut may leave the right size with the wrong content
+        try:
+            os.replace(temporary, target)
+        except PermissionError:  # on Windows, when another process has it open: it is there, and the same
+            if not target.exists():
+                raise
+
+
+def _open(folder: Path, key: str, name: str) -> Corpus | None:
+    """The corpus in the cache, checked by its sizes; None if it is not there or damaged."""
+    try:
+        meta = json.loads((folder / f"{key}.json").read_text())
+        n_train, n_val = meta["train_bytes"], meta["val_bytes"]
+        data = np.memmap(folder / f"{meta['fingerprint']}.bin", np.uint8, "r")
+        if data.size != n_train + n_val or min(n_train, n_val) < 1:
+            return None
+        return Corpus(name, meta["fingerprint"], data[:n_train], data[n_train:], meta["notes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,85 @@
+"""How long a run will take on this machine: a second of measuring, then arithmetic."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sparsity_lab.accounting import count_parameters, flops_per_step, plan
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.training.corpus import Corpus
+from sparsity_lab.training.trainer import Training
+
+PROBES = (  # width, sparsity, batch size
+    (8, 0.0, 2),
+    (8, 0.9375, 4),
+    (16, 0.984375, 8),
+    (32, 0.0, 8),
+    (32, 0.9375, 8),
+    (64, 0.0, 8),
+    (64, 0.9375, 4),
+    (64, 0.984375, 2),
+)
+
+
+def matmul_rate(seconds: float = 0.3, size: int = 1024) -> float:
+    """FLOP/s of a square float32 product with torch's present number of threads; the median of several."""
+    a, b = torch.randn(2, size, size)
+    times: list[float] = []
+    deadline = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < deadline:
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(times)
+
+
+@dataclass
+class Speed:
+    """Seconds a training step, as a sum of what it does."""
+
+    seconds_a_unit: np.ndarray  # one per feature of `_features`
+
+    def step_seconds(self, model: ModelConfig, batch_size: int) -> float:
+        return float(_features(model, batch_size) @ self.seconds_a_unit)
+
+    def seconds(self, model: ModelConfig, run: RunConfig) -> float:
+        """Of the whole run. Raises ValueError if the budget does not pay for one step."""
+        return plan(model, run).steps * self.step_seconds(model, run.sequences)
+
+
+def calibrate(corpus: Corpus) -> Speed:
+    """Times a few steps of a few models (about a second) and fits `Speed` to them."""
+    from scipy.optimize import nnls  # here, so that a dashboard need not wait for scipy
+
+    rows: list[np.ndarray] = []
+    times: list[float] = []
+    for width, sparsity, batch_size in PROBES:
+        model = ModelConfig.of_width(width).with_sparsity(sparsity)
+        training = Training(model, RunConfig(budget=1e13, batch_size=batch_size), corpus=corpus)
+        training.step()
+        took = []
+        for _ in range(4):
+            before = training.seconds
+            training.step()
+            took.append(training.seconds - before)
+        rows.append(_features(model, batch_size))
+        times.append(statistics.median(took))
+    weights = 1 / np.array(times)  # small relative errors matter, not small absolute ones
+    return Speed(nnls(np.array(rows) * weights[:, None], np.ones(len(times)))[0])
+
+
+def _features(model: ModelConfig, batch_size: int) -> np.ndarray:
+    tokens = batch_size * model.context
+    return np.array(
+        [
+            1,  # what a step costs before it does anything
+            model.has_router,
+            tokens * model.n_layers * model.d_model * 1e-6,  # passes over activations
+            tokens * model.n_layers * model.n_experts * model.has_router * 1e-6,  # routing
+            flops_per_step(model, batch_size) * 1e-9,
+            count_parameters(model).total * 1e-6,  # weight updates
+        ]
+    )

@@ -1,0 +1,54 @@
+"""Small pieces of HTML and of prose for the dashboard."""
+
+import html
+
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.laws.fitting import Prediction
+from sparsity_lab.training.trainer import Record
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 8 s, 2 min 05 s, 3 h 20 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def run_label(model: ModelConfig, run: RunConfig) -> str:
+    """A run's name in legends and tables."""
+    kind = "dense" if model.sparsity == 0 else f"S {model.sparsity:.3g}"
+    held = "" if model.d_expert == 3 * model.d_model else ", total held"
+    return f"{kind}, width {model.d_model}, {run.budget:.0e}, seed {run.seed}{held}".replace("e+", "e")
+
+
+def record_label(record: Record) -> str:
+    return run_label(ModelConfig.from_dict(record.model), RunConfig.from_dict(record.run))
+
+
+def measured_label(record: Record | None) -> str:
+    """What a measured run ended at."""
+    return "–" if record is None or record.val_loss is None else f"{record.val_loss:.3f}"
+
+
+def expected_label(told: Prediction | None) -> str:
+    """What a law expects, with its interval."""
+    return "–" if told is None else f"{told.value:.2f} ({told.low:.2f} to {told.high:.2f})"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    def cells(kind: str, values: list[str]) -> str:
+        return "".join(f'<{kind} style="text-align:right;padding:1px 10px">{html.escape(v)}</{kind}>' for v in values)
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f'<table style="line-height:1.4"><tr>{cells("th", header)}</tr>{body}</table>'
+
+
+def samples(before: str, after: str) -> str:
+    """What the model on the dial wrote before training, and after."""
+    style = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.25;height:9em;overflow-y:auto"
+    cell = '<div style="flex:1;min-width:0"><b>The model writes, {}</b><pre style="{}">{}</pre></div>'
+    cells = "".join(
+        cell.format(when, style, html.escape(text)) for when, text in (("before", before), ("after", after or "…"))
+    )
+    return f'<div style="display:flex;gap:24px">{cells}</div>'

@@ -1,0 +1,294 @@
+"""The one live training behind a notebook.
+
+A kernel has one `Session` and a session one training thread, however often the cells are run: a notebook's globals
+would leave the old thread alive behind new widgets. The thread reports through `listener`, at most ten times a second.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sparsity_lab.accounting import plan
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.models import generate
+from sparsity_lab.models.router import RoutingStats
+from sparsity_lab.runs.store import RunStore, home, record_id, run_id
+from sparsity_lab.training import checkpoint
+from sparsity_lab.training.batches import decode, encode
+from sparsity_lab.training.corpus import Corpus, load_corpus
+from sparsity_lab.training.timing import Speed, calibrate
+from sparsity_lab.training.trainer import Record, Step, Training, resolve
+
+SECONDS_BETWEEN_REPORTS = 0.1
+SECONDS_BETWEEN_CHECKPOINTS = 10.0
+SECONDS_TO_DRAW = 1.5  # the dashboard, by kernel and browser, before its session takes a core
+PROMPT = "def "
+SAMPLE_TOKENS = 160
+
+
+@dataclass
+class Lane:
+    """One of the models that train side by side: the one on the dial, or its dense twin."""
+
+    model: ModelConfig
+    run: RunConfig
+    training: Training | None = None
+    last: Step | None = None
+    routing: list[RoutingStats] = field(default_factory=list)
+    text_before: str = ""
+    text_after: str = ""
+    record: Record | None = None
+
+    @property
+    def share(self) -> float:
+        """Of the budget that is spent, 0 to 1."""
+        if self.record is not None:
+            return 1.0
+        return self.last.step / self.last.steps if self.last else 0.0
+
+
+class Session:
+    """Start, pause, step and stop a training that runs in the background.
+
+    All methods may be called from any thread, and come back at once, but for `start` and `clear`, which wait for the
+    old thread's present step. ``state`` is idle, running, paused or failed; ``message`` is a sentence on what goes on.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder or home()
+        self.store = RunStore(self.folder / "live")
+        self.records: list[Record] = self.store.load()
+        self.lanes: list[Lane] = []
+        self.state = "idle"
+        self.message = "Ready."
+        self.listener: Callable[[], None] = lambda: None
+        self._lock = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._hurry = threading.Event()  # beside `_stop`: don't even measure
+        self._go = threading.Event()  # cleared while paused
+        self._steps_allowed = 0  # while paused
+        self._corpora: dict[str, Corpus] = {}
+        self.speed: Speed | None = None  # of this machine, once `calibrate` is through
+
+    @property
+    def busy(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def trains(self) -> bool:
+        """Busy, and not with the calibration."""
+        return self.busy and self._thread is not None and self._thread.name == "training"
+
+    def start(self, pairs: list[tuple[ModelConfig, RunConfig]], paused: bool = False) -> None:
+        """Trains these models side by side, each at the same share of its budget; ends what was running before.
+
+        A finished run of the same configs on the same corpus is shown instead of trained again, but for the first of
+        ``pairs``. Goes on if just these were being trained. Raises ValueError if a budget does not pay for one step.
+        """
+        lanes = [Lane(model, resolve(model, run)) for model, run in pairs]
+        for lane in lanes:
+            plan(lane.model, lane.run)
+        with self._lock:
+            if self.trains and not self._stop.is_set() and _ids(lanes) == _ids(self.lanes):
+                if not paused:
+                    self.proceed()
+                return
+            self._end()
+            self.lanes = lanes
+            self._stop, self._hurry, self._go = threading.Event(), threading.Event(), threading.Event()
+            self._steps_allowed = int(paused)
+            if not paused:
+                self._go.set()
+            self.state, self.message = "paused" if paused else "running", "Getting ready."
+            self._thread = threading.Thread(target=self._work, args=(lanes,), daemon=True, name="training")
+            self._thread.start()
+
+    def calibrate(self, corpus: str) -> None:
+        """Measures ``speed`` in the background, unless that is done or a training is under way."""
+        with self._lock:
+            if self.speed is None and not self.busy:
+                self._thread = threading.Thread(target=self._calibrate, args=(corpus,), daemon=True, name="calibration")
+                self._thread.start()
+
+    def pause(self) -> None:
+        with self._lock:
+            if self.state == "running":
+                self.state = "paused"
+                self._go.clear()
+
+    def proceed(self) -> None:
+        """Goes on after `pause`."""
+        with self._lock:
+            if self.state == "paused":
+                self.state = "running"
+                self._go.set()
+
+    def step(self) -> None:
+        """One training step of each model, then a pause."""
+        with self._lock:
+            self.pause()
+            self._steps_allowed += 1
+
+    def stop(self) -> None:
+        """Ends the run after its present step; it is measured on held-out text and kept. Does nothing when idle."""
+        with self._lock:
+            self._stop.set()
+            self._go.set()
+
+    def has_finished(self, pairs: list[tuple[ModelConfig, RunConfig]]) -> bool:
+        """Whether just these were trained last, to the end."""
+        wanted = [run_id(model, run) for model, run in pairs]
+        return _ids(self.lanes) == wanted and all(
+            lane.record and lane.record.status != "stopped" for lane in self.lanes
+        )
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until the training is over; says whether it is."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return not self.busy
+
+    def clear(self) -> None:
+        """Ends the run and forgets all runs, also those on disk."""
+        with self._lock:
+            self._end()
+            self.store.clear()
+            for path in self._checkpoints.glob("*.safetensors"):
+                path.unlink(missing_ok=True)
+            self.records, self.lanes = [], []
+            self.state, self.message = "idle", "Cleared."
+
+    def corpus(self, name: str) -> Corpus:
+        """Loaded once; its progress is told in ``message``."""
+        if name not in self._corpora:
+            self._corpora[name] = load_corpus(name, progress=self._tell_corpus)
+        return self._corpora[name]
+
+    def interrupted(self) -> tuple[ModelConfig, RunConfig] | None:
+        """The run that a dead kernel left unfinished (the sparsest, not its twin); `start` with it goes on from its
+        last checkpoint."""
+        states = [checkpoint.peek(path) for path in self._checkpoints.glob("*.safetensors")] if not self.busy else []
+        found = [(ModelConfig.from_dict(s["model"]), RunConfig.from_dict(s["run"])) for s in states if s is not None]
+        return max(found, key=lambda pair: pair[0].sparsity, default=None)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def _checkpoint(self, lane: Lane) -> Path:
+        return self._checkpoints / f"{run_id(lane.model, lane.run)}.safetensors"
+
+    def _tell_corpus(self, text: str, share: float) -> None:
+        self._tell(f"Preparing the corpus: {text} ({share:.0%}).")
+
+    def _tell(self, message: str) -> None:
+        self.message = message
+        self.listener()
+
+    def _end(self) -> None:
+        """`stop`, without the measuring, and wait for the thread."""
+        self._hurry.set()
+        self.stop()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    # ---- the training thread. It takes no lock: `start` and `clear` hold it while they wait for this thread.
+
+    def _work(self, lanes: list[Lane]) -> None:
+        try:
+            self._prepare(lanes)
+            self._train(lanes)
+            self._finish(lanes)
+            self.state = "idle"
+        except Exception as error:  # a thread's traceback goes nowhere: whatever it is, the learner must see it
+            self.state, self.message = "failed", f"{type(error).__name__}: {error}"
+        self.listener()
+
+    def _calibrate(self, corpus: str) -> None:
+        self._stop.wait(SECONDS_TO_DRAW)
+        try:
+            self.speed = calibrate(self.corpus(corpus))
+            self.message = "Ready."
+        except Exception as error:
+            self.state, self.message = "failed", f"{type(error).__name__}: {error}"
+        self.listener()
+
+    def _prepare(self, lanes: list[Lane]) -> None:
+        for lane in lanes:
+            corpus = self.corpus(lane.run.corpus)
+            if lane is not lanes[0]:
+                lane.record = self.store.find(lane.model, lane.run, corpus.fingerprint)
+            if lane.record is None:
+                lane.training = Training(
+                    lane.model,
+                    lane.run,
+                    corpus=corpus,
+                    checkpoint_path=self._checkpoint(lane),
+                    checkpoint_seconds=SECONDS_BETWEEN_CHECKPOINTS,
+                )
+                lane.text_before = sample(lane.training)
+
+    def _train(self, lanes: list[Lane]) -> None:
+        report = 0.0
+        while not self._stop.is_set():
+            waiting = [lane for lane in lanes if lane.training is not None and not lane.training.done]
+            if not waiting:
+                return
+            if self._go.is_set():
+                turn = [min(waiting, key=lambda lane: lane.share)]
+            elif self._steps_allowed:
+                self._steps_allowed -= 1
+                turn = waiting
+            else:
+                self._tell("Paused.")
+                while not (self._go.wait(0.05) or self._steps_allowed):
+                    pass
+                continue
+            for lane in turn:
+                assert lane.training is not None
+                lane.last = lane.training.step()
+                now = time.monotonic()
+                if now >= report or not self._go.is_set():
+                    lane.routing = lane.training.model.routing()
+                    self._tell("Training.")
+                    # Where many share the machine a report takes long, and must not take the time from training.
+                    report = now + max(SECONDS_BETWEEN_REPORTS, 10 * (time.monotonic() - now))
+
+    def _finish(self, lanes: list[Lane]) -> None:
+        self._tell("Measuring the loss on held-out text.")
+        for lane in lanes:
+            if lane.training is None or lane.last is None:
+                continue
+            lane.routing = lane.training.model.routing()
+            lane.record = lane.training.record(lane.training.evaluate(self._hurry.is_set))
+            if not self._hurry.is_set() and lane.record.status != "diverged":
+                lane.text_after = sample(lane.training)
+            self.store.save(lane.record)
+            self._checkpoint(lane).unlink(missing_ok=True)
+            kept = [record for record in self.records if record_id(record) != record_id(lane.record)]
+            self.records = [*kept, lane.record]
+        self.message = " ".join(lane.record.summary() for lane in lanes if lane.record is not None) or "Stopped."
+
+
+def sample(training: Training) -> str:
+    """What the model writes after `PROMPT`."""
+    text = decode(generate(training.model, encode(PROMPT)[None], SAMPLE_TOKENS)[0])
+    return "".join(c if c == "\n" or (c.isprintable() and c != "\ufffd") else "·" for c in text)
+
+
+def _ids(lanes: list[Lane]) -> list[str]:
+    return [run_id(lane.model, lane.run) for lane in lanes]
+
+
+_session: Session | None = None
+
+
+def current() -> Session:
+    """The kernel's session, made on first use."""
+    global _session
+    if _session is None:
+        _session = Session()
+    return _session

@@ -1,0 +1,248 @@
+"""Scores: an answer counts as right exactly if greedy decoding writes it, and verdicts find what was put in."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sparsity_lab.analysis import routing as inside
+from sparsity_lab.analysis import task_scores
+from sparsity_lab.analysis.task_scores import cloze, cloze_chance, gains, right, summarise, table, verdicts
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.models import Transformer
+from sparsity_lab.models.generation import generate
+from sparsity_lab.runs.repeat import run_all
+from sparsity_lab.runs.store import RunStore
+from sparsity_lab.training import tasks
+from sparsity_lab.training.batches import encode
+from sparsity_lab.training.corpus import Corpus
+from sparsity_lab.training.tasks import TASKS, lines
+from sparsity_lab.training.trainer import Training, train
+
+SOURCE = b"for x in range(10):\n    print(x, 12)  # twelve\n" * 200
+
+
+@pytest.fixture(scope="module")
+def brackets() -> Transformer:
+    """A model that has learnt some of the brackets, in a second or two."""
+    text = b"".join(line.tobytes() + b"\n" for line in lines(TASKS["brackets"], 30_000, 0, held_out=False))
+    data = np.frombuffer(text, np.uint8)
+    corpus = Corpus("brackets", "0", data[:-4_096], data[-4_096:])
+    run = RunConfig(budget=4e9, corpus="brackets", device="cpu", learning_rate=3e-2, batch_size=16)
+    training = Training(ModelConfig.on_dial(8, 0.75).replace(context=32), run, corpus=corpus)
+    while not training.done:
+        training.step()
+    return training.model
+
+
+def written(model: Transformer, example: tasks.Example) -> str:
+    prompt = encode(f"\n{example.prompt}")
+    text = generate(model, prompt[None], len(example.answer), temperature=0)
+    return bytes(text[0, len(prompt) :].tolist()).decode("latin-1")
+
+
+def test_right_is_what_greedy_decoding_writes(brackets: Transformer) -> None:
+    task = TASKS["brackets"]
+    asked = lines(task, 300, 7)
+    found = right(brackets, asked, task.answer)
+    assert 0.04 < found.mean() < 0.96, "a test needs both"
+    brackets.eval()
+    examples = tasks.examples(task, 300, 7)
+    assert found.tolist() == [written(brackets, example) == example.answer for example in examples]
+
+
+def test_right_leaves_the_model_as_it_was(brackets: Transformer) -> None:
+    asked = lines(TASKS["brackets"], 260, 1)
+    brackets.train()
+    found = right(brackets, asked, 3)
+    assert brackets.training
+    brackets.eval()
+    assert np.array_equal(right(brackets, asked, 3), found)
+    assert not brackets.training
+    one_by_one = [right(brackets, asked[[i]], 3)[0] for i in range(20)]
+    assert found[:20].tolist() == one_by_one, "batches change nothing"
+    nearly = asked.copy()
+    nearly[:, -1] = ord("x")
+    assert not right(brackets, nearly, 3).any(), "one wrong byte is a wrong answer"
+
+
+def test_guessing_by_simulation() -> None:
+    """A model whose every logit is random, but for the letters: right as often as chance among letters."""
+    torch.manual_seed(0)
+    letters = torch.from_numpy(tasks.LETTERS.astype(np.int64))
+
+    class Guesser(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def forward(self, x_BT: torch.Tensor) -> torch.Tensor:
+            logits_BTV = torch.full((*x_BT.shape, 256), -1.0)
+            logits_BTV[..., letters] = torch.rand(*x_BT.shape, 26)
+            return logits_BTV
+
+    found = right(Guesser(), lines(TASKS["recall"], 20_000, 0), 1)  # type: ignore[arg-type]
+    assert found.mean() == pytest.approx(1 / 26, abs=0.006)
+    assert found.mean() < TASKS["recall"].chance, "who knows which letter is commonest does better"
+
+
+# ---- Cloze
+
+
+def plain_cloze(model: Transformer, source: bytes, context: int) -> dict[str, list[bool]]:
+    """Word by word, each from the window it stands in."""
+    labels, found = inside.kinds(source), {}
+    n = (len(source) - 1) // context
+    begin = 1
+    while begin < n * context + 1:
+        end = begin
+        while end < n * context + 1 and labels[end] == labels[begin]:
+            end += 1
+        window = (begin - 1) // context
+        inside_one = window == (end - 2) // context
+        if inside_one and begin - 1 - window * context >= context // 2:
+            said = bytearray()
+            for place in range(begin, end):
+                read = torch.tensor([list(source[window * context : place])])
+                said.append(int(model(read)[0, -1].argmax()))
+            found.setdefault(inside.KINDS[labels[begin]], []).append(bytes(said) == source[begin:end])
+        begin = end
+    return found
+
+
+def test_cloze_is_what_a_loop_finds(brackets: Transformer) -> None:
+    source = b"if (a):\n  return b[0]\nb = (a, [1], {2: 3})\n" * 30
+    found = cloze(brackets, source).set_index("kind")
+    brackets.eval()
+    with torch.no_grad():
+        expected = plain_cloze(brackets, source, brackets.config.context)
+    for kind in found.index:
+        assert found.loc[kind, "words"] == len(expected[kind])
+        assert found.loc[kind, "accuracy"] == pytest.approx(np.mean(expected[kind]))
+    assert set(found.index) == set(expected) & set(task_scores.CLOZE_KINDS)
+
+
+def test_chance_of_cloze_is_the_commonest_word(brackets: Transformer) -> None:
+    chance = cloze_chance(SOURCE, brackets.config.context)
+    assert chance["keyword"] == pytest.approx(0.5, abs=0.1), "for and in"
+    assert chance["number"] == pytest.approx(0.5, abs=0.1), "10 and 12"
+    assert set(chance) == set(cloze(brackets, SOURCE)["kind"])
+    assert "string" not in chance
+
+
+# ---- Records
+
+
+def score(training: Training) -> dict[str, float]:
+    return {"recall": 0.25, "arithmetic": float(training.run_config.seed)}
+
+
+def test_scores_are_kept_and_asked_once(
+    model: ModelConfig, run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [(model, run.replace(budget=2e7, seed=seed)) for seed in (0, 1)]
+    assert run_all(pairs, tmp_path)["record"][0].scores is None
+    scored = run_all(pairs, tmp_path, score)
+    expected = [{"recall": 0.25, "arithmetic": float(seed)} for seed in (0, 1)]
+    assert [record.scores for record in scored["record"]] == expected, "trained again, to be asked"
+    monkeypatch.setattr("sparsity_lab.runs.repeat.Training", lambda *_, **__: pytest.fail("it was trained again"))
+    run_all(pairs, tmp_path, score)
+    frame = table(RunStore(tmp_path / "runs").load())
+    assert sorted(zip(frame["seed"], frame["task"], frame["accuracy"], strict=True)) == [
+        (0, "arithmetic", 0.0), (0, "recall", 0.25), (1, "arithmetic", 1.0), (1, "recall", 0.25)
+    ]  # fmt: skip
+    assert set(frame["budget"]) == {2e7}
+
+
+def test_everything_is_scored(
+    brackets: Transformer, monkeypatch: pytest.MonkeyPatch, model: ModelConfig, run: RunConfig
+) -> None:
+    monkeypatch.setattr(task_scores, "load_corpus", lambda name: SimpleNamespace(val=np.frombuffer(SOURCE, np.uint8)))
+    found = task_scores.score(SimpleNamespace(model=brackets))  # type: ignore[arg-type]
+    ranks = {f"recall rank {1 << octave}" for octave in range(3, 12)}
+    assert set(TASKS) | ranks <= set(found)
+    assert found.keys() - set(TASKS) - ranks <= {f"cloze {kind}" for kind in task_scores.CLOZE_KINDS}
+    assert all(0 <= share <= 1 for share in found.values())
+    assert found["brackets"] > 0.04
+    *_, record = train(model, run.replace(budget=2e7))
+    assert set(table([replace(record, scores=found)])["task"]) == set(found)
+    assert table([replace(record, scores=found, status="diverged")]).empty
+
+
+def test_ranks_hold_the_whole_table(brackets: Transformer) -> None:
+    found = task_scores.recall_by_rank(brackets)
+    assert found["rank"].tolist() == found["facts"].tolist() == [8, 16, 32, 64, 128, 256, 512, 1024, 2048]
+
+
+# ---- What they say
+
+
+def made(cells: dict[str, tuple[float, ...]], noise: float, seeds: int = 5) -> pd.DataFrame:
+    """Scores at S = 0, 0.75, 0.9375 around these accuracies; seeds differ by the same for all sparsities."""
+    random = np.random.default_rng(0)
+    rows = []
+    for seed in range(seeds):
+        of_seed = random.normal(0, 0.1)
+        for task, accuracies in cells.items():
+            for sparsity, accuracy in zip((0.0, 0.75, 0.9375), accuracies, strict=True):
+                rows.append((1e11, 16, sparsity, seed, task, accuracy + of_seed + random.normal(0, noise)))
+    return pd.DataFrame(rows, columns=["budget", "width", "sparsity", "seed", "task", "accuracy"])
+
+
+def test_gains_are_paired_by_seed() -> None:
+    scores = made({"recall": (0.3, 0.4, 0.6)}, noise=0.0)
+    found = gains(scores).set_index("sparsity")
+    assert found["gain"].to_dict() == {0.75: pytest.approx(0.1), 0.9375: pytest.approx(0.3)}
+    assert (found["half"] < 1e-9).all(), "what seeds have in common is taken out"
+    assert (summarise(scores)["half"] > 0.05).all(), "and is in the means"
+
+
+def verdict(scores: pd.DataFrame) -> dict[str, str]:
+    found = verdicts(scores)
+    return dict(zip(found["claim"], found["verdict"], strict=True))
+
+
+def test_verdicts_find_the_truth() -> None:
+    assert verdict(made({"recall": (0.2, 0.4, 0.6), "arithmetic": (0.5, 0.6, 0.45)}, 0.005)) == {
+        "sparsity helps recall": "yes",
+        "sparsity helps arithmetic": "no",
+        "recall rises in the last step": "yes",
+        "arithmetic rises in the last step": "no",
+        "recall gains more than arithmetic": "yes",
+    }
+    assert set(verdict(made({"recall": (0.4, 0.4, 0.4), "arithmetic": (0.5, 0.5, 0.5)}, 0.05)).values()) == {
+        "not decided"
+    }
+
+
+def test_one_seed_decides_nothing() -> None:
+    assert set(verdict(made({"recall": (0.2, 0.4, 0.6), "arithmetic": (0.5, 0.6, 0.4)}, 0, seeds=1)).values()) == {
+        "not decided"
+    }
+
+
+def test_false_alarms_are_as_rare_as_the_interval_says() -> None:
+    random, alarms, n = np.random.default_rng(1), 0, 120
+    nothing = made({"recall": (0.4, 0.4, 0.4), "arithmetic": (0.5, 0.5, 0.5)}, 0, seeds=3)
+    for _ in range(n):
+        noisy = nothing.assign(accuracy=nothing["accuracy"] + random.normal(0, 0.05, len(nothing)))
+        alarms += verdict(noisy)["sparsity helps recall"] != "not decided"
+    assert alarms / n == pytest.approx(0.05, abs=0.06)
+
+
+def test_floors_and_ceilings_are_told() -> None:
+    flat = made({"recall": (0, 0, 0), "arithmetic": (0, 0, 0)}, 0)
+    flat["accuracy"] = flat["task"].map({"recall": 0.05, "arithmetic": 0.99})
+    found = verdicts(flat)
+    told = dict(zip(found["claim"], found["note"], strict=True))
+    assert told["sparsity helps recall"] == "recall is at chance"
+    assert told["sparsity helps arithmetic"] == "arithmetic is at its ceiling"
+    assert told["recall gains more than arithmetic"] == "arithmetic is at its ceiling; recall is at chance"
+
+
+def test_one_sparsity_is_no_comparison() -> None:
+    scores = made({"recall": (0.2, 0.4, 0.6), "arithmetic": (0.5, 0.6, 0.4)}, 0)
+    with pytest.raises(ValueError, match=r"budget=1e\+11 has scores at sparsity \[0\.75\] alone"):
+        verdicts(scores[scores["sparsity"] == 0.75])

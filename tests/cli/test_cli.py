@@ -1,0 +1,601 @@
+"""The command line: results on stdout, the rest on stderr, an exit status that scripts can rely on."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks import fit as synthetic
+from sparsity_lab import __version__
+from sparsity_lab.analysis.pruning import nonzeros
+from sparsity_lab.analysis.sparsity_measures import MEASURES
+from sparsity_lab.cli import prune as prune_file
+from sparsity_lab.cli.main import main
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.laws.fitting import load
+from sparsity_lab.runs import store as runs
+from sparsity_lab.runs.grid import read_grid
+from sparsity_lab.runs.sweep import Bar, Progress, estimate
+from sparsity_lab.training import checkpoint
+from sparsity_lab.training import trainer as training
+from sparsity_lab.training.trainer import train
+from tests.sweeps import SPEED, cluster_here
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def tiny(corpus_file: Path) -> list[str]:
+    """A dense run of some ten steps."""
+    return ["train", "--width", "8", "--budget", "1e8", "--corpus", str(corpus_file), "--device", "cpu"]
+
+
+def no_constant(name: str) -> None:
+    pytest.fail(f"{name} is not JSON")
+
+
+def failed(arguments: list[str], capsys: Capture) -> str:
+    """The one line of an error."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("sparsity-lab: ")
+    return lines[0].removeprefix("sparsity-lab: ")
+
+
+# ---- train
+
+
+def test_train_prints_one_record(tiny: list[str], corpus_file: Path, capsys: Capture) -> None:
+    assert main([*tiny, "--sparsity", "0.75", "--seed", "3", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1, "nothing but the record"
+    record: dict[str, Any] = json.loads(out, parse_constant=no_constant)
+    *_, expected = train(ModelConfig.on_dial(8, 0.75), RunConfig(budget=1e8, seed=3, corpus=str(corpus_file)))
+    fields = ("val_loss", "flops", "tokens", "params_total", "params_active", "sparsity", "seed", "status")
+    assert {name: record[name] for name in fields} == {name: getattr(expected, name) for name in fields}
+    assert record["status"] == "finished"
+    assert record["sparsity"] == 0.75
+    assert record["seed"] == 3
+    assert record["seconds"] > 0
+    assert record["flops"] <= 1e8
+    assert "S=0.75" in err, "progress is on stderr"
+
+
+def test_options_reach_the_run(tiny: list[str], tmp_path: Path, capsys: Capture) -> None:
+    options = {
+        "learning_rate": 0.01,
+        "batch_size": 3,
+        "backend": "naive",
+        "dtype": "bfloat16",
+        "threads": 2,
+        "seed": 5,
+        "device": "cpu",
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    path = tmp_path / "run.safetensors"
+    saving = ["--checkpoint", str(path), "--checkpoint-seconds", "0"]
+    assert main([*tiny, *arguments, *saving, "--hold", "total", "--sparsity", "0.5", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert {name: record["run"][name] for name in options} == options
+    assert record["run"]["budget"] == 1e8
+    assert record["model"] == ModelConfig.on_dial(8, 0.5, "total").to_dict()
+    assert path.exists()
+
+
+def test_a_run_shorter_than_the_time_between_checkpoints_leaves_its_end(
+    tiny: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "run.safetensors"
+    assert main([*tiny, "--checkpoint", str(path), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    data = answer(["prune", str(path), "--method", "wanda"], capsys)
+    assert data["loss_before"] == record["val_loss"]
+
+
+def test_train_in_words(tiny: list[str], capsys: Capture) -> None:
+    assert main(tiny) == 0
+    assert capsys.readouterr().out.startswith("Dense: finished after ")
+
+
+def test_a_diverged_run_is_status_1(tiny: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, x_BT: torch.Tensor, y_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.head.sum() * torch.nan, self.head.sum()
+
+    monkeypatch.setattr(training.Transformer, "loss", broken)
+    assert main([*tiny, "--json"]) == 1
+    record = json.loads(capsys.readouterr().out, parse_constant=no_constant)
+    assert record["status"] == "diverged"
+    assert record["val_loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sparsity", "1.0"], "sparsity=1.0 must be at least 0 and below 1"),
+        (["--sparsity", "nan"], "sparsity=nan must be at least 0 and below 1"),
+        (["--sparsity", "0.99999"], "sparsity=0.99999 needs 100000 experts a layer, more than 4096"),
+        (["--budget", "1"], "budget=1 FLOPs is less than one step of this model"),
+        (["--budget", "nan"], "budget=nan must be a finite number"),
+        (["--width", "7"], "d_model=7 must be a positive multiple of 4"),
+        (["--seed", "-1"], "seed=-1 is out of range"),
+        (["--corpus", "no/such/text"], "corpus='no/such/text' does not exist"),
+        (["--corpus", ""], "corpus='' must be a name or a path"),
+        (["--dtype", "float16"], "dtype='float16' is not known"),
+        (["--backend", "fast"], "backend='fast' is not known"),
+        (["--learning-rate", "-1"], "learning_rate=-1 is out of range"),
+        (["--threads", "0"], "threads=0 is out of range"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(
+    tiny: list[str], arguments: list[str], message: str, capsys: Capture
+) -> None:
+    assert failed([*tiny, *arguments], capsys).startswith(message)
+
+
+def test_an_empty_file(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "empty.txt"
+    path.touch()
+    assert f"corpus='{path}' has 0 bytes of text" in failed(["train", "--corpus", str(path)], capsys)
+
+
+def test_a_checkpoint_that_is_none(tiny: list[str], tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a checkpoint")
+    assert f"{path} is not a Sparsity Lab checkpoint" in failed([*tiny, "--checkpoint", str(path)], capsys)
+    assert path.read_text() == "not a checkpoint"
+
+
+def test_a_checkpoint_in_no_folder_or_a_folder(tiny: list[str], tmp_path: Path, capsys: Capture) -> None:
+    for path in (tmp_path, Path("/dev/null/run.safetensors")):
+        assert str(path) in failed([*tiny, "--checkpoint", str(path), "--checkpoint-seconds", "0"], capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["nonsense"], ["train", "--sparsity", "much"], ["train", "--hold", "both"], ["train", "--nonsense"]],
+)
+def test_usage(arguments: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert "usage: sparsity-lab" in capsys.readouterr().err
+
+
+def test_interrupt(tiny: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Training, "step", interrupted)
+    assert main(tiny) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_help_and_version_need_no_torch() -> None:
+    code = "import sys; from sparsity_lab.cli.main import main; sys.argv = ['sparsity-lab', '--version']"
+    code += "\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == __version__
+
+
+# ---- sweep
+
+
+@pytest.fixture
+def grid_file(corpus_file: Path, tmp_path: Path) -> Path:
+    """Two runs of some ten steps."""
+    shape = 'width = 8\nsparsity = 0.75\ncontext = 32\nd_expert = 16\neval_tokens = 1_024\ndevice = "cpu"\n'
+    path = tmp_path / "grid.toml"
+    path.write_text(f'[[runs]]\nbudget = 2e7\nseed = [0, 1]\ncorpus = "{corpus_file}"\n{shape}')
+    return path
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a cluster in this process, for a sweep that need not calibrate."""
+    monkeypatch.setattr("sparsity_lab.training.timing.calibrate", lambda corpus: SPEED)
+    with cluster_here() as cluster:
+        yield cluster.scheduler_address
+
+
+def test_sweep_estimates_trains_and_goes_on(grid_file: Path, here: str, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "runs"
+    words = ["sweep", str(grid_file), "--out", str(out)]
+    assert main([*words, "--estimate", "--workers", "2"]) == 0
+    stdout, err = capsys.readouterr()
+    assert stdout == ""
+    assert err == f"{estimate(read_grid(grid_file), out, 2, SPEED).summary()}\n"
+    assert not out.exists(), "an estimate leaves nothing behind"
+    assert main([*words, "--scheduler", here]) == 0
+    stdout, err = capsys.readouterr()
+    assert stdout == "2 of 2 runs done.\n"
+    assert "2 runs to train: about" in err
+    assert "100%" in err
+    first, second = sorted(out.glob("*.json"))
+    kept = first.stat().st_mtime_ns
+    second.unlink()
+    assert main([*words, "--scheduler", here]) == 0
+    stdout, err = capsys.readouterr()
+    assert "1 runs to train" in err
+    assert stdout == "2 of 2 runs done.\n"
+    assert first.stat().st_mtime_ns == kept
+    assert tomllib.loads((out / "provenance.toml").read_text())["runs_finished"] == 2
+
+
+def test_sweep_with_runs_that_fail_or_are_interrupted(
+    grid_file: Path, here: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["sweep", str(grid_file), "--out", str(tmp_path / "runs"), "--scheduler", here]
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "step", lambda self: 1 / 0)
+        assert main(words) == 1
+    assert capsys.readouterr().out == "0 of 2 runs done, 2 failed.\n"
+
+    def interrupted(bar: Bar, progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bar, "__call__", interrupted)
+        assert main(words) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (("seed = [0, 1]", "seed = [0, -1]"), [], "grid {grid}: table 1: seed=-1 is out of range"),
+        (("seed", "sead"), [], "grid {grid}: table 1 has 'sead', which is no field of a run"),
+        (("[[runs]]", "[[run]]"), [], "grid {grid} must hold [[runs]] tables and nothing else, got run"),
+        (("2e7", "1"), [], "budget=1 FLOPs is less than one step of this model"),
+        (('corpus = "', 'corpus = "/no'), [], "corpus='/no"),
+        (("", ""), ["--workers", "0"], "workers=0 must be at least 1"),
+    ],
+)
+def test_mistakes_in_a_sweep(
+    grid_file: Path,
+    tmp_path: Path,
+    change: tuple[str, str],
+    arguments: list[str],
+    message: str,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sparsity_lab.training.timing.calibrate", lambda corpus: SPEED)
+    grid_file.write_text(grid_file.read_text().replace(*change))
+    said = failed(["sweep", str(grid_file), "--out", str(tmp_path / "runs"), *arguments], capsys)
+    assert said.startswith(message.format(grid=grid_file))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_without_a_grid(tmp_path: Path, capsys: Capture) -> None:
+    assert "missing.toml does not exist" in failed(["sweep", "missing.toml", "--out", str(tmp_path)], capsys)
+    both = ["sweep", "grid.toml", "--out", "runs", "--workers", "2", "--scheduler", "tcp://host:8786"]
+    for words in (["sweep", "grid.toml"], both):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
+
+
+# ---- What a model costs
+
+
+def answer(arguments: list[str], capsys: Capture) -> Any:
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out, parse_constant=no_constant)
+
+
+def test_count(capsys: Capture) -> None:
+    data = answer(["count", "deepseek-v3"], capsys)
+    assert data["total"] == sum(data["parts"].values()) == 671_026_404_352
+    assert data["active"] == {"both": 37_552_282_624, "output": 36_625_603_584, "none": 35_698_924_544}
+    assert data["active"]["both"] == sum(data["active_parts"].values())
+    assert data["sparsity_experts"] == 248 / 256
+    assert data["sparsity_params"] == pytest.approx(0.944, abs=1e-3)
+    assert main(["count", "deepseek-v3"]) == 0
+    text = capsys.readouterr().out
+    for words in ("671.0B", "36.6B", "37.6B", "8 of 256 experts and 1 shared", "653,908,770,816"):
+        assert words in text
+    assert main(["count", "gpt2"]) == 0
+    assert "feed-forward" in capsys.readouterr().out
+
+
+def test_count_a_config_file(tmp_path: Path, capsys: Capture) -> None:
+    settings = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 10}
+    settings |= {"vocab_size": 5, "max_position_embeddings": 9}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"} | settings))
+    data = answer(["count", str(tmp_path)], capsys)
+    assert data["total"] == 2 * 5 * 8 + 4 * 64 + 3 * 80 + 3 * 8
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba_moe"} | settings))
+    assert "model_type='mamba_moe' is not understood" in failed(["count", str(tmp_path)], capsys)
+    assert failed(["count", "gpt-5"], capsys).startswith("no preset 'gpt-5'")
+    assert "cannot be read" in failed(["count", "missing.json"], capsys)
+
+
+def test_cost(capsys: Capture) -> None:
+    words = ["cost", "deepseek-v3", "--tokens", "14.8e12", "--device", "h800", "--utilisation", "0.217"]
+    data = answer(words, capsys)
+    assert data["device_hours"] == pytest.approx(2.788e6, rel=0.015)
+    assert data["dollars"] == pytest.approx(5.576e6, rel=0.015)
+    assert data["dtype"] == "fp8"
+    assert answer([*words, "--price", "4"], capsys)["dollars"] == pytest.approx(2 * data["dollars"])
+    assert answer([*words, "--convention", "executed"], capsys)["flops"] > data["flops"]
+    assert main(words) == 0
+    assert "2,751,672" in capsys.readouterr().out
+    for more, message in (
+        (["--device", "abacus"], "device='abacus' is not known"),
+        (["--utilisation", "2"], "utilisation=2 must be above 0"),
+        (["--convention", "hours"], "convention='hours' is not known"),
+        (["--dtype", "fp4"], "dtype='fp4' is not known"),
+        (["--price", "-1"], "price=-1 must be"),
+        (["--tokens", "-1"], "tokens=-1 must be above 0"),
+    ):
+        assert failed([*words, *more], capsys).startswith(message)
+    assert "encoder-decoders are not counted" in failed(
+        ["cost", "switch-base-8", "--tokens", "1e9", "--convention", "executed"], capsys
+    )
+
+
+def test_compare(capsys: Capture) -> None:
+    rows = {row["what"]: row for row in answer(["compare", "deepseek-67b", "deepseek-v3"], capsys)["rows"]}
+    assert rows["cache, bytes a token in bfloat16"]["b"] == 70_272
+    assert rows["sparsity by experts"]["a"] == 0
+    assert main(["compare", "switch-base-8", "gpt2"]) == 0
+    out = capsys.readouterr().out
+    assert "not counted" in out
+    assert "619.3M" in out
+
+
+def test_cache(capsys: Capture) -> None:
+    data = answer(["cache", "deepseek-v3", "--tokens", "131072"], capsys)
+    assert data["bytes"] == 131_072 * 70_272
+    assert data["bytes_per_token"] == 70_272
+    assert data["elements_per_token_per_layer"] == 576
+    twins = {name: row["elements_per_token_per_layer"] for name, row in data["twins"].items()}
+    assert twins == {"mha": 2 * 128 * 128, "gqa": 2 * 8 * 128, "mqa": 2 * 128}, "DeepSeek-V2, Table 1"
+    assert main(["cache", "deepseek-v3", "--tokens", "131072"]) == 0
+    text = capsys.readouterr().out
+    assert "9.21 GB" in text
+    assert "Common mistake: 8.19 GB, which leaves out the RoPE key" in text
+    assert answer(["cache", "deepseek-v3", "--tokens", "1e3", "--batch", "8"], capsys)["bytes"] == 8e3 * 70_272
+    windowed = answer(["cache", "gpt-oss-20b", "--tokens", "1000"], capsys)
+    assert windowed["bytes"] == 2 * 1024 * (12 * 1000 + 12 * 128), "every second layer keeps 128 tokens"
+    for more, message in (
+        (["--tokens", "0"], "tokens=0 must be from 1"),
+        (["--tokens", "1.5"], "tokens=1.5 must be a whole number"),
+        (["--tokens", "inf"], "tokens=inf must be a whole number"),
+        (["--tokens", "1e9"], "tokens=1e+09 must be from 1 to the model's context=163840"),
+        (["--tokens", "9", "--batch", "0"], "batch=0 must be from 1"),
+        (["--tokens", "9", "--dtype", "bits"], "dtype='bits' is not known"),
+    ):
+        assert failed(["cache", "deepseek-v3", *more], capsys).startswith(message)
+
+
+def test_optimum(capsys: Capture) -> None:
+    data = answer(["optimum", "--law", "abnar", "--compute", "1e21", "--sparsity", "0.95"], capsys)
+    assert set(data) == {"law", "compute", "n_total", "n_active", "tokens", "loss", "sparsity", "warnings"}
+    assert data["n_total"] == pytest.approx(3.46e10, rel=0.005)
+    assert data["n_active"] == pytest.approx(1.73e9, rel=0.005)
+    assert data["loss"] == pytest.approx(2.06, abs=0.005)
+    assert (data["sparsity"], data["warnings"]) == (0.95, [])
+    held = answer(["optimum", "--compute", "1e21", "--memory", "1e9", "--serve", "1e10"], capsys)
+    assert held["n_total"] == pytest.approx(1e9)
+    assert answer(["optimum", "--law", "ludziejewski", "--compute", "1e20"], capsys)["n_total"] is None
+    assert main(["optimum", "--law", "besiroglu", "--compute", "5.76e23"]) == 0
+    text = capsys.readouterr().out
+    for words in ("72.25B in all", "1.329T, 18.4 for each", "Careful: N = 7.225e+10 is outside 7e+07 to 1.6e+10"):
+        assert words in text
+    for more, message in (
+        (["--compute", "-1"], "compute=-1 must be above 0"),
+        (["--compute", "1e21", "--sparsity", "1"], "sparsity=1.0 must be at least 0 and below 1"),
+        (["--compute", "1e21", "--law", "moore"], "law='moore' is not known: use one of abnar"),
+        (["--compute", "1e21", "--law", "krajewski"], "granularity=None: krajewski needs it"),
+    ):
+        assert failed(["optimum", *more], capsys).startswith(message)
+
+
+# ---- fit
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose runs are 200 of a known law."""
+
+    def load_frame(folder: Path) -> Any:
+        assert folder == tmp_path
+        return synthetic.measured(synthetic.grid())
+
+    monkeypatch.setattr(runs, "load_frame", load_frame)
+    return tmp_path
+
+
+def test_fit(folder: Path, capsys: Capture) -> None:
+    arguments = ["fit", str(folder), "--law", "reduced", "--holdout", "1e13", "--bootstraps", "10"]
+    out = folder / "fit.json"
+    assert main([*arguments, "--json", "--out", str(out)]) == 0
+    (data,) = json.loads(capsys.readouterr().out, parse_constant=no_constant)
+    (fitted,) = load(out)
+    assert data == json.loads(json.dumps(fitted.report()))
+    assert (data["law"], data["runs"], data["held_out"]["runs"]) == ("reduced", 160, 40)
+    assert set(data["coefficients"]["gamma"]) == {"value", "low", "high", "identified"}
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == fitted.summary() + "\n"
+
+
+def test_fit_of_chinchilla_is_one_a_sparsity(folder: Path, capsys: Capture) -> None:
+    assert main(["fit", str(folder), "--law", "chinchilla", "--bootstraps", "2"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if "runs, S" in line] == [
+        f"50 runs, S = {s}" for s in ("0", "0.75", "0.9375", "0.9844")
+    ]
+
+
+def test_fit_of_an_empty_folder(tmp_path: Path, capsys: Capture) -> None:
+    assert failed(["fit", str(tmp_path)], capsys).startswith("none of 0 runs finished with a loss")
+
+
+def test_fit_of_one_granularity(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = synthetic.measured(synthetic.grid())
+    both = pd.concat([frame, frame.assign(top_k=4, val_loss=9.0)])
+    monkeypatch.setattr(runs, "load_frame", lambda folder: both)
+    arguments = ["fit", str(tmp_path), "--law", "reduced", "--bootstraps", "10"]
+    assert failed(arguments, capsys).startswith(
+        "the runs have top_k=1 and 4, and laws know no granularity: add --top-k 1"
+    )
+    assert main([*arguments, "--top-k", "1"]) == 0
+    assert f"{len(frame)} runs" in capsys.readouterr().out
+
+
+def test_mistakes_in_fit(folder: Path, capsys: Capture) -> None:
+    message = failed(["fit", str(folder), "--holdout", "5"], capsys)
+    assert message == "holdout=5 is the budget of no run: use one of 1e+11, 3e+11, 1e+12, 3e+12, 1e+13"
+    assert failed(["fit", str(folder), "--law", "kaplan"], capsys).startswith("law='kaplan' is not known: use one of")
+    assert failed(["fit", str(folder), "--bootstraps", "1"], capsys).startswith("bootstraps=1 must be at least 2")
+
+
+def test_measure_weights(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "weights.safetensors"
+    tensors = {
+        "w": torch.tensor([[0, 0], [3, -4]], dtype=torch.bfloat16),
+        "zeros": torch.zeros(3),
+        "empty": torch.zeros(0, 2),
+        "step": torch.tensor(7),
+    }
+    save_file(tensors, path)
+    data = answer(["measure", str(path)], capsys)
+    assert set(data) == {"tensors"}
+    assert set(data["tensors"]) == set(tensors)
+    assert all(list(row) == list(MEASURES) for row in data["tensors"].values())
+    assert data["tensors"]["w"] == pytest.approx({n: float(m([0, 0, 3, 4])) for n, m in MEASURES.items()})
+    assert data["tensors"]["w"]["gini"] == pytest.approx(15 / 28)
+    assert {name for name, value in data["tensors"]["zeros"].items() if value is not None} == {
+        "l0",
+        "l0_threshold",
+        "l1",
+    }, "shares of nothing are not defined"
+    assert set(data["tensors"]["empty"].values()) == {None}
+    assert data["tensors"]["step"]["hoyer"] is None
+    assert main(["measure", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert all(words in text for words in ("zeros", "0.5357", "pq_mean", "√(Σ c²) / Σ c"))
+
+
+def test_measure_a_network(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "edges.csv"
+    path.write_text("source,target,weight\nhub,a,1\nhub,b,1\nhub,c,4\n")
+    data = answer(["measure", str(path)], capsys)
+    assert {name: data[name] for name in ("nodes", "edges", "density")} == {"nodes": 4, "edges": 3, "density": 0.5}
+    assert data["degree_index"] == pytest.approx(1 - 0.5 * (1 - 0.25))
+    assert data["weight_index"] == pytest.approx(1 - 0.5 * (1 - data["weight_gini"]))
+    assert data["degrees"]["gini"] == pytest.approx(data["degree_gini"]) == pytest.approx(0.25)
+    assert data["weights"]["l1"] == -6
+    assert list(data["degrees"]) == list(data["weights"]) == list(MEASURES)
+    assert main(["measure", str(path)]) == 0
+    assert "4 nodes, 3 edges, 0.5 of those there could be" in capsys.readouterr().out
+
+
+def test_measure_mistakes(tmp_path: Path, capsys: Capture) -> None:
+    nan, foreign, csv = (tmp_path / name for name in ("nan.safetensors", "foreign.safetensors", "edges.csv"))
+    save_file({"good": torch.ones(2), "layer.bad": torch.tensor([1.0, torch.nan])}, nan)
+    foreign.write_text("weights")
+    csv.write_text("source,target,weight\n1,2,nan\n")
+    text = tmp_path / "notes.txt"
+    text.touch()
+    for path, message in (
+        (nan, f"{nan}: layer.bad: 1 of 2 numbers are NaN or infinite"),
+        (foreign, f"{foreign} is not a safetensors file"),
+        (csv, f"{csv}: row 2 has no weight"),
+        (text, f"{text} must be a .safetensors file of weights or a .csv file of edges"),
+        (tmp_path / "none.csv", f"{tmp_path / 'none.csv'} is no file"),
+        (tmp_path, f"{tmp_path} is no file"),
+    ):
+        assert failed(["measure", str(path)], capsys).startswith(message)
+
+
+# ---- prune
+
+
+@pytest.fixture(scope="module")
+def trained(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of 4 experts after some steps."""
+    path = tmp_path_factory.mktemp("trained") / "run.safetensors"
+    model = ModelConfig.on_dial(8, 0.75).replace(n_heads=2)
+    run = RunConfig(budget=1e9, corpus=str(corpus_file), eval_tokens=1_024, device="cpu", batch_size=4)
+    work = training.Training(model, run)
+    for _ in range(20):
+        work.step()
+    work.save(path)
+    return path
+
+
+@pytest.mark.parametrize("method", prune_file.METHODS)
+def test_prune(method: str, trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "pruned.safetensors"
+    data = answer(["prune", str(trained), "--method", method, "--out", str(out)], capsys)
+    assert (data["method"], data["sparsity"], data["out"]) == (method, 0.5, str(out))
+    changed = {part for part, left in data["nonzeros"].items() if left != data["weights"][part]}
+    assert changed == (
+        {"attention"} if method == "heads" else {"routed"} if method == "neurons"
+        else {"routed", "router"} if method in prune_file.OF_EXPERTS else {"attention", "routed"}
+    )  # fmt: skip
+    prunable = ("attention", "routed") if method == "magnitude" else changed
+    before, left = (sum(data[key][part] for part in prunable) for key in ("weights", "nonzeros"))
+    assert left * 2 == before
+    assert data["n_experts"] == (2 if method in prune_file.OF_EXPERTS else 4)
+    assert data["flops_skipping_zeros"] < data["flops"]
+    state = checkpoint.peek(out)
+    assert state is not None
+    again = training.Training(ModelConfig(**state["model"]), RunConfig(**state["run"]), checkpoint_path=out)
+    assert again.evaluate() == data["loss_after"]
+    assert again.steps_done == 20
+    assert not again.done
+    again.step()
+    assert nonzeros(again.model)["routed"] == data["nonzeros"]["routed"]
+
+
+def test_prune_twice_and_read_it(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A pruned checkpoint can be measured, and pruned again: zeros stay zeros."""
+    first, second = (tmp_path / f"{name}.safetensors" for name in ("first", "second"))
+    answer(["prune", str(trained), "--method", "magnitude-layer", "--sparsity", "0.75", "--out", str(first)], capsys)
+    data = answer(["measure", str(first)], capsys)
+    assert data["tensors"]["model.layers.0.attention.qkv"]["l0"] == pytest.approx(0.75)
+    data = answer(["prune", str(first), "--method", "experts-load", "--out", str(second)], capsys)
+    assert (
+        data["nonzeros"]["routed"] * 8
+        == answer(["prune", str(trained), "--method", "wanda"], capsys)["weights"]["routed"]
+    )
+    state = checkpoint.peek(second)
+    assert state is not None
+    again = training.Training(ModelConfig(**state["model"]), RunConfig(**state["run"]), checkpoint_path=second)
+    again.step()
+    assert nonzeros(again.model)["routed"] == data["nonzeros"]["routed"]
+
+
+def test_prune_in_words(trained: Path, capsys: Capture) -> None:
+    assert main(["prune", str(trained), "--method", "2:4"]) == 0
+    text = capsys.readouterr().out
+    assert all(words in text for words in ("2:4, sparsity 0.5: held-out loss", "nats a byte", "routed", "50.0%"))
+    assert "written" not in text
+
+
+def test_prune_mistakes(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"w": torch.ones(2)}, foreign)
+    for path, method, sparsity, message in (
+        (trained, "wander", "0.5", "method='wander' is not known: use one of magnitude, magnitude-layer, wanda"),
+        (foreign, "wanda", "0.5", f"{foreign} is no Sparsity Lab checkpoint: name a file"),
+        (tmp_path / "none", "wanda", "0.5", f"{tmp_path / 'none'} is no Sparsity Lab checkpoint"),
+        (trained, "wanda", "1", "sparsity=1.0 must be at least 0 and below 1"),
+        (trained, "2:4", "0.7", "sparsity=0.7: 2:4 keeps two of four, use 0.5"),
+        (trained, "merge", "0.9", "n_experts=0 can't be: of 4 at least 2 must stay"),
+    ):
+        assert failed(["prune", str(path), "--method", method, "--sparsity", sparsity], capsys).startswith(message)

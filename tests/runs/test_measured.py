@@ -1,0 +1,111 @@
+"""The measured run nearest to where the dials stand."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import fit as benchmark_fit
+from sparsity_lab.accounting import count_parameters, plan
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.laws import fitting, isoflop
+from sparsity_lab.runs import measured as shipped
+from sparsity_lab.runs.store import RunStore
+from sparsity_lab.runs.sweep import failed
+from sparsity_lab.training.trainer import Record
+
+PLACES = [(1e11, 16, 0.0), (1e11, 16, 0.9375), (1e11, 32, 0.9375), (1e12, 16, 0.9375), (1e12, 32, 0.984375)]
+
+
+def measured(width: int, sparsity: float, budget: float, **changes: Any) -> Record:
+    """As if it had been trained."""
+    record = failed((ModelConfig.on_dial(width, sparsity), RunConfig(budget=budget)), "")
+    curve = {"flops": [budget / 2, budget], "loss": [3.0, 2.0]}
+    return dataclasses.replace(record, status="finished", val_loss=2.0, curve=curve, **changes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for budget, width, sparsity in PLACES:
+        RunStore(tmp_path / "isoflop").save(measured(width, sparsity, budget))
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "isoflop")
+    forget()
+    yield tmp_path / "isoflop"
+    forget()
+
+
+def forget() -> None:
+    for cached in (shipped.runs, shipped._record):
+        cached.cache_clear()
+
+
+def place(record: Record | None) -> tuple[float, int, float]:
+    assert record is not None
+    return record.run["budget"], record.model["d_model"], record.sparsity
+
+
+@pytest.mark.parametrize("budget", [1e11, 1e12])
+@pytest.mark.parametrize("width", [8, 16, 24, 48])
+@pytest.mark.parametrize("sparsity", [0, 0.5, 0.9375, 0.996])
+def test_budget_first_then_sparsity_then_width(folder: Path, budget: float, width: int, sparsity: float) -> None:
+    model = ModelConfig.on_dial(width, sparsity)
+    found = place(shipped.nearest(model, RunConfig(budget=budget)))
+    here = [p for p in PLACES if p[0] == budget]
+    steps = {p: abs((1 - p[2]) / (1 - model.sparsity) - 1) for p in here}
+    if min(steps.values()) == 0:
+        here = [p for p in here if steps[p] == 0]
+    assert found in here
+    if model.sparsity == 0.9375 and budget == 1e11:
+        assert found[1] == (16 if width < 23 else 32)
+
+
+def test_nothing_near(folder: Path) -> None:
+    model = ModelConfig.on_dial(16, 0.9375)
+    assert shipped.nearest(model, RunConfig(budget=1e10)) is None
+    assert shipped.nearest(model, RunConfig(budget=3e10)) is not None
+    assert shipped.nearest(model, RunConfig(budget=1e11, corpus="standard-library")) is None
+
+
+def test_without_data_there_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "nowhere")
+    forget()
+    try:
+        assert shipped.nearest(ModelConfig.on_dial(16, 0.5), RunConfig()) is None
+    finally:
+        forget()
+
+
+def test_a_failed_run_is_no_measurement(folder: Path) -> None:
+    RunStore(folder).save(failed((ModelConfig.on_dial(24, 0.9375), RunConfig(budget=1e11)), "no memory"))
+    forget()
+    assert place(shipped.nearest(ModelConfig.on_dial(24, 0.9375), RunConfig(budget=1e11))) != (1e11, 24, 0.9375)
+
+
+def test_expected_is_the_laws_word_near_the_best_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A law of runs within a factor of 2 of the best size says nothing about far wider models, other texts or finer
+    experts, and its number is its own prediction."""
+    frame = benchmark_fit.measured(benchmark_fit.grid())
+    near = isoflop.near_best(frame, shipped.NEAR)
+    law = fitting.fit(near, "reduced", bootstraps=5)
+    fitting.save(tmp_path / shipped.LAW, [law])
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    monkeypatch.setattr(shipped, "runs", lambda: frame)
+    caches = (shipped._law, shipped._tokens_a_weight)
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        row = near[near["sparsity"] == 0.9375].iloc[0]
+        model, run = ModelConfig.on_dial(int(row["width"]), 0.9375), RunConfig(budget=float(row["budget"]))
+        told = shipped.expected(model, run)
+        assert told is not None
+        params, tokens = count_parameters(model).total, plan(model, run).tokens
+        assert told == law.predict(params, tokens, 0.9375)
+        assert told.low < told.value < told.high
+        assert shipped.expected(ModelConfig.on_dial(256, 0.9375), run) is None
+        assert shipped.expected(model, run.replace(corpus="standard-library")) is None
+        assert shipped.expected(model.replace(n_experts=64, top_k=4, d_expert=model.d_expert // 4), run) is None
+    finally:
+        for cached in caches:
+            cached.cache_clear()

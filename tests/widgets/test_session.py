@@ -1,0 +1,311 @@
+"""The one trainer: start, pause, step, stop, and what survives; the dashboard around it, without a browser."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsity_lab.accounting import count_parameters, plan
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.runs.store import run_id
+from sparsity_lab.training.timing import calibrate, matmul_rate
+from sparsity_lab.training.trainer import Training, resolve, train
+from sparsity_lab.widgets.dashboard import MagicDial
+from sparsity_lab.widgets.html import duration
+from sparsity_lab.widgets.session import Session, current
+from sparsity_lab.widgets.settings import Settings
+
+LONG = 1e10  # FLOPs: seconds, to be stopped
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    session = Session(tmp_path / "lab")
+    yield session
+    session.stop()
+    assert session.wait(30)
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def trainers() -> int:
+    return [thread.name for thread in threading.enumerate()].count("training")
+
+
+def test_a_run_from_start_to_record(session: Session, model: ModelConfig, run: RunConfig) -> None:
+    reports: list[float] = []
+    session.listener = lambda: reports.append(time.monotonic())
+    dense = model.with_sparsity(0)
+    session.start([(model, run), (dense, run)])
+    assert session.wait(60)
+    assert session.state == "idle"
+    assert [lane.record.status for lane in session.lanes if lane.record] == ["finished", "finished"]
+    assert [record.sparsity for record in session.records] == [0.75, 0.0]
+    assert len(reports) <= 10 + 15 * (reports[-1] - reports[0])
+    assert session.has_finished([(model, run), (dense, run)])
+    lane = session.lanes[0]
+    assert lane.text_before.startswith("def ")
+    assert lane.text_after.startswith("def ")
+    assert lane.text_after != lane.text_before
+    assert len(lane.routing) == model.n_layers
+    *_, alone = train(model, run)
+    assert lane.record is not None
+    assert lane.record.val_loss == alone.val_loss, "training beside another changes nothing"  # type: ignore[union-attr]
+    assert Session(session.folder).records == session.records, "a new kernel finds them"
+    # the twin is not trained twice
+    session.start([(model.replace(top_k=2), run), (dense, run)])
+    assert session.wait(60)
+    assert session.lanes[1].training is None
+    assert session.lanes[1].record is not None
+
+
+def test_pause_step_proceed_stop(session: Session, model: ModelConfig, run: RunConfig) -> None:
+    run = run.replace(budget=LONG)
+    session.start([(model, run)])
+    until(lambda: session.lanes[0].last)
+    session.pause()
+    until(lambda: session.message == "Paused.")
+    at = session.lanes[0].last
+    time.sleep(0.2)
+    assert session.lanes[0].last is at
+    session.step()
+    until(lambda: session.lanes[0].last is not at)
+    time.sleep(0.2)
+    assert at is not None
+    assert session.lanes[0].last is not None
+    assert session.lanes[0].last.step == at.step + 1
+    session.proceed()
+    until(lambda: session.lanes[0].last.step > at.step + 5)  # type: ignore[union-attr]
+    session.stop()
+    assert session.wait(30)
+    record = session.lanes[0].record
+    assert record is not None
+    assert record.status == "stopped"
+    assert record.val_loss is not None, "a stopped run can be compared"
+    assert record.curve["loss"]
+    assert session.records == [record]
+
+
+def test_stop_before_start_and_while_paused(session: Session, model: ModelConfig, run: RunConfig) -> None:
+    session.stop()
+    session.pause()
+    session.proceed()
+    assert session.state == "idle"
+    session.start([(model, run.replace(budget=LONG))], paused=True)
+    until(lambda: session.message == "Paused.")
+    session.stop()
+    assert session.wait(30)
+
+
+def test_never_a_second_trainer(session: Session, model: ModelConfig, run: RunConfig) -> None:
+    long = run.replace(budget=LONG)
+    for _ in range(3):
+        session.start([(model, long)])
+    thread = session._thread
+    until(lambda: session.lanes[0].last)
+    session.start([(model, long)])
+    assert session._thread is thread, "the same again goes on"
+    for seed in range(3):
+        session.start([(model, long.replace(seed=seed + 1))])
+        assert trainers() == 1
+    assert {record.seed for record in session.records} <= {0, 1, 2}
+    session.clear()
+    assert trainers() == 0
+    assert session.records == []
+    assert Session(session.folder).records == []
+
+
+def test_mistakes(session: Session, model: ModelConfig, run: RunConfig) -> None:
+    session.start([(model, run)])
+    with pytest.raises(ValueError, match="less than one step"):
+        session.start([(model, run.replace(budget=10))])
+    assert session.wait(60)
+    assert session.records, "what was running is not lost"
+    session.start([(model, run.replace(corpus="/no/such/folder"))])
+    assert session.wait(30)
+    assert session.state == "failed"
+    assert "corpus='/no/such/folder'" in session.message
+    session.start([(model, run)])
+    assert session.wait(60)
+    assert session.state == "idle"
+
+
+def test_a_dead_kernels_run_goes_on(session: Session, model: ModelConfig, run: RunConfig) -> None:
+    assert session.interrupted() is None
+    path = session.folder / "checkpoints" / f"{run_id(model, run)}.safetensors"
+    dead = Training(model, run)
+    for _ in range(5):
+        dead.step()
+    dead.save(path)
+    assert session.interrupted() == (model, resolve(model, run))
+    session.start([(model, run)])
+    assert session.wait(60)
+    training = session.lanes[0].training
+    assert training is not None
+    assert training.losses[:5] == dead.losses
+    assert len(training.losses) == plan(model, run).steps
+    assert not path.exists()
+    assert session.interrupted() is None
+
+
+def test_one_session_a_kernel() -> None:
+    assert current() is current()
+
+
+# ---- the dashboard
+
+
+@pytest.fixture
+def dial(session: Session, corpus_file: Path) -> MagicDial:
+    return MagicDial(session=session, calibrate=False, width=8, budget=1e9, corpus=str(corpus_file))
+
+
+def test_dials_snap_and_numbers_follow(dial: MagicDial) -> None:
+    labels = [label for label, _ in dial.dials.sparsity.options]
+    assert labels[0] == "0 (1 of 1)"
+    assert "0.9375 (1 of 16)" in labels
+    assert all(0 <= value < 1 for _, value in dial.dials.sparsity.options)
+    for value in (0.0, 0.75):
+        dial.dials.sparsity.value = value
+        params = count_parameters(dial.settings.model)
+        assert f"{params.total:,}" in dial._facts.value
+        assert f"{params.active:,}" in dial._facts.value
+        assert f"{plan(dial.settings.model, dial.settings.run).tokens:,}" in dial._facts.value
+        assert Settings.from_json(dial.share.value) == dial.settings
+    dial.dials.sparsity.value = 0.9375
+    dial.dials.hold.value = "total"
+    assert dial.settings.model.d_expert * dial.settings.model.n_experts == 48 * 8
+    assert dial.dials.sparsity.value == 0.9375, "the dial stays where it was"
+    odd = MagicDial(session=dial._session, calibrate=False, sparsity=0.9, budget=7e9, width=20)
+    assert odd.settings.model.n_experts == 10
+    assert odd.settings.budget == 7e9
+
+
+def test_shared_settings(dial: MagicDial) -> None:
+    before = dial.settings
+    for text, message in (
+        ("nonsense", "not valid JSON"),
+        ("[1]", "must be a JSON object"),
+        ('{"sparsity": 1.0}', "sparsity=1.0 must be at least 0 and below 1"),
+        ('{"speed": 3}', "no &#x27;speed&#x27;"),
+        ('{"width": "wide"}', "d_model=&#x27;wide&#x27;"),
+        ('{"seed": -1}', "seed=-1 is out of range"),
+        ('{"dense_twin": "no"}', "must be true or false"),
+        ('{"hold": "nothing"}', "hold=&#x27;nothing&#x27; is not known"),
+    ):
+        dial.share.value = text
+        assert message in dial._problem.value
+        assert dial.settings == before
+    wanted = Settings(sparsity=0.875, budget=3.5e9, width=20, hold="total", seed=7, dense_twin=False)
+    dial.share.value = wanted.to_json()
+    assert dial.settings == wanted
+    assert dial._problem.value == ""
+
+
+def test_buttons(dial: MagicDial, session: Session) -> None:
+    dial.stop.click()
+    dial.dials.dense_twin.value = False
+    dial.dials.budget.options = [*dial.dials.budget.options, ("long", LONG)]
+    dial.dials.budget.value = LONG
+    for _ in range(3):
+        dial.train.click()
+    assert trainers() == 1
+    until(lambda: session.lanes[0].last)
+    dial.pause.click()
+    assert dial.pause.description == "Go on"
+    until(lambda: "Paused." in dial._status.value)
+    dial.step.click()
+    dial.pause.click()
+    until(lambda: "left" in dial._status.value)
+    dial.stop.click()
+    assert session.wait(30)
+    assert "stopped" in dial._status.value
+    assert "stopped" in dial._runs.value
+    dial.clear.click()
+    assert "Cleared" in dial._status.value
+    assert dial._runs.value == ""
+
+
+def test_a_budget_too_small_is_said_beside_the_dial(dial: MagicDial) -> None:
+    dial.share.value = Settings(budget=1e9, width=128, sparsity=0.5).to_json()
+    assert "less than one step" not in dial._problem.value
+    dial.dials.budget.options = [("tiny", 1000.0), *dial.dials.budget.options]
+    dial.dials.budget.value = 1000.0
+    assert "less than one step" in dial._problem.value
+    dial.train.click()
+    assert "less than one step" in dial._problem.value
+    assert trainers() == 0
+
+
+def test_static_twin_and_code(dial: MagicDial, session: Session) -> None:
+    curves = dial.run()
+    thread = session._thread
+    assert dial.run().equals(curves)
+    assert session._thread is thread, "done is done"
+    static = {trace.name: trace for trace in dial.figure().data}
+    live = {trace.name: trace for trace in dial._figure.widget.data if trace.name in static}
+    assert len(static) == len(live) == 2
+    for name, trace in static.items():
+        np.testing.assert_array_equal(trace.x, live[name].x)
+        np.testing.assert_array_equal(trace.y, live[name].y)
+        assert len(trace.x) <= 400
+    assert "held-out text" in dial.verdict()
+    assert dial.verdict() in dial._summary.value.replace("&#x27;", "'")
+    dial.show_code.value = True
+    assert "ModelConfig.on_dial" in dial._listing.value
+    ran: dict[str, Any] = {}
+    exec(dial.settings.code(), ran)
+    assert ran["record"].val_loss == dial.results()["held-out loss"].iloc[1], "the dense twin is trained last"
+
+
+def test_a_new_dashboard_takes_over(dial: MagicDial, session: Session) -> None:
+    dial.train.click()
+    other = MagicDial(session=session, calibrate=False, width=8)
+    assert session.wait(60)
+    assert "finished" in other._status.value
+
+
+def test_offers_a_dead_kernels_run(session: Session, corpus_file: Path) -> None:
+    settings = Settings(sparsity=0.75, budget=2e9, width=12, corpus=str(corpus_file))
+    training = Training(settings.model, settings.run)
+    training.step()
+    training.save(session.folder / "checkpoints" / f"{run_id(settings.model, settings.run)}.safetensors")
+    dial = MagicDial(session=session, calibrate=False, corpus=str(corpus_file))
+    assert dial.settings == settings
+    assert "cut off" in dial._status.value
+
+
+def test_settings_json_is_one_line() -> None:
+    assert json.loads(Settings().to_json())["sparsity"] == 0.9375
+    assert "\n" not in Settings().to_json()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (59, "59 s"), (60, "1 min 00 s"), (125, "2 min 05 s"), (12_000, "3 h 20 min")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# ---- speed
+
+
+def test_estimates(corpus_file: Path, session: Session) -> None:
+    assert matmul_rate(0.01, 64) > 0
+    speed = calibrate(session.corpus(str(corpus_file)))
+    model = ModelConfig.on_dial(16, 0.9375)
+    times = [speed.seconds(model, RunConfig(budget=budget, batch_size=4)) for budget in (1e10, 1e11, 1e12)]
+    assert 0 < times[0] < times[1] < times[2]
+    assert times[2] == pytest.approx(100 * times[0], rel=0.2)
+    with pytest.raises(ValueError, match="less than one step"):
+        speed.seconds(model, RunConfig(budget=10))

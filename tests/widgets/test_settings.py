@@ -1,0 +1,101 @@
+"""Where the dials stand: two configs, a string to share, and code that does the same."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.training import trainer as training
+from sparsity_lab.widgets.settings import Settings
+
+SETTINGS = st.builds(
+    Settings,
+    sparsity=st.sampled_from(ModelConfig().sparsities()) | st.floats(0, 4095 / 4096),
+    budget=st.sampled_from([1e10, 3e11, 1e13]) | st.floats(1e10, 1e13),
+    width=st.integers(2, 64).map(lambda n: 4 * n),
+    hold=st.sampled_from(["active", "total"]),
+    seed=st.integers(0, 2**31 - 1),
+    corpus=st.sampled_from(["python", '/a folder/it\'s "here"', "C:\\texts\\new", "Größe"]),
+    dense_twin=st.booleans(),
+)
+
+
+@given(settings=SETTINGS)
+def test_json_there_and_back(settings: Settings) -> None:
+    assert Settings.from_json(settings.to_json()) == settings
+    assert Settings.from_json("{}") == Settings()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sparsity": 1}, "sparsity=1 must be at least 0 and below 1"),
+        ({"sparsity": True}, "sparsity=True"),
+        ({"sparsity": None}, "sparsity=None"),
+        ({"budget": "1e11"}, "budget='1e11' must be a finite number"),
+        ({"budget": -1}, "budget=-1 is out of range"),
+        ({"width": 7}, "d_model=7 must be a positive multiple of 4"),
+        ({"width": 16.5}, "d_model=16.5 must be"),
+        ({"hold": ["total"]}, "hold=.* is not known"),
+        ({"seed": 0.5}, "seed=0.5 must be a whole number"),
+        ({"corpus": 5}, "corpus=5 must be text"),
+        ({"corpus": ""}, "corpus='' must be a name or a path"),
+        ({"dense_twin": 1}, "dense_twin=1 must be true or false"),
+        ({"speed": 1, "size": 2}, "settings have no 'size'; they have sparsity, budget"),
+    ],
+)
+def test_mistakes(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Settings.from_json(json.dumps(values))
+
+
+@pytest.mark.parametrize("text", ["", "sparsity=0.5", "[]", "null", "1"])
+def test_no_settings_at_all(text: str) -> None:
+    with pytest.raises(ValueError, match=r"settings (are not valid JSON|must be a JSON object).* like \{"):
+        Settings.from_json(text)
+
+
+@given(settings=SETTINGS)
+def test_what_train_trains(settings: Settings) -> None:
+    pairs = settings.pairs
+    assert pairs[0] == (settings.model, settings.run)
+    assert settings.model == ModelConfig.on_dial(settings.width, settings.sparsity, settings.hold)
+    assert settings.run == RunConfig(budget=settings.budget, seed=settings.seed, corpus=settings.corpus)
+    if settings.dense_twin and settings.model.sparsity > 0:
+        assert pairs[1:] == [(settings.twin, settings.run)]
+        assert settings.twin.sparsity == 0
+    else:
+        assert len(pairs) == 1
+
+
+@given(settings=SETTINGS)
+@example(settings=Settings(budget=1.23456789e11))
+@example(settings=Settings(sparsity=2999 / 3000))
+@example(settings=Settings(sparsity=4095 / 4096))
+def test_code_trains_just_the_same(settings: Settings) -> None:
+    """However the dials stand, the shown code trains the configs that Train trains."""
+    trained: list[tuple[ModelConfig, RunConfig]] = []
+
+    class Done:
+        def summary(self) -> str:
+            return ""
+
+    def train(model: ModelConfig, run: RunConfig) -> list[Done]:
+        trained.append((model, run))
+        return [Done()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train", train)
+        exec(settings.code(), {"print": lambda text: None})
+    assert trained == settings.pairs
+
+
+def test_code_is_as_short_as_it_can_be() -> None:
+    code = Settings(dense_twin=False).code()
+    assert "model = ModelConfig.on_dial(32, 0.9375)\n" in code
+    assert "budget=1e11" in code
+    assert "hold" not in code
+    assert 'hold="total"' in Settings(hold="total").code()
