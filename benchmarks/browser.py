@@ -10,7 +10,7 @@ import nbformat
 
 from benchmarks.timing import Row
 from sparsity_lab.cli.doctor import find_browser
-from sparsity_lab.training.corpus import cache_dir
+from sparsity_lab.files import cache_dir
 from sparsity_lab.widgets.settings import Settings
 from tests.browser.lab import NOTEBOOKS, Dial, browsing, open_notebook, run_all, served
 

@@ -18,7 +18,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 from benchmarks.timing import Row
-from sparsity_lab.training.corpus import cache_dir
+from sparsity_lab.files import cache_dir
 
 STUDENTS = 20
 TRAINING = 60.0  # seconds

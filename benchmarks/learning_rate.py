@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.runs.repeat import run_all
-from sparsity_lab.training.trainer import resolve
 
 WIDTHS = {1e10: (8, 16), 1e11: (12, 32), 1e12: (24, 48), 3e12: (32, 64)}
 SPARSITIES = (0.0, 0.9375, 0.984375)

@@ -6,7 +6,7 @@ the field, the value and what would be right.
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 Hold = Literal["active", "total"]
@@ -18,11 +18,19 @@ MAX_EXPERTS = 4096
 SLIDER_EXPERTS = 256  # the dial's last stop; past it a laptop spends its time on routing
 
 
+def _number(default: float | None, low: float, high: float) -> Any:
+    """A field for a number from ``low`` to ``high``, or None where its type allows that."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Config:
     def __post_init__(self) -> None:
-        for field in fields(self):
-            object.__setattr__(self, field.name, _checked_type(field.name, getattr(self, field.name), field.type))
+        for each in fields(self):
+            value = _checked_type(each.name, getattr(self, each.name), each.type)
+            if "range" in each.metadata:
+                _in_range(each.name, value, *each.metadata["range"])
+            object.__setattr__(self, each.name, value)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -99,84 +107,50 @@ class ModelConfig(_Config):
     describes published models: it can be counted, but `sparsity_lab.models` does not build it.
     """
 
-    vocab_size: int = 256
-    context: int = 128  # tokens a sequence
-    d_model: int = 32
-    n_layers: int = 2
-    n_heads: int = 2
-    n_kv_heads: int | None = None  # heads of keys and values; None: n_heads (1: multi-query, between: grouped-query)
-    d_head: int | None = None  # width of a head; None: d_model / n_heads
-    kv_lora_rank: int | None = None  # width of the latent of multi-head latent attention (MLA); None: not MLA
-    q_lora_rank: int | None = None  # MLA: width of the queries' latent; None: queries are not compressed
-    qk_nope_head_dim: int | None = None  # MLA: part of a query and key head without positions; None: head_dim
-    qk_rope_head_dim: int | None = None  # MLA: part that RoPE turns, one key for all heads; None: head_dim / 2
-    v_head_dim: int | None = None  # MLA: width of a value head; None: head_dim
-    d_expert: int = 96  # hidden width of one expert
-    n_experts: int = 1  # routed experts a layer, E
-    top_k: int = 1  # routed experts that work on a token, K
-    n_shared_experts: int = 0  # experts that work on every token, beside the routed ones
-    n_dense_layers: int = 0  # first layers, whose feed-forward part is dense
-    moe_every: int = 1  # of the other layers every so manyth has experts, the rest are dense
-    d_dense: int | None = None  # hidden width of dense layers; None: of all experts that work on a token
-    window: int | None = None  # tokens a token may look back to, itself included; None: all
+    vocab_size: int = _number(256, 2, 2**20)
+    context: int = _number(128, 2, 2**24)  # tokens per sequence
+    d_model: int = _number(32, 2, 2**16)
+    n_layers: int = _number(2, 1, 512)
+    n_heads: int = _number(2, 1, 1024)
+    n_kv_heads: int | None = _number(None, 1, 1024)  # heads of keys and values; None: n_heads (1: multi-query)
+    d_head: int | None = _number(None, 1, 2**16)  # width of a head; None: d_model / n_heads
+    kv_lora_rank: int | None = _number(None, 1, 2**16)  # width of MLA's latent; None: no multi-head latent attention
+    q_lora_rank: int | None = _number(None, 1, 2**16)  # MLA: width of the queries' latent; None: not compressed
+    qk_nope_head_dim: int | None = _number(None, 1, 2**16)  # MLA: part of a head that knows no position; None: head_dim
+    qk_rope_head_dim: int | None = _number(None, 2, 2**16)  # MLA: part of a head that RoPE turns; None: head_dim / 2
+    v_head_dim: int | None = _number(None, 1, 2**16)  # MLA: width of a value head; None: head_dim
+    d_expert: int = _number(96, 1, 2**20)  # hidden width of one expert
+    n_experts: int = _number(1, 1, MAX_EXPERTS)  # routed experts per layer, E
+    top_k: int = _number(1, 1, MAX_EXPERTS)  # routed experts that are active on a token, K
+    n_shared_experts: int = _number(0, 0, MAX_EXPERTS)  # experts that read every token, beside the routed ones
+    n_dense_layers: int = _number(0, 0, 512)  # layers at the bottom whose feed-forward part is dense
+    moe_every: int = _number(1, 1, 512)  # every n-th of the other layers has experts, the rest are dense
+    d_dense: int | None = _number(None, 1, 2**20)  # hidden width of dense layers; None: that of all active experts
+    window: int | None = _number(None, 1, 2**24)  # tokens that a token can look back on, itself included; None: all
     tied_embeddings: bool = False  # one table serves as input and output
     router: str = "softmax"  # one of ROUTERS
-    n_groups: int = 1  # groups of experts
-    top_groups: int | None = None  # groups that a token may choose from; None: all
-    route_scale: float = 1.0  # of the weights of the chosen experts
-    bias_rate: float = 0.0  # step of the bias that evens the load without a loss (DeepSeek-V3); 0: no bias
-    mtp_depth: int = 0  # tokens predicted beside the next one while training (multi-token prediction)
-    mtp_weight: float = 0.3  # of their loss
-    balance_loss: float = 0.05  # weight of the load-balance loss
-    z_loss: float = 1e-3  # weight of the router z-loss
-    rope_base: float = 10_000.0
+    n_groups: int = _number(1, 1, MAX_EXPERTS)  # groups of experts
+    top_groups: int | None = _number(None, 1, MAX_EXPERTS)  # groups that a token may choose from; None: all
+    route_scale: float = _number(1.0, 1e-6, 1e6)  # factor on the weights of the chosen experts
+    bias_rate: float = _number(0.0, 0, 1)  # step of the bias that balances the load (DeepSeek-V3); 0: no bias
+    mtp_depth: int = _number(0, 0, 8)  # tokens predicted beside the next one while training
+    mtp_weight: float = _number(0.3, 0, 10)  # weight of their loss
+    balance_loss: float = _number(0.05, 0, 10)  # weight of the load-balance loss
+    z_loss: float = _number(1e-3, 0, 10)  # weight of the router z-loss
+    rope_base: float = _number(10_000.0, 1, 1e9)
     # Published models only
-    full_attention_every: int | None = None  # every so manyth layer has no window; None: all layers have it
+    full_attention_every: int | None = _number(None, 2, 512)  # every n-th layer has no window; None: all have one
     qk_norm: str = "head"  # RMSNorm of queries and keys: of each head, "full" (of all heads at once), or "none"
     attention_bias: str = "none"  # biases: "none", "qkv", or "all" (of the output too)
-    attention_sinks: bool = False  # a learnt score a head that takes probability away (gpt-oss)
+    attention_sinks: bool = False  # a learned score per head that takes probability away (gpt-oss)
     ffn: str = "swiglu"  # or "plain": two matrices and a nonlinearity
     ffn_bias: bool = False  # biases in experts and in the router
     norm: str = "rms"  # or "layer", which has a bias
     learned_positions: bool = False  # a table of positions instead of RoPE
-    n_encoder_layers: int = 0  # of an encoder-decoder (T5): layers before the n_layers of the decoder
+    n_encoder_layers: int = _number(0, 0, 512)  # of an encoder-decoder (T5): layers before the n_layers of the decoder
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low, high in (
-            ("vocab_size", 2, 2**20),
-            ("context", 2, 2**24),
-            ("d_model", 2, 2**16),
-            ("n_layers", 1, 512),
-            ("n_heads", 1, 1024),
-            ("n_kv_heads", 1, 1024),
-            ("d_head", 1, 2**16),
-            ("kv_lora_rank", 1, 2**16),
-            ("q_lora_rank", 1, 2**16),
-            ("qk_nope_head_dim", 1, 2**16),
-            ("qk_rope_head_dim", 2, 2**16),
-            ("v_head_dim", 1, 2**16),
-            ("d_expert", 1, 2**20),
-            ("n_experts", 1, MAX_EXPERTS),
-            ("top_k", 1, MAX_EXPERTS),
-            ("n_shared_experts", 0, MAX_EXPERTS),
-            ("n_dense_layers", 0, 512),
-            ("moe_every", 1, 512),
-            ("d_dense", 1, 2**20),
-            ("window", 1, 2**24),
-            ("n_encoder_layers", 0, 512),
-            ("full_attention_every", 2, 512),
-            ("n_groups", 1, MAX_EXPERTS),
-            ("top_groups", 1, MAX_EXPERTS),
-            ("route_scale", 1e-6, 1e6),
-            ("bias_rate", 0, 1),
-            ("mtp_depth", 0, 8),
-            ("mtp_weight", 0, 10),
-            ("balance_loss", 0, 10),
-            ("z_loss", 0, 10),
-            ("rope_base", 1, 1e9),
-        ):
-            _in_range(name, getattr(self, name), low, high)
         if self.top_k > self.n_experts:
             raise ValueError(f"top_k={self.top_k} needs n_experts ≥ {self.top_k}, got {self.n_experts}")
         if self.d_head is None and self.d_model % (2 * self.n_heads):
@@ -338,36 +312,23 @@ class ModelConfig(_Config):
 class RunConfig(_Config):
     """How a model is trained. ``None`` leaves the choice to the lab (`resolve` says how it chooses)."""
 
-    budget: float = 1e11  # training FLOPs, forward and backward, as executed
-    batch_size: int | None = None  # sequences a step
-    learning_rate: float | None = None  # peak
-    warmup: float = 0.05  # share of the steps
-    decay: float = 0.3  # share of the steps, linear to zero at the end
-    weight_decay: float = 0.05
-    grad_clip: float = 1.0  # largest gradient norm
-    seed: int = 0  # of the weights and of the order of the data
+    budget: float = _number(1e11, 1, 1e24)  # training FLOPs, forward and backward, as executed
+    batch_size: int | None = _number(None, 1, 65_536)  # sequences per step
+    learning_rate: float | None = _number(None, 1e-8, 10)  # peak
+    warmup: float = _number(0.05, 0, 1)  # share of the steps
+    decay: float = _number(0.3, 0, 1)  # share of the steps, linear to zero at the end
+    weight_decay: float = _number(0.05, 0, 10)
+    grad_clip: float = _number(1.0, 1e-6, 1e6)  # largest gradient norm
+    seed: int = _number(0, 0, 2**31 - 1)  # of the weights and of the order of the data
     corpus: str = "python"  # see sparsity_lab.training.corpus.load_corpus
-    eval_tokens: int = 131_072  # held-out tokens in the final loss
+    eval_tokens: int = _number(131_072, 1, 2**31)  # held-out tokens in the final loss
     dtype: str = "float32"  # of the matrix products; weights are always float32
     device: str = "auto"
     backend: str = "grouped"  # how the experts are computed
-    threads: int = 1  # CPU threads
+    threads: int = _number(1, 1, 1024)  # CPU threads
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low, high in (
-            ("budget", 1, 1e24),
-            ("batch_size", 1, 65_536),
-            ("learning_rate", 1e-8, 10),
-            ("warmup", 0, 1),
-            ("decay", 0, 1),
-            ("weight_decay", 0, 10),
-            ("grad_clip", 1e-6, 1e6),
-            ("seed", 0, 2**31 - 1),
-            ("eval_tokens", 1, 2**31),
-            ("threads", 1, 1024),
-        ):
-            _in_range(name, getattr(self, name), low, high)
         if self.warmup + self.decay > 1:
             raise ValueError(f"warmup={self.warmup:g} and decay={self.decay:g} are shares of one run: keep the sum ≤ 1")
         if not self.corpus.strip():
@@ -387,3 +348,20 @@ class RunConfig(_Config):
         if self.batch_size is not None:
             return self.batch_size
         return 1 << min(6, max(1, round(2 + math.log10(self.budget / 1e11))))
+
+
+def resolve(model: ModelConfig, run: RunConfig) -> RunConfig:
+    """``run`` with every choice made that was left to the lab. Resolving twice changes nothing."""
+    if run.batch_size is None:
+        run = run.replace(batch_size=run.sequences)
+    if run.learning_rate is None:
+        run = run.replace(learning_rate=default_learning_rate(run))
+    return run
+
+
+def default_learning_rate(run: RunConfig) -> float:
+    """8e-3 at 1e11 FLOPs, and a factor of 0.63 less for each tenfold budget.
+
+    Tried at the corners of the lab: see `benchmarks/learning_rate.py`.
+    """
+    return 8e-3 * math.pow(run.budget / 1e11, -0.2)

@@ -11,12 +11,13 @@ import pytest
 from distributed import LocalCluster
 
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.record import Record
 from sparsity_lab.runs import worker as sweep_worker
 from sparsity_lab.runs.grid import Pair
 from sparsity_lab.runs.store import RunStore
 from sparsity_lab.runs.sweep import Progress, sweep
 from sparsity_lab.training.timing import Speed
-from sparsity_lab.training.trainer import Record, Training
+from sparsity_lab.training.trainer import Training
 
 SPEED = Speed(np.array([0, 0, 0, 0, 1.0, 0]))  # a second a GFLOP; so no test waits for a calibration
 

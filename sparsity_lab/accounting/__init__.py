@@ -1,37 +1,10 @@
-"""What a config costs, from arithmetic alone: nothing here imports torch."""
+"""What does it cost? Parameters, FLOPs, bytes, hours and money of a model, by arithmetic on its config.
 
-from sparsity_lab.accounting.flops import (
-    CONVENTIONS,
-    abnar_flops_per_token,
-    active_flops_6nd,
-    causal_flops_per_token,
-    decode_flops_by_part,
-    flops_by_part,
-    flops_per_step,
-    flops_per_token,
-    flops_skipping_zeros,
-    mtp_flops,
-    plan,
-    prefill_flops,
-    run_flops_by_part,
-)
-from sparsity_lab.accounting.parameters import EMBEDDINGS, Parameters, count_parameters
+`parameters` counts weights, `flops` operations, `memory` the bytes that are stored and moved. `cost` turns these into
+time and money on one of the `devices`. `presets` holds published models, and `hf_config` reads the ``config.json`` of
+any other. Nothing here imports torch. Notebooks import the counts, the cost of a run, devices and presets.
+"""
 
-__all__ = [
-    "CONVENTIONS",
-    "EMBEDDINGS",
-    "Parameters",
-    "abnar_flops_per_token",
-    "active_flops_6nd",
-    "causal_flops_per_token",
-    "count_parameters",
-    "decode_flops_by_part",
-    "flops_by_part",
-    "flops_per_step",
-    "flops_per_token",
-    "flops_skipping_zeros",
-    "mtp_flops",
-    "plan",
-    "prefill_flops",
-    "run_flops_by_part",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

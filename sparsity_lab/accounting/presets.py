@@ -243,7 +243,7 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def find(name: str) -> tuple[str, ModelConfig]:
+def named_model(name: str) -> tuple[str, ModelConfig]:
     """A name and the config of a preset, of a Hugging Face ``config.json``, or of a folder that holds one."""
     if name in PRESETS:
         return name, PRESETS[name].config

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.models import Transformer
+from sparsity_lab.record import Record
 from sparsity_lab.training.batches import Bytes, Windows, validation_batches
 from sparsity_lab.training.corpus import Corpus
-from sparsity_lab.training.trainer import Record, Training
+from sparsity_lab.training.trainer import Training
 
 Indices = npt.NDArray[np.int64]
 

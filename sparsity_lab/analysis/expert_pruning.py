@@ -17,7 +17,7 @@ from sparsity_lab.analysis.pruning import Batches, mean_loss
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.experts import MoE
-from sparsity_lab.models.transformer import Layer
+from sparsity_lab.models.transformer import DecoderLayer
 
 
 @torch.no_grad()
@@ -130,7 +130,7 @@ def _units(moe: MoE, expert: int) -> Tensor:
 
 def _routed(model: Transformer) -> dict[int, MoE]:
     """The mixtures of experts, by their layer."""
-    layers = enumerate(layer for layer in model.layers if isinstance(layer, Layer))
+    layers = enumerate(layer for layer in model.layers if isinstance(layer, DecoderLayer))
     return {index: layer.moe for index, layer in layers if layer.moe.router is not None}
 
 

@@ -93,7 +93,7 @@ def degrees_and_weights(graph: nx.Graph) -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True)
-class Layer:
+class BipartiteLayer:
     """What `of_layer` finds: a layer of a neural network as a bipartite network of inputs and outputs."""
 
     edges: int
@@ -105,7 +105,7 @@ class Layer:
     weight_index: float  # Gini of all A·B weights, those below the threshold as 0
 
 
-def of_layer(weights_AB: Any, threshold: float = 0.0) -> Layer:
+def of_layer(weights_AB: Any, threshold: float = 0.0) -> BipartiteLayer:
     """A layer's matrix as a bipartite network; an edge is a weight of magnitude above ``threshold``.
 
     An input can have B edges, an output A: each side's degrees are compared with those of the complete bipartite graph.
@@ -117,7 +117,7 @@ def of_layer(weights_AB: Any, threshold: float = 0.0) -> Layer:
     there_AB = c_AB > threshold
     degrees_A, degrees_B = there_AB.sum(1), there_AB.sum(0)
     edges = int(there_AB.sum())
-    return Layer(
+    return BipartiteLayer(
         edges=edges,
         density=edges / c_AB.size,
         input_index=sparsity_index(degrees_A, c_AB.size),

@@ -19,10 +19,10 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from torch import Tensor
 
 from sparsity_lab.config import ModelConfig
+from sparsity_lab.intervals import median_interval
 from sparsity_lab.models.experts import MoE
 from sparsity_lab.models.ops import keep_heap, linear
 
@@ -253,16 +253,6 @@ def measure(
         for (name, sparsity), took in times.items()
     ]
     return pd.concat(parts, ignore_index=True), missing
-
-
-def median_interval(values: Sequence[float] | Array, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Median, and the interval between two of the sorted values that holds the true one at least so surely whatever the
-    distribution (each value is below it with probability 1/2); infinite if there are too few values."""
-    ordered = np.sort(np.asarray(values, float))
-    below = int(stats.binom.ppf((1 - confidence) / 2, len(ordered), 0.5))  # P(fewer are below) < (1 − confidence) / 2
-    if below == 0:
-        return float(np.median(ordered)), -math.inf, math.inf
-    return float(np.median(ordered)), float(ordered[below - 1]), float(ordered[-below])
 
 
 def summary(times: pd.DataFrame) -> pd.DataFrame:

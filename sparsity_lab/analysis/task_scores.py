@@ -10,12 +10,13 @@ import pandas as pd
 import torch
 
 from sparsity_lab.analysis.routing import KINDS, kinds
+from sparsity_lab.intervals import mean_interval
 from sparsity_lab.models import Transformer
-from sparsity_lab.runs.repeat import interval
+from sparsity_lab.record import Record
 from sparsity_lab.training.batches import Bytes
 from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.training.tasks import RANKS, TASKS, Task, facts, lines, recall_lines
-from sparsity_lab.training.trainer import Record, Training
+from sparsity_lab.training.trainer import Training
 
 LINES = 1_000  # a task: the standard error of a share is then at most 1.6 %
 SEED = 1_000_000  # far from those of the text
@@ -143,7 +144,7 @@ def gains(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _over_seeds(scores: pd.DataFrame, column: str) -> pd.DataFrame:
     by = ["task", "budget", "sparsity"]
-    rows = [(*key, *interval(list(own)), len(own)) for key, own in scores.groupby(by, sort=False)[column]]
+    rows = [(*key, *mean_interval(list(own)), len(own)) for key, own in scores.groupby(by, sort=False)[column]]
     return pd.DataFrame(rows, columns=[*by, column, "half", "seeds"])
 
 
@@ -177,7 +178,7 @@ def verdicts(scores: pd.DataFrame) -> pd.DataFrame:
         for claim, weights in CLAIMS.items():
             cells = {(task, stops[place]): weight for (task, place), weight in weights.items()}
             values = sum(weight * wide[cell] for cell, weight in cells.items()).dropna()
-            value, half = interval(list(values))
+            value, half = mean_interval(list(values))
             verdict = "yes" if value - half > 0 else "no" if value + half < 0 else "not decided"
             rows.append((budget, claim, value, half, len(values), verdict, _note(wide[list(cells)].mean())))
     return pd.DataFrame(rows, columns=["budget", "claim", "value", "half", "seeds", "verdict", "note"])

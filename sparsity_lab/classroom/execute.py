@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_from_command_line(options: argparse.Namespace) -> int:
     """1 if a notebook failed. Raises ValueError for names and parameters that don't fit."""
-    chosen = find(options.folder, options.names)
+    chosen = find_notebooks(options.folder, options.names)
     given = {name: _literal(value) for name, value in options.p}
     jobs = [(path, profile(options.folder, options.profile, path) | given) for path in chosen]
     for path, values in jobs:
@@ -98,7 +98,7 @@ def run_from_command_line(options: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def find(folder: Path, names: list[str]) -> list[Path]:
+def find_notebooks(folder: Path, names: list[str]) -> list[Path]:
     """The notebooks whose names start with one of ``names``, or all. Raises ValueError for a name without match."""
     paths = sorted(folder.glob("*.ipynb"))
     if not paths:

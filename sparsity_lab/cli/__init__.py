@@ -1,1 +1,1 @@
-"""The room of cli."""
+"""What works without a browser? The command line: `main` reads the arguments, and each verb has a file."""

@@ -15,7 +15,8 @@ from sparsity_lab.classroom import execute as notebooks
 from sparsity_lab.cli import report
 from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
 from sparsity_lab.laws.optimum import optimal
-from sparsity_lab.laws.published import LAWS, find
+from sparsity_lab.laws.published import LAWS, published_law
+from sparsity_lab.runs.store import user_store
 
 MODEL = f"a preset ({', '.join(presets.PRESETS)}), or the path of a Hugging Face config.json"
 
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--checkpoint-seconds", type=float, default=30.0, help="how often (default 30)")
     train.add_argument("--parallel", choices=("data", "experts"), help="under torchrun: what the processes share out")
+    train.add_argument("--again", action="store_true", help="train anew a run that is kept from before")
     train.add_argument("--json", action="store_true", help="print the run's record as JSON, and nothing else")
 
     sweep = verbs.add_parser("sweep", help="train a grid of runs on all cores or a cluster; started again it goes on")
@@ -165,35 +167,43 @@ def _train(options: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
+    from sparsity_lab.training.corpus import load_corpus
     from sparsity_lab.training.distributed import Workers
-    from sparsity_lab.training.trainer import (
-        Training,  # here, for torch takes seconds to import and --help need not wait
-    )
+    from sparsity_lab.training.trainer import Training  # here, because torch takes seconds to import
 
     workers = Workers.join(options.parallel) if options.parallel else None
-    training = Training(
-        model,
-        run,
-        checkpoint_path=options.checkpoint,
-        checkpoint_seconds=options.checkpoint_seconds,
-        workers=workers,
-    )
     first = workers is None or workers.rank == 0
-    with tqdm(
-        total=run.budget,
-        unit="FLOP",
-        unit_scale=True,
-        desc=f"S={model.sparsity:.4g}",
-        file=sys.stderr,
-        disable=not first,
-    ) as bar:
-        while not training.done:
-            step = training.step()
-            bar.update(step.flops - bar.n)
-            bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
-    if options.checkpoint:  # the end of the run: what `measure` and `prune` are asked about
-        training.save(options.checkpoint)
-    record = training.record(training.evaluate())
+    store, corpus = user_store(), load_corpus(run.corpus)
+
+    # A checkpoint is asked for its weights, which a record does not have.
+    record = None if options.again or options.checkpoint else store.finished(model, run, corpus.fingerprint)
+    found = record is not None
+    if not (found if workers is None else workers.agree(found)):
+        training = Training(
+            model,
+            run,
+            corpus=corpus,
+            checkpoint_path=options.checkpoint,
+            checkpoint_seconds=options.checkpoint_seconds,
+            workers=workers,
+        )
+        description = f"S={model.sparsity:.4g}"
+        with tqdm(
+            total=run.budget, unit="FLOP", unit_scale=True, desc=description, file=sys.stderr, disable=not first
+        ) as bar:
+            while not training.done:
+                step = training.step()
+                bar.update(step.flops - bar.n)
+                bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
+        if options.checkpoint:  # the end of the run: what `measure` and `prune` are asked about
+            training.save(options.checkpoint)
+        record = training.record(training.evaluate())
+        if first:
+            store.save(record)
+    elif first:
+        print(f"Trained before and kept in {store.folder}; --again trains it anew.", file=sys.stderr)
+
+    assert record is not None
     if first:
         print(record.to_json() if options.json else record.summary())
     status = 0 if record.status == "finished" else 1
@@ -226,13 +236,13 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _count(options: argparse.Namespace) -> int:
-    name, config = presets.find(options.model)
+    name, config = presets.named_model(options.model)
     print(json.dumps({"model": name} | report.count(config)) if options.json else report.count_text(name, config))
     return 0
 
 
 def _cost(options: argparse.Namespace) -> int:
-    name, config = presets.find(options.model)
+    name, config = presets.named_model(options.model)
     machine = device(options.device)
     if options.price is not None:
         if not 0 <= options.price < 1e6:
@@ -249,7 +259,7 @@ def _cost(options: argparse.Namespace) -> int:
 
 
 def _cache(options: argparse.Namespace) -> int:
-    name, config = presets.find(options.model)
+    name, config = presets.named_model(options.model)
     if options.tokens != options.tokens // 1:
         raise ValueError(f"tokens={options.tokens:g} must be a whole number")
     tokens = int(options.tokens)
@@ -262,14 +272,14 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    (a, first), (b, second) = presets.find(options.a), presets.find(options.b)
+    (a, first), (b, second) = presets.named_model(options.a), presets.named_model(options.b)
     rows = report.compare(first, second)
     print(json.dumps({"a": a, "b": b, "rows": rows}) if options.json else report.compare_text(a, b, rows))
     return 0
 
 
 def _optimum(options: argparse.Namespace) -> int:
-    law = find(options.law)
+    law = published_law(options.law)
     names = ("compute", "sparsity", "memory", "active", "serve", "granularity")
     best = asdict(optimal(law, **{name: getattr(options, name) for name in names}))
     if options.json:
@@ -305,7 +315,7 @@ def _fit(options: argparse.Namespace) -> int:
     else:
         fits = fitting.fit_each(runs, options.law, holdout=holdout, bootstraps=options.bootstraps)
     if options.out:
-        fitting.save(options.out, fits)
+        fitting.save_fits(options.out, fits)
     print(json.dumps([fit.report() for fit in fits]) if options.json else "\n\n".join(fit.summary() for fit in fits))
     return 0
 

@@ -8,6 +8,7 @@ from sparsity_lab.accounting.cost import bill
 from sparsity_lab.accounting.devices import Device
 from sparsity_lab.accounting.memory import bytes_of, cache_bytes, cache_bytes_per_token, cache_elements_per_layer
 from sparsity_lab.config import ModelConfig
+from sparsity_lab.units import billions, number, size
 
 PARTS = ("embedding", "attention", "norms", "router", "dense", "shared", "routed", "head")
 TABLES = {"both": "both tables of embeddings", "output": "the output table alone", "none": "no table"}
@@ -117,7 +118,7 @@ def compare_text(a: str, b: str, rows: list[dict[str, Any]]) -> str:
     lines = [f"{'':<38}{a:>{wide}}{b:>{wide}}{'second/first':>14}"]
     for row in rows:
         ratio = f"{row['b'] / row['a']:.3g}" if row["a"] and row["b"] is not None else ""
-        lines.append(f"{row['what']:<38}{_short(row['a']):>{wide}}{_short(row['b']):>{wide}}{ratio:>14}")
+        lines.append(f"{row['what']:<38}{number(row['a']):>{wide}}{number(row['b']):>{wide}}{ratio:>14}")
     return "\n".join(lines)
 
 
@@ -174,36 +175,14 @@ def cache_text(name: str, config: ModelConfig, tokens: int, dtype: str, batch: i
 
 def optimum_text(law: str, source: str, n_means: str, compute: float, data: dict[str, Any]) -> str:
     """``data``: an `Optimum` as a dict."""
-    total = "not known to this law" if data["n_total"] is None else f"{_short(data['n_total'])} in all"
+    total = "not known to this law" if data["n_total"] is None else f"{number(data['n_total'])} in all"
     lines = [
         f"{law} at {compute:.4g} FLOPs: {source}",
         "",
         f"sparsity    {data['sparsity']:.4g}",
         f"parameters  {total} (its N: {n_means})",
-        f"active      {_short(data['n_active'])} on a token",
-        f"tokens      {_short(data['tokens'])}, {data['tokens'] / data['n_active']:.3g} for each active parameter",
+        f"active      {number(data['n_active'])} on a token",
+        f"tokens      {number(data['tokens'])}, {data['tokens'] / data['n_active']:.3g} for each active parameter",
         f"loss        {data['loss']:.4f} nats a token",
     ]
     return "\n".join(lines + [f"Careful: {warning}" for warning in data["warnings"]])
-
-
-def size(number: float) -> str:
-    """Bytes as people say them: 9.21 GB, of 10⁹ bytes."""
-    for unit, letters in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= unit:
-            return f"{number / unit:.2f} {letters}"
-    return f"{number:.0f} B"
-
-
-def billions(number: float) -> str:
-    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"
-
-
-def _short(value: float | None) -> str:
-    """At most four digits and a letter: 671.0B."""
-    if value is None:
-        return "not counted"
-    for unit, letter in ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:.4g}{letter}"
-    return f"{value:.4g}"

@@ -11,9 +11,9 @@ from sparsity_lab.accounting import count_parameters, flops_by_part
 from sparsity_lab.accounting.cost import Work
 from sparsity_lab.accounting.devices import Device
 from sparsity_lab.accounting.memory import training_memory
-from sparsity_lab.cli.report import size
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.figures.style import DENSE, FOURTH, GREY, LOOKS, SIXTH, SPARSE, TEXT, THIRD, styled
+from sparsity_lab.units import money, size
 
 # Colours after Okabe and Ito; patterns say the same to those who see no colours.
 PARTS = {  # part of a model: label, colour, pattern
@@ -287,11 +287,3 @@ def against_length(
         xaxis={"title": "tokens before it", "type": "log", "dtick": "D2"},
         yaxis={"title": axis, "type": "log", "dtick": 1, "exponentformat": "power"},
     )
-
-
-def money(dollars: float) -> str:
-    """$ 5.58 M and the like."""
-    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if dollars >= unit:
-            return f"$ {dollars / unit:,.3g} {letter}"
-    return f"$ {dollars:,.3g}"

@@ -1,1 +1,11 @@
-"""Scaling laws: loss as a function of weights, tokens and sparsity. Nothing here imports torch."""
+"""What loss to expect? Scaling laws: loss as a function of parameters, tokens and sparsity.
+
+`published` holds the laws of the papers, and `optimum` finds the best model that a budget buys by one of them.
+`power_law` names the forms that can be fitted to runs, `huber` minimises the papers' robust loss, and `fitting` puts
+both together, with intervals and predictions. `isoflop` finds the best size for each budget and judges published
+findings on runs. Nothing here imports torch. Notebooks import the published laws, `optimal`, `fitting` and `isoflop`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,11 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from sparsity_lab.files import write_text
+from sparsity_lab.intervals import CONFIDENCE, percentile_interval
 from sparsity_lab.laws.huber import log_loss, minimise
-from sparsity_lab.laws.power_law import EXPONENT, LAWS, MULTIPLIER, START_EXPONENT, START_MULTIPLIER, Array, Law, named
+from sparsity_lab.laws.power_law import (
+    EXPONENT,
+    LAWS,
+    MULTIPLIER,
+    START_EXPONENT,
+    START_MULTIPLIER,
+    Array,
+    PowerLaw,
+    named,
+)
 
 SCREENED, STARTS = 2_000, 30  # random starts that are looked at; the best of them that are followed to the end
-CONFIDENCE = 0.95
 NOISE_DRAWS = 5  # residuals drawn for each resample, in a predictive interval
 # A coefficient is identified if its interval keeps clear of the bounds and is no wider than this.
 IDENTIFIED_FACTOR = 10.0  # multipliers: high/low
@@ -27,7 +37,7 @@ IDENTIFIED_WIDTH = 0.1  # exponents: high − low, or half the exponent's size i
 COLUMNS = ["sparsity", "budget", "params_total", "tokens", "val_loss", "status"]
 
 
-class Prediction(NamedTuple):
+class PredictedLoss(NamedTuple):
     """Nats a token, each of the shape that was asked for."""
 
     value: Any
@@ -50,7 +60,7 @@ class Score:
 class Fit:
     """A law with coefficients: N is all parameters, D tokens, and the loss is in nats a token."""
 
-    law: Law
+    law: PowerLaw
     theta: Array  # (P,) logarithms of multipliers, then exponents
     resamples: Array  # (B, P)
     residuals: Array  # (R,) log-loss, measured − fitted, as wide as those of new runs
@@ -67,10 +77,10 @@ class Fit:
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Of the coefficients: 95 %, from the resamples."""
-        low, high = interval(self._as_written(self.resamples))
+        low, high = percentile_interval(self._as_written(self.resamples))
         return {name: (float(a), float(b)) for name, a, b in zip(self.law.names, low, high, strict=True)}
 
-    def predict(self, N: npt.ArrayLike, D: npt.ArrayLike, S: npt.ArrayLike) -> Prediction:
+    def predict(self, N: npt.ArrayLike, D: npt.ArrayLike, S: npt.ArrayLike) -> PredictedLoss:
         """Loss of a run of N parameters on D tokens at sparsity S, and the 95 % interval for what one new run would
         measure: what resampling does to the law, and on top the residuals. That the law itself may be wrong is not in
         it, so outside the runs (see `outside`) it is too narrow.
@@ -85,8 +95,8 @@ class Fit:
         # Every call draws the same noise: an interval under a slider moves with the slider alone.
         noise = np.random.default_rng(0).choice(self.residuals, (NOISE_DRAWS, len(self.resamples), 1))
         samples = log_loss(x_MTP, self.resamples) + noise
-        low, high = interval(samples.reshape(noise.size, n.size))
-        return Prediction(*(np.exp(y).reshape(n.shape)[()] for y in (value, low, high)))
+        low, high = percentile_interval(samples.reshape(noise.size, n.size))
+        return PredictedLoss(*(np.exp(y).reshape(n.shape)[()] for y in (value, low, high)))
 
     def outside(self, N: float, D: float, S: float) -> str:
         """A warning for a place that the fitted runs do not reach; empty for one within."""
@@ -271,13 +281,13 @@ def finished(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return kept
 
 
-def save(path: Path | str, fits: Sequence[Fit]) -> None:
+def save_fits(path: Path | str, fits: Sequence[Fit]) -> None:
     """Writes fits as JSON: of Chinchilla's law there is one a sparsity."""
-    Path(path).write_text(json.dumps([f.to_dict() for f in fits]) + "\n")
+    write_text(Path(path), json.dumps([f.to_dict() for f in fits]) + "\n")
 
 
-def load(path: Path | str) -> list[Fit]:
-    """What `save` wrote. Raises ValueError for another file."""
+def load_fits(path: Path | str) -> list[Fit]:
+    """What `save_fits` wrote. Raises ValueError for another file."""
     try:
         data = json.loads(Path(path).read_text())
         return [Fit.from_dict(each) for each in data]
@@ -294,7 +304,7 @@ def _logs(n: Array, d: Array, s: Array) -> dict[str, Array]:
     return {"N": -np.log(n), "D": -np.log(d), "S": -np.log1p(-s)}
 
 
-def _starts(law: Law, x_RTP: Array, y_R: Array, rng: np.random.Generator) -> Array:
+def _starts(law: PowerLaw, x_RTP: Array, y_R: Array, rng: np.random.Generator) -> Array:
     """The best of many random starts: (STARTS, P)."""
     low, high = law.box(START_MULTIPLIER, START_EXPONENT)
     starts = rng.uniform(low, high, (SCREENED, len(low)))
@@ -310,7 +320,7 @@ def _resampled(runs: pd.DataFrame, bootstraps: int, rng: np.random.Generator) ->
     return weights_BR
 
 
-def _at_origin(law: Law, theta: Array, centre: Mapping[str, float]) -> Array:
+def _at_origin(law: PowerLaw, theta: Array, centre: Mapping[str, float]) -> Array:
     """θ (…, P) with the multipliers that belong to N, D and S themselves instead of to N, D and S over the centre."""
     moved, names = theta.copy(), law.names
     for multiplier, exponents in law.terms.items():
@@ -319,22 +329,16 @@ def _at_origin(law: Law, theta: Array, centre: Mapping[str, float]) -> Array:
     return moved
 
 
-def interval(samples: Array) -> tuple[Array, Array]:
-    """Low and high of the first axis."""
-    low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-    return low, high
-
-
 def _clear(resamples: Array, bounds: Array) -> npt.NDArray[np.bool_]:
     """Whether a coefficient's interval keeps clear of its bounds."""
-    low, high = interval(resamples)
+    low, high = percentile_interval(resamples)
     margin = 1e-3 * (bounds[1] - bounds[0])
     clear: npt.NDArray[np.bool_] = (low > bounds[0] + margin) & (high < bounds[1] - margin)
     return clear
 
 
-def _identified(law: Law, theta: Array, resamples: Array, clear: npt.NDArray[np.bool_]) -> dict[str, bool]:
-    low, high = interval(resamples)
+def _identified(law: PowerLaw, theta: Array, resamples: Array, clear: npt.NDArray[np.bool_]) -> dict[str, bool]:
+    low, high = percentile_interval(resamples)
     multiplier = np.arange(len(theta)) < len(law.terms)
     limit = np.where(multiplier, math.log(IDENTIFIED_FACTOR), np.maximum(IDENTIFIED_WIDTH, np.abs(theta) / 2))
     known = dict(zip(law.names, map(bool, clear & (high - low <= limit)), strict=True))

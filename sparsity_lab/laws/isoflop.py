@@ -14,7 +14,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from sparsity_lab.laws.fitting import CONFIDENCE, finished, interval
+from sparsity_lab.intervals import CONFIDENCE, percentile_interval
+from sparsity_lab.laws.fitting import finished
 from sparsity_lab.laws.power_law import Array
 
 COLUMNS = ["sparsity", "top_k", "width", "budget", "params_total", "params_active", "tokens", "val_loss", "status"]
@@ -142,7 +143,7 @@ def optima(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -
         row = {"budget": active.budget, "sparsity": active.sparsity, "bracketed": active.bracketed}
         values = {"n_active": np.exp(size), "n_total": np.exp(total.best[0]), "tokens": np.exp(tokens), "loss": loss}
         for name, samples in values.items():
-            low, high = interval(samples[1:])
+            low, high = percentile_interval(samples[1:])
             row |= {name: float(samples[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsity_lab.laws.published import LAWS, Array, Law
+from sparsity_lab.laws.published import LAWS, Array, PublishedLaw
 
 POINTS, ROUNDS = 33, 9  # each round is 16 times as fine; then float64 sees no difference in loss
 
@@ -28,7 +28,7 @@ class Optimum:
 
 
 def optimal(
-    law: Law,
+    law: PublishedLaw,
     *,
     compute: float,
     sparsity: float | tuple[float, float] | None = None,
@@ -97,7 +97,7 @@ def optimal(
     return Optimum(n_total, float(np.exp(log_active[0])), float(values["D"]), float(loss[0]), float(S[0]), warnings)
 
 
-def _range_of_sparsity(law: Law, sparsity: float | tuple[float, float] | None) -> tuple[float, float]:
+def _range_of_sparsity(law: PublishedLaw, sparsity: float | tuple[float, float] | None) -> tuple[float, float]:
     if law.fixed_sparsity is not None:
         if sparsity not in (None, law.fixed_sparsity):
             raise ValueError(

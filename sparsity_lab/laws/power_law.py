@@ -22,7 +22,7 @@ START_EXPONENT = {"N": (0.0, 1.25), "D": (0.0, 1.25), "S": (-1.0, 1.0)}
 
 
 @dataclass(frozen=True)
-class Law:
+class PowerLaw:
     """A sum of powers. ``terms`` maps each multiplier to its term's exponents, and these to what they are powers of:
     N stands for 1/N, D for 1/D, S for 1/(1 − S)."""
 
@@ -57,17 +57,17 @@ class Law:
 LAWS = {
     law.name: law
     for law in (
-        Law(  # Abnar et al. 2025 (arXiv 2501.12370), Eq. 6
+        PowerLaw(  # Abnar et al. 2025 (arXiv 2501.12370), Eq. 6
             "abnar",
             "a/N^alpha + b/D^beta + c/(1-S)^lambda + d/((1-S)^delta N^gamma) + e",
             {"a": {"alpha": "N"}, "b": {"beta": "D"}, "c": {"lambda": "S"}, "d": {"delta": "S", "gamma": "N"}, "e": {}},
         ),
-        Law(  # the same with one term for the model, for runs that cannot tell three apart
+        PowerLaw(  # the same with one term for the model, for runs that cannot tell three apart
             "reduced",
             "b/D^beta + d/((1-S)^delta N^gamma) + e",
             {"b": {"beta": "D"}, "d": {"delta": "S", "gamma": "N"}, "e": {}},
         ),
-        Law(  # Hoffmann et al. 2022 (arXiv 2203.15556), approach 3
+        PowerLaw(  # Hoffmann et al. 2022 (arXiv 2203.15556), approach 3
             "chinchilla",
             "A/N^alpha + B/D^beta + E",
             {"A": {"alpha": "N"}, "B": {"beta": "D"}, "E": {}},
@@ -76,7 +76,7 @@ LAWS = {
 }
 
 
-def named(law: str) -> Law:
+def named(law: str) -> PowerLaw:
     """Raises ValueError for a name that no law has."""
     if law not in LAWS:
         raise ValueError(f"law={law!r} is not known: use one of {', '.join(LAWS)}")

@@ -32,7 +32,7 @@ DOMAINS: dict[str, tuple[Callable[[Array], Mask], str]] = {
 }
 
 
-class Prediction(NamedTuple):
+class LawValue(NamedTuple):
     """What a law says, in the shape of its variables, and what speaks against believing it."""
 
     value: Array
@@ -40,7 +40,7 @@ class Prediction(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Law:
+class PublishedLaw:
     """A published law. ``dataclasses.replace(law, coefficients=…)`` is the same equation with your own."""
 
     name: str
@@ -59,13 +59,13 @@ class Law:
     fixed_sparsity: float | None = None  # of every model the law was fitted on, where it is no variable
     notes: str = ""
 
-    def __call__(self, **variables: ArrayLike) -> Prediction:
+    def __call__(self, **variables: ArrayLike) -> LawValue:
         """Evaluates, outside the fit range too, but never without a warning that names variable, value and range.
 
         Variables are numbers or arrays that broadcast. Raises ValueError for a missing, unknown or impossible one.
         """
         values = self._checked(variables)
-        return Prediction(np.asarray(self.formula(self.coefficients, **values)), self.warnings(**values))
+        return LawValue(np.asarray(self.formula(self.coefficients, **values)), self.warnings(**values))
 
     def warnings(self, **variables: ArrayLike) -> list[str]:
         """One line for each variable beyond the range of the fit. A range of C holds for 6·N_a·D."""
@@ -109,15 +109,15 @@ class Law:
         return values
 
 
-def find(name: str) -> Law:
+def published_law(name: str) -> PublishedLaw:
     """Raises ValueError for an unknown name."""
     if name not in LAWS:
         raise ValueError(f"law={name!r} is not known: use one of {', '.join(LAWS)}")
     return LAWS[name]
 
 
-def shared_axis(laws: Sequence[Law], count: str | None = None) -> str:
-    """What N means on an axis that all these laws can share: as they are, or with N converted by `Law.count`.
+def shared_axis(laws: Sequence[PublishedLaw], count: str | None = None) -> str:
+    """What N means on an axis that all these laws can share: as they are, or with N converted by `PublishedLaw.count`.
 
     Raises ValueError if they don't predict the same, or mean different things by N. Embeddings count: leaving them out
     is another N, and no share of it gives them back.
@@ -132,7 +132,7 @@ def shared_axis(laws: Sequence[Law], count: str | None = None) -> str:
     return next(iter(meanings.values()))
 
 
-def _meaning(law: Law, count: str | None) -> str:
+def _meaning(law: PublishedLaw, count: str | None) -> str:
     if count is None:
         return law.n_means
     law._share(count)
@@ -206,10 +206,10 @@ DENSE: dict[str, Share] = {"total": np.ones_like, "active": np.ones_like}
 # A block has 4·d² weights of attention and 64 times the 8·d² of a dense feed-forward part, of which one time works.
 KRAJEWSKI_ACTIVE = (4 + 8) / (4 + 8 * 64)
 
-LAWS: dict[str, Law] = {
+LAWS: dict[str, PublishedLaw] = {
     law.name: law
     for law in (
-        Law(
+        PublishedLaw(
             "abnar",
             "L = a/N^α + b/D^β + c/(1−S)^λ + d/((1−S)^δ·N^γ) + e",
             {
@@ -224,7 +224,7 @@ LAWS: dict[str, Law] = {
             "against 99 % within the fit. S counts experts of feed-forward layers, so N_a = (1−S)·N leaves out that "
             "attention and embeddings always work.",
         ),
-        Law(
+        PublishedLaw(
             "hoffmann", CHINCHILLA, {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28},
             "none", LOSS, "total, with embeddings", ("N", "D"),
             {"N": (7e7, 1.6e10), "D": (5e9, 5e11)},
@@ -232,14 +232,14 @@ LAWS: dict[str, Law] = {
             "As printed, its optimum at Chinchilla's 5.76e23 FLOPs is 32B weights on 3.0T tokens, not the 70B on 1.4T "
             "that were trained; besiroglu is the correction.",
         ),
-        Law(
+        PublishedLaw(
             "besiroglu", CHINCHILLA, {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
             "none", LOSS, "total, with embeddings", ("N", "D"),
             {"N": (7e7, 1.6e10), "D": (5e9, 5e11)},
             "Besiroglu et al. 2024, Chinchilla scaling: a replication attempt, arXiv 2404.10102", "checked",
             _chinchilla, DENSE, 0.0, "Fitted anew on Hoffmann's runs, read off a figure of their paper.",
         ),
-        Law(
+        PublishedLaw(
             "clark", f"log L = a·log N + b·log Ê + c·log N·log Ê + d, {SATURATING}",
             {"a": -0.082, "b": -0.108, "c": 0.009, "d": 1.104, "E_start": 1.847, "E_max": 314.478},
             "10", LOSS, "dense-equivalent", ("N", "E"),
@@ -249,7 +249,7 @@ LAWS: dict[str, Law] = {
             notes="N is that of the dense model into which the experts were put. D was 130B tokens for every model: "
             "the law says nothing about less or more.",
         ),
-        Law(
+        PublishedLaw(
             "krajewski", "L = c + (g/G^γ + a)/N^α + b/D^β",
             {"a": 18.1, "b": 30.8, "c": 0.47, "g": 2.1, "alpha": 0.115, "beta": 0.147, "gamma": 0.58},
             "none", LOSS, "total, without embeddings", ("N", "D", "G"),
@@ -259,7 +259,7 @@ LAWS: dict[str, Law] = {
             "Every model has 64·G experts of which G work. The law leaves out what routing costs, which is what "
             "bounds G in the paper: by the law alone more is always better.",
         ),
-        Law(
+        PublishedLaw(
             "ludziejewski", f"L = a·Ê^δ·N^(α + γ·ln Ê) + b·Ê^ω·D^(β + ζ·ln Ê) + c, {SATURATING}",
             {
                 "a": 35.91, "b": 35.98, "c": 1.3637, "alpha": -0.1889, "beta": -0.1775, "gamma": 0.0098,
@@ -271,7 +271,7 @@ LAWS: dict[str, Law] = {
             {"active": np.ones_like},
             notes="Total parameters depend on the shape of the model and can't be had from N and E alone.",
         ),
-        Law(
+        PublishedLaw(
             "ling", "EL = Â^(a + d·log10 C + γ·(log2 G)² + β·log2 G), 1/Â = 1/(A + (1/A_start − 1/A_max)⁻¹) + 1/A_max",
             {"a": 1.23, "d": -0.0761, "gamma": 0.0167, "beta": -0.117, "A_start": 0.0163, "A_max": 5.28e16},
             "10 of C, 2 of G: inferred, for the paper writes log for both", "efficiency leverage", "", ("A", "G", "C"),
@@ -280,7 +280,7 @@ LAWS: dict[str, Law] = {
             notes="No law of loss: it compares FLOPs at equal loss. With these bases it gives 7.24 at A = 3.1 %, "
             "G = 12, C = 1e22, where the paper says more than 7. A = (E_a + E_s)/(E + E_s) with E_s shared experts.",
         ),
-        Law(
+        PublishedLaw(
             "frantar", "L = (a_S·(1−S)^b_S + c_S)/N^b_N + (a_D/D)^b_D + c",
             {"a_S": 16.8, "b_S": 0.722, "c_S": 45.0, "b_N": 0.245, "a_D": 6.90e8, "b_D": 0.203, "c": 0.651},
             "none", LOSS, "non-zero", ("N", "D", "S"),

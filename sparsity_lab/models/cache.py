@@ -5,7 +5,6 @@ kept.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsity_lab.config import ModelConfig
+from sparsity_lab.files import atomic
 
 FIRST_ROOM = 64  # slots taken at first; the room doubles when it is full
 
@@ -178,9 +178,8 @@ class Cache:
             "int8": self.int8,
             "config": self.config.to_dict(),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, temporary, metadata={"state": json.dumps(state)})
-        os.replace(temporary, path)
+        with atomic(path) as temporary:
+            save_file(tensors, temporary, metadata={"state": json.dumps(state)})
 
     @classmethod
     def load(cls, path: Path, config: ModelConfig, device: torch.device | str = "cpu") -> Self:

@@ -25,7 +25,7 @@ from sparsity_lab.models.ops import (
 from sparsity_lab.models.router import Router, RoutingStats
 
 
-class Layer(nn.Module):
+class DecoderLayer(nn.Module):
     def __init__(self, config: ModelConfig, backend: str, layer: int):
         super().__init__()
         self.attention_norm = nn.Parameter(torch.ones(config.d_model))
@@ -56,7 +56,7 @@ class MultiToken(nn.Module):
         self.state_norm = nn.Parameter(torch.ones(d))
         self.token_norm = nn.Parameter(torch.ones(d))
         self.join = nn.Parameter(torch.randn(d, 2 * d) * (2 * d) ** -0.5)
-        self.layer = Layer(config.mtp_layer, backend, 0)
+        self.layer = DecoderLayer(config.mtp_layer, backend, 0)
         self.final_norm = nn.Parameter(torch.ones(d))
 
     def forward(
@@ -82,7 +82,7 @@ class Transformer(nn.Module):
         _refuse_what_is_only_counted(config)
         self.config, self.backend, self.dtype = config, backend, dtype
         self.embedding = nn.Parameter(torch.randn(config.vocab_size, config.d_model) * 0.02)
-        self.layers = nn.ModuleList(Layer(config, backend, layer) for layer in range(config.n_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, backend, layer) for layer in range(config.n_layers))
         self.final_norm = nn.Parameter(torch.ones(config.d_model))
         if config.tied_embeddings:
             self.head = self.embedding

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.runs.store import run_id
+from sparsity_lab.record import run_id
 
 Pair = tuple[ModelConfig, RunConfig]
 
@@ -53,12 +53,12 @@ def read_grid(path: Path | str) -> list[Pair]:
             f"grid {path} must hold [[runs]] tables and nothing else, got {', '.join(content) or 'nothing'}"
         )
     try:
-        return grid(*tables)
+        return grid_runs(*tables)
     except ValueError as error:
         raise ValueError(f"grid {path}: {error}") from None
 
 
-def grid(*tables: dict[str, Any]) -> list[Pair]:
+def grid_runs(*tables: dict[str, Any]) -> list[Pair]:
     """The runs of several tables; in each, lists are multiplied out, the last varying fastest. A run that appears
     twice is kept once. Raises ValueError for a field or a value that is not understood."""
     pairs: dict[str, Pair] = {}

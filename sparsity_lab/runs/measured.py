@@ -1,20 +1,18 @@
 """The measured runs that ship with the suite, and a law fitted to them: something to look at before any training."""
 
 import functools
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from sparsity_lab.accounting import count_parameters, plan
-from sparsity_lab.analysis.task_scores import table
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.laws.fitting import Fit, Prediction, load
+from sparsity_lab.files import DATA
+from sparsity_lab.laws.fitting import Fit, PredictedLoss, load_fits
 from sparsity_lab.laws.isoflop import near_best
+from sparsity_lab.record import Record
 from sparsity_lab.runs.store import RunStore, load_frame
-from sparsity_lab.training.trainer import Record
 
-DATA = Path(__file__).resolve().parents[2] / "data"
 FOLDER = DATA / "isoflop"
 LAW, NEAR = "law.fit", 2.0
 CORPUS = "python"  # that they were trained on
@@ -29,10 +27,9 @@ def runs() -> pd.DataFrame:
 
 
 @functools.cache
-def task_scores() -> pd.DataFrame:
-    """Right answers of the models in data/tasks, as `task_scores.table` gives them; empty where only the package was
-    installed."""
-    return table(RunStore(DATA / "tasks").load())
+def task_records() -> list[Record]:
+    """The records in data/tasks, with scores (see `task_scores.table`); none where only the package was installed."""
+    return RunStore(DATA / "tasks").load()
 
 
 def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
@@ -57,7 +54,7 @@ def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
     return _record(str(found["id"].iloc[order.index[0]]))
 
 
-def expected(model: ModelConfig, run: RunConfig) -> Prediction | None:
+def expected(model: ModelConfig, run: RunConfig) -> PredictedLoss | None:
     """The loss that the fitted law expects of this run, nats a byte, and the 95 % interval for one run.
 
     None where the law says nothing: for another text, finer experts, beyond the sizes, tokens and sparsities that were
@@ -86,7 +83,7 @@ def _tokens_a_weight() -> tuple[float, float]:
 def _law() -> Fit | None:
     """`sparsity-lab fit data/isoflop --top-k 1 --near-best 2 --out data/isoflop/law.fit` wrote it."""
     path = FOLDER / LAW
-    return load(path)[0] if path.exists() else None
+    return load_fits(path)[0] if path.exists() else None
 
 
 @functools.lru_cache(256)

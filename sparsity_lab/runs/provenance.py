@@ -5,7 +5,8 @@ import os
 import platform
 from pathlib import Path
 
-from sparsity_lab.runs.store import RunStore, write_atomically
+from sparsity_lab.files import write_text
+from sparsity_lab.runs.store import RunStore
 
 FILE = "provenance.toml"
 
@@ -26,7 +27,7 @@ def write_provenance(folder: Path, command: str) -> None:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
     lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
-    write_atomically(folder / FILE, "\n".join(lines) + "\n")
+    write_text(folder / FILE, "\n".join(lines) + "\n")
 
 
 def _toml(value: object) -> str:

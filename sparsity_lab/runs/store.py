@@ -1,143 +1,105 @@
-"""Run records on disk: one JSON file a run, named by what was run, written atomically."""
+"""Run records on disk: one JSON file per run, named by what was run, written atomically."""
 
-import hashlib
 import json
-import os
 import warnings
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import platformdirs
 
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.training.trainer import Record, resolve
-
-UNFINISHED = ("stopped", "failed")  # the status of runs that are worth another try
-
-
-def home() -> Path:
-    """Where runs are kept: ``$SPARSITY_LAB_HOME``, or the system's folder for a user's data."""
-    return Path(os.environ.get("SPARSITY_LAB_HOME") or platformdirs.user_data_dir("sparsity-lab"))
-
-
-def run_id(model: ModelConfig, run: RunConfig) -> str:
-    """Sixteen hex digits that name a run: a hash of what its two configs, the lab's choices made, say beyond the
-    defaults. So a field that a later version adds, its default doing what was done before, renames no run."""
-    text = json.dumps([_beyond_defaults(model), _beyond_defaults(resolve(model, run))], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _beyond_defaults(config: ModelConfig | RunConfig) -> dict[str, Any]:
-    values = {field.name: (getattr(config, field.name), field.default) for field in fields(config)}
-    return {name: value for name, (value, default) in values.items() if value != default}
-
-
-def record_id(record: Record) -> str:
-    """`run_id` of the run that left this record."""
-    return run_id(ModelConfig.from_dict(record.model), RunConfig.from_dict(record.run))
+from sparsity_lab.files import home, write_text
+from sparsity_lab.record import COLUMNS, UNFINISHED, Record, row, run_id
 
 
 class RunStore:
-    """A folder of records."""
+    """A folder of records. Those in the folders ``older`` are found too, but nothing is written there."""
 
-    def __init__(self, folder: Path | str):
-        self.folder = Path(folder)
+    def __init__(self, folder: Path | str, older: Sequence[Path | str] = ()):
+        self.folder, self.older = Path(folder), [Path(each) for each in older]
 
     def path(self, model: ModelConfig, run: RunConfig) -> Path:
         return self.folder / f"{run_id(model, run)}.json"
 
     def save(self, record: Record) -> Path:
-        """Atomic; a run of the same configs is replaced."""
-        path = self.path(ModelConfig.from_dict(record.model), RunConfig.from_dict(record.run))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, record.to_json())
+        """Keeps a record, atomically, in place of an earlier one of the same run. A finished record stays if the new
+        one is not finished, and its scores stay if the new one has none."""
+        path = self.path(record.model_config, record.run_config)
+        kept = self.finished(record.model_config, record.run_config, record.corpus["fingerprint"])
+        if kept is not None and record.status in UNFINISHED:
+            return path
+        if kept is not None and record.scores is None:
+            record = replace(record, scores=kept.scores)
+        write_text(path, record.to_json())
         return path
 
-    def find(self, model: ModelConfig, run: RunConfig, fingerprint: str) -> Record | None:
+    def finished(self, model: ModelConfig, run: RunConfig, fingerprint: str) -> Record | None:
         """The finished run of these configs on the corpus with this fingerprint, if it is here."""
-        record = _read(self.path(model, run))
-        if record is None or record.status in UNFINISHED or record.corpus["fingerprint"] != fingerprint:
-            return None
-        return record
+        for folder in (self.folder, *self.older):
+            record = _read(folder / f"{run_id(model, run)}.json")
+            if record and record.status not in UNFINISHED and record.corpus["fingerprint"] == fingerprint:
+                return record
+        return None
 
     def read(self, name: str) -> Record | None:
         """The record of the run with this `run_id`, if it is here."""
-        return _read(self.folder / f"{name}.json")
+        records = (_read(folder / f"{name}.json") for folder in (self.folder, *self.older))
+        return next((record for record in records if record is not None), None)
 
-    def load(self) -> list[Record]:
-        """All records, oldest first; a file that is torn or foreign is skipped with a warning."""
-        paths = sorted(self.folder.glob("*.json"), key=lambda path: (_time(path), path.name))
-        return [record for path in paths if (record := _read(path)) is not None]
+    def load(self, since: float = 0.0) -> list[Record]:
+        """All records written after ``since`` (seconds since the epoch), oldest first, one for each run; a file that is
+        torn or foreign is skipped with a warning."""
+        paths = {path.name: path for folder in (*self.older, self.folder) for path in folder.glob("*.json")}
+        written = sorted((time, path) for path in paths.values() if (time := _written(path)) > since)
+        return [record for _, path in written if (record := _read(path)) is not None]
 
     def merge(self, other: "RunStore") -> int:
         """Takes over what ``other`` holds and this store lacks or has unfinished; says how many records. Merging twice
         changes nothing."""
         taken = 0
         for record in other.load():
-            mine = self.read(record_id(record))
+            mine = self.read(record.id)
             if mine is None or (mine.status in UNFINISHED and record.status not in UNFINISHED):
                 self.save(record)
                 taken += 1
         return taken
 
-    def clear(self) -> None:
-        """Deletes the records, and nothing else, in the folder."""
-        for path in self.folder.glob("*.json"):
-            path.unlink(missing_ok=True)
+
+def user_store(folder: Path | None = None) -> RunStore:
+    """The one store of a user, in ``folder`` (default: the user's), where every run is kept and looked for, whoever
+    trains it: the dashboard, a cell, a sweep or the command line. Dashboards used to keep theirs apart, in ``live``."""
+    folder = folder or home()
+    return RunStore(folder / "runs", older=[folder / "live"])
 
 
-def _time(path: Path) -> int:
+def _written(path: Path) -> float:
     try:
-        return path.stat().st_mtime_ns
+        return path.stat().st_mtime
     except FileNotFoundError:  # another process has just deleted it
-        return 0
+        return 0.0
+
+
+def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Records as a table, one row each, in their order. Columns: id, status, val_loss (nats per byte, NaN if there is
+    none), sparsity, flops, seed, params_total, params_active, tokens, steps, seconds, width, n_experts, top_k,
+    n_shared_experts, d_expert, budget, batch_size, learning_rate, fingerprint."""
+    return _frame([record.row() for record in records])
 
 
 def load_frame(folder: Path | str) -> pd.DataFrame:
-    """The records in a folder, one row each: everything of `Record` that is one number or word, and of its configs the
-    shape. Columns: id, status, val_loss (nats a byte, NaN if there is none), sparsity, n_experts, top_k,
-    n_shared_experts, width, d_expert, budget, flops, seed, params_total, params_active, tokens, steps, seconds,
-    batch_size, learning_rate, fingerprint.
+    """The records in a folder as `to_frame` gives them, in the order of the file names.
 
-    Rows come in the order of the file names. A file that is torn, foreign or of another version is skipped with a
-    warning. Thousands a second: it builds no configs.
+    A file that is torn, foreign or of another version is skipped with a warning. Thousands a second: it builds no
+    configs.
     """
-    rows = []
-    for path in sorted(Path(folder).glob("*.json")):
-        values = _values(path)
-        if values is not None:
-            rows.append(_row(path.stem, values))
+    found = ((path.stem, _values(path)) for path in sorted(Path(folder).glob("*.json")))
+    return _frame([row(values, name) for name, values in found if values is not None])
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"val_loss": float})
-
-
-OF_RECORD = ("status", "val_loss", "sparsity", "flops", "seed", "params_total", "params_active", "tokens", "steps",
-             "seconds")  # fmt: skip
-OF_MODEL = {"width": "d_model"} | {name: name for name in ("n_experts", "top_k", "n_shared_experts", "d_expert")}
-OF_RUN = ("budget", "batch_size", "learning_rate")
-COLUMNS = ("id", *OF_RECORD, *OF_MODEL, *OF_RUN, "fingerprint")
-
-
-def _row(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    row = {"id": name} | {key: values[key] for key in OF_RECORD}
-    row |= {column: values["model"][key] for column, key in OF_MODEL.items()}
-    row |= {key: values["run"][key] for key in OF_RUN}
-    return row | {"fingerprint": values["corpus"]["fingerprint"]}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """A reader, a kill or a crash of the machine at any moment finds the old file or the new one."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # an interrupt too
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 KNOWN = {part: {f.name for f in fields(kind)} for part, kind in (("model", ModelConfig), ("run", RunConfig))}
@@ -155,7 +117,7 @@ def _values(path: Path) -> dict[str, Any] | None:
         for part, known in KNOWN.items():
             if not values[part].keys() <= known:
                 raise ValueError(f"{part} has fields that are not known here")
-        for name, value in _row("", values).items():
+        for name, value in row(values, path.stem).items():
             if not isinstance(value, str if name in WORDS else (int, float)) and (name, value) != ("val_loss", None):
                 raise ValueError(f"{name}={value!r}")
         return values
@@ -172,7 +134,7 @@ def _read(path: Path) -> Record | None:
         return None
     try:
         record = Record(**values)
-        record_id(record)  # raises ValueError for configs of another version
+        _ = record.id  # raises ValueError for configs of another version
         return record
     except (ValueError, TypeError) as error:
         warnings.warn(f"skipped {path}: not a run record of this version ({error})", stacklevel=3)

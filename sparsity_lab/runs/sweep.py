@@ -7,11 +7,10 @@ again, whoever trained it and however often the sweep was started. A run that wa
 """
 
 import errno
-import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -25,13 +24,14 @@ from distributed.scheduler import KilledWorker
 from tqdm.auto import tqdm
 
 from sparsity_lab.accounting import count_parameters
-from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.config import ModelConfig, RunConfig, resolve
+from sparsity_lab.record import Record, run_id
 from sparsity_lab.runs.grid import Pair
-from sparsity_lab.runs.store import RunStore, run_id
+from sparsity_lab.runs.store import RunStore, user_store
 from sparsity_lab.runs.worker import Outcome, failure, train_in_worker
 from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.training.timing import Speed, calibrate
-from sparsity_lab.training.trainer import Record, resolve
+from sparsity_lab.units import duration
 
 SECONDS_WITHOUT_SCHEDULER = 600.0  # that a sweep waits for its scheduler to come back
 SECONDS_WITHOUT_WORKER = 300.0  # that the workers of this machine have to start again
@@ -52,7 +52,7 @@ class Estimate:
 
     def summary(self) -> str:
         return (
-            f"{self.runs} runs to train: about {_clock(self.seconds)}, {self.core_hours:.2g} core hours, "
+            f"{self.runs} runs to train: about {duration(self.seconds)}, {self.core_hours:.2g} core hours, "
             f"{self.watt_hours:.2g} Wh at {WATTS_A_CORE:g} W a core."
         )
 
@@ -69,7 +69,7 @@ class Progress:
 
     def summary(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
-        left = f", {_clock(self.seconds_left)} left" if self.done + self.failed < self.total else ""
+        left = f", {duration(self.seconds_left)} left" if self.done + self.failed < self.total else ""
         return f"{self.done} of {self.total} runs done{failed}{left}."
 
 
@@ -91,10 +91,16 @@ class Bar:
 
 
 def missing(pairs: Sequence[Pair], folder: Path) -> list[Pair]:
-    """The runs that ``folder`` holds no finished record of, on their corpora as they are on this machine."""
-    store = RunStore(folder)
+    """The runs that neither ``folder`` nor the user's store holds a finished record of, on their corpora as they are on
+    this machine."""
+    return [pair for pair, record in _kept(pairs, RunStore(folder), user_store()) if record is None]
+
+
+def _kept(pairs: Sequence[Pair], *stores: RunStore) -> Iterator[tuple[Pair, Record | None]]:
     fingerprint = {name: load_corpus(name).fingerprint for name in {run.corpus for _, run in pairs}}
-    return [(m, r) for m, r in pairs if store.find(m, r, fingerprint[r.corpus]) is None]
+    for model, run in pairs:
+        found = (store.finished(model, run, fingerprint[run.corpus]) for store in stores)
+        yield (model, run), next((record for record in found if record is not None), None)
 
 
 def estimate(pairs: Sequence[Pair], folder: Path, workers: int | None = None, speed: Speed | None = None) -> Estimate:
@@ -130,6 +136,7 @@ def sweep(
     folder.mkdir(parents=True, exist_ok=True)
     pairs = list({run_id(*pair): pair for pair in pairs}.values())
     todo = missing(pairs, folder)
+    _take_over(pairs, RunStore(folder))
     bar = Bar()
     state = _State(todo, len(pairs), _seconds(todo, speed) if todo else [], folder, report or bar)
     try:
@@ -144,6 +151,14 @@ def sweep(
         state.stop_file.unlink(missing_ok=True)
         bar.close()
     return state.progress()
+
+
+def _take_over(pairs: Sequence[Pair], store: RunStore) -> None:
+    """Puts into a sweep's folder what the user has trained elsewhere."""
+    lacking = [pair for pair, record in _kept(pairs, store) if record is None]
+    for _, record in _kept(lacking, user_store()):
+        if record is not None:
+            store.save(record)
 
 
 class _State:
@@ -296,9 +311,11 @@ def _keep(pair: Pair, outcome: Outcome, state: _State) -> None:
     """Puts on disk what a worker made of a run. Raises OSError if there is no room for it."""
     store = RunStore(state.folder)
     if outcome.record:
-        record = Record(**json.loads(outcome.record))
-        if store.find(*pair, record.corpus["fingerprint"]) is None:  # the worker has another disk
+        record = Record.from_json(outcome.record)
+        if store.finished(*pair, record.corpus["fingerprint"]) is None:  # the worker has another disk
             store.save(record)
+        with suppress(OSError):  # it is safe where it was asked for
+            user_store().save(record)
         state.done(pair)
     elif outcome.errno in (errno.ENOSPC, errno.EDQUOT):
         text = f"{os.strerror(outcome.errno)}: make room and start the sweep again; nothing finished is lost"
@@ -331,8 +348,3 @@ def _seconds(pairs: Sequence[Pair], speed: Speed | None) -> list[float]:
 def _seconds_to_evaluate(speed: Speed, model: ModelConfig, run: RunConfig) -> float:
     """A forward pass takes a third of a step."""
     return run.eval_tokens / (run.sequences * model.context) * speed.step_seconds(model, run.sequences) / 3
-
-
-def _clock(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"

@@ -11,9 +11,10 @@ from distributed import get_worker
 from filelock import FileLock, Timeout
 
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.runs.store import RunStore, run_id
+from sparsity_lab.record import Record, run_id
+from sparsity_lab.runs.store import RunStore
 from sparsity_lab.training.corpus import Corpus, load_corpus
-from sparsity_lab.training.trainer import Record, Training
+from sparsity_lab.training.trainer import Training
 
 CURVE_POINTS = 64  # of a record's loss curve: a sweep's records are many
 SECONDS_BETWEEN_REPORTS = 1.0
@@ -58,7 +59,7 @@ def _record(model: ModelConfig, run: RunConfig, folder: str, stop_file: str, top
     while record is None and not stop.exists():
         with suppress(Timeout), lock.acquire(timeout=0.5):  # held while another sweep trains it
             corpus = load_corpus(run.corpus)
-            record = store.find(model, run, corpus.fingerprint)
+            record = store.finished(model, run, corpus.fingerprint)
             if record is None:
                 training = _begin(model, run, corpus, checkpoint)
                 if not _finished(training, checkpoint, stop, topic, name):

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sparsity_lab.files import atomic
 from sparsity_lab.training.distributed import Workers
 
 VERSION = 1
@@ -42,13 +43,10 @@ def save(
     if workers is not None and workers.rank > 0:
         return
     tensors |= {f"buffer.{name}": buffer for name, buffer in _buffers(model).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
-        os.replace(temporary, path)
-    except (SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
+        with atomic(path) as temporary:
+            save_file(tensors, temporary, metadata={"state": json.dumps({"version": VERSION, **state})})
+    except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))  # safetensors has no errno
         if number is None:
             raise

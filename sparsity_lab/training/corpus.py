@@ -14,7 +14,6 @@ import re
 import stat
 import sys
 import sysconfig
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,10 +22,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import platformdirs
 
+from sparsity_lab.files import atomic, cache_dir, write_text
 from sparsity_lab.training import tasks
 from sparsity_lab.training.batches import Bytes
+from sparsity_lab.units import size
 
 Progress = Callable[[str, float], None]  # what is being done, and the fraction done in [0, 1]
 
@@ -68,7 +68,7 @@ class Corpus:
 
     def describe(self) -> str:
         """One line, such as "python: 85.1 MB train, 2.6 MB held out, fingerprint 1a2b3c4d"."""
-        sizes = f"{_size(self.train.size)} train, {_size(self.val.size)} held out"
+        sizes = f"{size(self.train.size)} train, {size(self.val.size)} held out"
         notes = f" ({self.notes})" if self.notes else ""
         return f"{self.name}: {sizes}, fingerprint {self.fingerprint[:8]}{notes}"
 
@@ -107,16 +107,6 @@ def load_corpus(name: str = "python", *, progress: Progress | None = None) -> Co
         assert corpus is not None, f"the corpus just written to {folder} cannot be read"
     report(corpus.describe(), 1.0)
     return corpus
-
-
-def cache_dir() -> Path:
-    """The environment's SPARSITY_LAB_CACHE, or else the user's cache folder."""
-    folder = os.environ.get("SPARSITY_LAB_CACHE") or platformdirs.user_cache_dir("sparsity-lab")
-    return Path(folder).expanduser()
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:.1f} kB"
 
 
 # ---- Sources: a stamp that changes when the source does (cheap), and a way to read it (seconds).
@@ -207,10 +197,10 @@ def _hf_source(name: str) -> _Source:
         for rows in _load_hf(name, folder):
             for row in rows:
                 _append(text, (row or "").encode(errors="replace"))
-            report(f"reading {name}: {_size(len(text))}", 0.9 * min(1.0, len(text) / MAX_BYTES))
+            report(f"reading {name}: {size(len(text))}", 0.9 * min(1.0, len(text) / MAX_BYTES))
             if len(text) > MAX_BYTES:
                 del text[MAX_BYTES:]
-                return text, f"its first {_size(MAX_BYTES)}"
+                return text, f"its first {size(MAX_BYTES)}"
         return text, ""
 
     return _Source(list(_walk(folder)) if folder else [], read)  # on the Hub, the name is all there is
@@ -319,24 +309,14 @@ def _write(folder: Path, key: str, text: bytearray, notes: str) -> None:
     for part in parts:
         sha.update(part)
     n_bytes = {"train_bytes": len(text) - n_val * segment, "val_bytes": n_val * segment}
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_atomically(folder / f"{sha.hexdigest()}.bin", parts)
-    meta = json.dumps({"fingerprint": sha.hexdigest(), **n_bytes, "notes": notes})
-    _write_atomically(folder / f"{key}.json", [meta.encode()])
-
-
-def _write_atomically(target: Path, parts: list[Any]) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        temporary = Path(folder, target.name)
-        with open(temporary, "wb") as stream:
+    try:
+        with atomic(folder / f"{sha.hexdigest()}.bin") as temporary, open(temporary, "wb") as stream:
             stream.writelines(parts)
-            stream.flush()
-            os.fsync(stream.fileno())  # else a power cut may leave the right size with the wrong content
-        try:
-            os.replace(temporary, target)
-        except PermissionError:  # on Windows, when another process has it open: it is there, and the same
-            if not target.exists():
-                raise
+    except PermissionError:  # on Windows, when another process has it open: it is there, and the same
+        if not (folder / f"{sha.hexdigest()}.bin").exists():
+            raise
+    meta = json.dumps({"fingerprint": sha.hexdigest(), **n_bytes, "notes": notes})
+    write_text(folder / f"{key}.json", meta)
 
 
 def _open(folder: Path, key: str, name: str) -> Corpus | None:

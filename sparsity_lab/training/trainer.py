@@ -8,12 +8,11 @@ every time, also when it was stopped and went on from its checkpoint.
 """
 
 import inspect
-import json
 import math
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ import torch
 
 import sparsity_lab
 from sparsity_lab.accounting import count_parameters, flops_per_step, plan
-from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.ops import keep_heap
 from sparsity_lab.models.router import Router, RoutingStats
+from sparsity_lab.record import Record
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training.batches import Windows, validation_batches
 from sparsity_lab.training.corpus import Corpus, load_corpus
@@ -53,47 +53,6 @@ class Step:
     @property
     def seconds_left(self) -> float:
         return self.seconds / self.step * (self.steps - self.step)
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is kept of a run. ``val_loss`` is in nats a token (a byte, for the corpora here); None if it diverged or was
-    stopped before it could be measured."""
-
-    status: str  # finished, stopped, diverged, failed
-    val_loss: float | None
-    val_bits: float | None  # bits a token
-    flops: int
-    tokens: int
-    steps: int
-    params_total: int
-    params_active: int
-    sparsity: float
-    seconds: float
-    seed: int
-    model: dict[str, Any]
-    run: dict[str, Any]
-    corpus: dict[str, str]
-    device: str
-    versions: dict[str, str]
-    curve: dict[str, list[float]]  # "flops" and "loss": training loss, means of neighbouring steps
-    error: str = ""  # what a failed run died of
-    scores: dict[str, float] | None = None  # shares of right answers by task (`task_scores.score`), if it was asked
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    def summary(self) -> str:
-        """A sentence."""
-        kind = "Dense" if self.sparsity == 0 else f"Sparsity {self.sparsity:.3g}"
-        if self.status == "failed":
-            return f"{kind}: failed; {self.error}"
-        if self.status == "diverged":
-            return f"{kind}: diverged after {self.steps:,} steps; lower the learning rate."
-        loss = (
-            "held-out loss not measured" if self.val_loss is None else f"held-out loss {self.val_loss:.3f} nats a byte"
-        )
-        return f"{kind}: {self.status} after {self.flops:.3g} FLOPs, {loss}."
 
 
 Event = Step | Record
@@ -306,23 +265,6 @@ def learning_rate_at(step: int, steps: int, run: RunConfig) -> float:
     up = (step + 1) / (run.warmup * steps + 1)
     down = (steps - step) / (run.decay * steps + 1)
     return run.learning_rate * min(1.0, up, down)
-
-
-def resolve(model: ModelConfig, run: RunConfig) -> RunConfig:
-    """``run`` with every choice that was left to the lab made. Resolving twice changes nothing."""
-    if run.batch_size is None:
-        run = run.replace(batch_size=run.sequences)
-    if run.learning_rate is None:
-        run = run.replace(learning_rate=default_learning_rate(run))
-    return run
-
-
-def default_learning_rate(run: RunConfig) -> float:
-    """8e-3 at 1e11 FLOPs, and a factor of 0.63 less for each tenfold budget.
-
-    Tried at the corners of the lab: see `benchmarks/learning_rate.py`.
-    """
-    return 8e-3 * math.pow(run.budget / 1e11, -0.2)
 
 
 def choose_device(name: str) -> torch.device:

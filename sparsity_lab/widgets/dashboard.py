@@ -12,14 +12,16 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sparsity_lab.accounting import count_parameters, plan
-from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.figures import style as charts
+from sparsity_lab.record import run_label
 from sparsity_lab.runs import measured as shipped
 from sparsity_lab.training.timing import Speed
-from sparsity_lab.training.trainer import decimate, resolve
+from sparsity_lab.training.trainer import decimate
+from sparsity_lab.units import duration
 from sparsity_lab.widgets.accessibility import Aid
 from sparsity_lab.widgets.controls import LABEL, Dials
-from sparsity_lab.widgets.html import duration, expected_label, measured_label, record_label, run_label, samples, table
+from sparsity_lab.widgets.html import expected_label, measured_label, samples, table
 from sparsity_lab.widgets.live_figure import GHOSTS, Line, LiveFigure
 from sparsity_lab.widgets.session import Lane, Session, current
 from sparsity_lab.widgets.settings import Settings
@@ -309,7 +311,7 @@ class MagicDial(ipw.VBox):
         lanes = self._session.lanes
         load = [stats.load for stats in lanes[0].routing] if lanes else []
         self._figure.show(self._ghosts(), self._live(), load)
-        shown = [record_label(record) + record.status for record in self._session.records]
+        shown = [record.label + record.status for record in self._session.records]
         if shown != self._shown:
             self._shown = shown
             self._runs.value = self._runs_table()
@@ -332,7 +334,7 @@ class MagicDial(ipw.VBox):
         front = {run_label(lane.model, lane.run) for lane in self._session.lanes}
         lines = []
         for record in self._session.records:
-            label = record_label(record)
+            label = record.label
             if label not in front and record.run["corpus"] == self.settings.corpus:
                 lines.append((label, "ghost", record.curve["flops"], record.curve["loss"]))
         return lines[-GHOSTS:]
@@ -343,7 +345,7 @@ class MagicDial(ipw.VBox):
         for role, (model, run) in zip(("measured", "measured dense"), settings.pairs, strict=False):
             record = shipped.nearest(model, run)
             if record is not None:
-                label = f"measured: {record_label(record)}"
+                label = f"measured: {record.label}"
                 lines.append((label, role, record.curve["flops"], record.curve["loss"]))
         return lines[::-1]
 
@@ -375,7 +377,7 @@ class MagicDial(ipw.VBox):
     def _runs_table(self) -> str:
         rows = [
             [
-                record_label(record),
+                record.label,
                 f"{record.params_total:,}",
                 f"{record.params_active:,}",
                 "–" if record.val_loss is None else f"{record.val_loss:.3f}",

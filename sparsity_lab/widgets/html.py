@@ -2,28 +2,8 @@
 
 import html
 
-from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.laws.fitting import Prediction
-from sparsity_lab.training.trainer import Record
-
-
-def duration(seconds: float) -> str:
-    """As people say it: 8 s, 2 min 05 s, 3 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def run_label(model: ModelConfig, run: RunConfig) -> str:
-    """A run's name in legends and tables."""
-    kind = "dense" if model.sparsity == 0 else f"S {model.sparsity:.3g}"
-    held = "" if model.d_expert == 3 * model.d_model else ", total held"
-    return f"{kind}, width {model.d_model}, {run.budget:.0e}, seed {run.seed}{held}".replace("e+", "e")
-
-
-def record_label(record: Record) -> str:
-    return run_label(ModelConfig.from_dict(record.model), RunConfig.from_dict(record.run))
+from sparsity_lab.laws.fitting import PredictedLoss
+from sparsity_lab.record import Record
 
 
 def measured_label(record: Record | None) -> str:
@@ -31,7 +11,7 @@ def measured_label(record: Record | None) -> str:
     return "–" if record is None or record.val_loss is None else f"{record.val_loss:.3f}"
 
 
-def expected_label(told: Prediction | None) -> str:
+def expected_label(told: PredictedLoss | None) -> str:
     """What a law expects, with its interval."""
     return "–" if told is None else f"{told.value:.2f} ({told.low:.2f} to {told.high:.2f})"
 

@@ -7,24 +7,28 @@ would leave the old thread alive behind new widgets. The thread reports through 
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sparsity_lab.accounting import plan
-from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.config import ModelConfig, RunConfig, resolve
+from sparsity_lab.files import home, write_text
 from sparsity_lab.models import generate
 from sparsity_lab.models.router import RoutingStats
-from sparsity_lab.runs.store import RunStore, home, record_id, run_id
+from sparsity_lab.record import Record, run_id
+from sparsity_lab.runs.store import user_store
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training.batches import decode, encode
 from sparsity_lab.training.corpus import Corpus, load_corpus
 from sparsity_lab.training.timing import Speed, calibrate
-from sparsity_lab.training.trainer import Record, Step, Training, resolve
+from sparsity_lab.training.trainer import Step, Training
 
 SECONDS_BETWEEN_REPORTS = 0.1
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 SECONDS_TO_DRAW = 1.5  # the dashboard, by kernel and browser, before its session takes a core
 PROMPT = "def "
+CLEARED = "cleared"  # a file with the time from which on runs are shown
 SAMPLE_TOKENS = 160
 
 
@@ -58,8 +62,8 @@ class Session:
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder or home()
-        self.store = RunStore(self.folder / "live")
-        self.records: list[Record] = self.store.load()
+        self.store = user_store(self.folder)
+        self.records: list[Record] = self.store.load(since=self._cleared)
         self.lanes: list[Lane] = []
         self.state = "idle"
         self.message = "Ready."
@@ -70,6 +74,7 @@ class Session:
         self._hurry = threading.Event()  # beside `_stop`: don't even measure
         self._go = threading.Event()  # cleared while paused
         self._steps_allowed = 0  # while paused
+        self._anew = False  # the first lane, although the store has it
         self._corpora: dict[str, Corpus] = {}
         self.speed: Speed | None = None  # of this machine, once `calibrate` is through
 
@@ -85,8 +90,9 @@ class Session:
     def start(self, pairs: list[tuple[ModelConfig, RunConfig]], paused: bool = False) -> None:
         """Trains these models side by side, each at the same share of its budget; ends what was running before.
 
-        A finished run of the same configs on the same corpus is shown instead of trained again, but for the first of
-        ``pairs``. Goes on if just these were being trained. Raises ValueError if a budget does not pay for one step.
+        A run that the store holds is shown instead of trained again; the first of ``pairs`` is trained anew if just
+        these are shown already. Resumes if just these are being trained. Raises ValueError if a budget does not pay for
+        one step.
         """
         lanes = [Lane(model, resolve(model, run)) for model, run in pairs]
         for lane in lanes:
@@ -96,6 +102,7 @@ class Session:
                 if not paused:
                     self.proceed()
                 return
+            self._anew = self.has_finished(pairs)
             self._end()
             self.lanes = lanes
             self._stop, self._hurry, self._go = threading.Event(), threading.Event(), threading.Event()
@@ -152,14 +159,24 @@ class Session:
         return not self.busy
 
     def clear(self) -> None:
-        """Ends the run and forgets all runs, also those on disk."""
+        """Ends the run and takes all runs out of sight, for good. The store keeps their records: other cells, sweeps
+        and the command line still find them."""
         with self._lock:
             self._end()
-            self.store.clear()
             for path in self._checkpoints.glob("*.safetensors"):
                 path.unlink(missing_ok=True)
+            with suppress(OSError):  # a disk that is full or read-only: then they come back with the next kernel
+                write_text(self.folder / CLEARED, str(time.time()))
             self.records, self.lanes = [], []
-            self.state, self.message = "idle", "Cleared."
+            self.state, self.message = "idle", f"Cleared. The records stay in {self.store.folder}."
+
+    @property
+    def _cleared(self) -> float:
+        """When `clear` was last called, in seconds since the epoch."""
+        try:
+            return float((self.folder / CLEARED).read_text())
+        except (OSError, ValueError):
+            return 0.0
 
     def corpus(self, name: str) -> Corpus:
         """Loaded once; its progress is told in ``message``."""
@@ -219,8 +236,8 @@ class Session:
     def _prepare(self, lanes: list[Lane]) -> None:
         for lane in lanes:
             corpus = self.corpus(lane.run.corpus)
-            if lane is not lanes[0]:
-                lane.record = self.store.find(lane.model, lane.run, corpus.fingerprint)
+            if lane is not lanes[0] or not self._anew:
+                lane.record = self.store.finished(lane.model, lane.run, corpus.fingerprint)
             if lane.record is None:
                 lane.training = Training(
                     lane.model,
@@ -268,9 +285,10 @@ class Session:
                 lane.text_after = sample(lane.training)
             self.store.save(lane.record)
             self._checkpoint(lane).unlink(missing_ok=True)
-            kept = [record for record in self.records if record_id(record) != record_id(lane.record)]
-            self.records = [*kept, lane.record]
+            self.records = [*(record for record in self.records if record.id != lane.record.id), lane.record]
         self.message = " ".join(lane.record.summary() for lane in lanes if lane.record is not None) or "Stopped."
+        if all(lane.training is None for lane in lanes):
+            self.message = f"Trained before and kept; press Train once more to train it anew. {self.message}"
 
 
 def sample(training: Training) -> str:

@@ -147,7 +147,7 @@ def test_scores_are_kept_and_asked_once(
     scored = run_all(pairs, tmp_path, score)
     expected = [{"recall": 0.25, "arithmetic": float(seed)} for seed in (0, 1)]
     assert [record.scores for record in scored["record"]] == expected, "trained again, to be asked"
-    monkeypatch.setattr("sparsity_lab.runs.repeat.Training", lambda *_, **__: pytest.fail("it was trained again"))
+    monkeypatch.setattr("sparsity_lab.training.trainer.Training", lambda *_, **__: pytest.fail("it was trained again"))
     run_all(pairs, tmp_path, score)
     frame = table(RunStore(tmp_path / "runs").load())
     assert sorted(zip(frame["seed"], frame["task"], frame["accuracy"], strict=True)) == [

@@ -20,7 +20,8 @@ from sparsity_lab.analysis.sparsity_measures import MEASURES
 from sparsity_lab.cli import prune as prune_file
 from sparsity_lab.cli.main import main
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.laws.fitting import load
+from sparsity_lab.files import home
+from sparsity_lab.laws.fitting import load_fits
 from sparsity_lab.runs import store as runs
 from sparsity_lab.runs.grid import read_grid
 from sparsity_lab.runs.sweep import Bar, Progress, estimate
@@ -225,6 +226,7 @@ def test_sweep_estimates_trains_and_goes_on(grid_file: Path, here: str, tmp_path
     first, second = sorted(out.glob("*.json"))
     kept = first.stat().st_mtime_ns
     second.unlink()
+    (home() / "runs" / second.name).unlink()
     assert main([*words, "--scheduler", here]) == 0
     stdout, err = capsys.readouterr()
     assert "1 runs to train" in err
@@ -424,7 +426,7 @@ def test_fit(folder: Path, capsys: Capture) -> None:
     out = folder / "fit.json"
     assert main([*arguments, "--json", "--out", str(out)]) == 0
     (data,) = json.loads(capsys.readouterr().out, parse_constant=no_constant)
-    (fitted,) = load(out)
+    (fitted,) = load_fits(out)
     assert data == json.loads(json.dumps(fitted.report()))
     assert (data["law"], data["runs"], data["held_out"]["runs"]) == ("reduced", 160, 40)
     assert set(data["coefficients"]["gamma"]) == {"value", "low", "high", "identified"}

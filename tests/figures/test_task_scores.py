@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from sparsity_lab.analysis.task_scores import gains, summarise
+from sparsity_lab.analysis.task_scores import gains, summarise, table
 from sparsity_lab.figures import task_scores as task_charts
 from sparsity_lab.figures.laws import asleep
 from sparsity_lab.runs import measured as shipped
@@ -17,7 +17,7 @@ BUDGETS = (1e11, 1e12)
 
 @pytest.fixture(scope="module")
 def scores() -> pd.DataFrame:
-    return shipped.task_scores()
+    return table(shipped.task_records())
 
 
 def by_name(figure: go.Figure) -> dict[str, go.Scatter]:

@@ -14,7 +14,7 @@ from scipy.optimize import approx_fprime, minimize
 
 from benchmarks.fit import grid, law, measured
 from sparsity_lab.laws import huber
-from sparsity_lab.laws.fitting import Fit, _starts, finished, fit, fit_each, load, save, score
+from sparsity_lab.laws.fitting import Fit, _starts, finished, fit, fit_each, load_fits, save_fits, score
 from sparsity_lab.laws.power_law import EXPONENT, LAWS, MULTIPLIER
 
 # Besiroglu et al. 2024 (arXiv 2404.10102), and sizes and tokens like those of Hoffmann et al.
@@ -247,8 +247,8 @@ def test_same_seed_same_fit(runs: pd.DataFrame) -> None:
 
 
 def test_saved_and_loaded(abnar: Fit, tmp_path: Path) -> None:
-    save(tmp_path / "fit.json", [abnar])
-    (again,) = load(tmp_path / "fit.json")
+    save_fits(tmp_path / "fit.json", [abnar])
+    (again,) = load_fits(tmp_path / "fit.json")
     assert again.to_dict() == abnar.to_dict()
     assert again.predict(1e5, 1e7, 0.9) == abnar.predict(1e5, 1e7, 0.9)
     assert again.summary() == abnar.summary()
@@ -258,7 +258,7 @@ def test_saved_and_loaded(abnar: Fit, tmp_path: Path) -> None:
 def test_a_file_without_fits(text: str, tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text(text)
     with pytest.raises(ValueError, match=r"other.json holds no fits"):
-        load(tmp_path / "other.json")
+        load_fits(tmp_path / "other.json")
 
 
 def test_score(abnar: Fit, runs: pd.DataFrame) -> None:

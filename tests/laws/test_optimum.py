@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsity_lab.laws.optimum import optimal
-from sparsity_lab.laws.published import LAWS, Law
+from sparsity_lab.laws.published import LAWS, PublishedLaw
 
 ABNAR, HOFFMANN, BESIROGLU, LUDZIEJEWSKI = (LAWS[n] for n in ("abnar", "hoffmann", "besiroglu", "ludziejewski"))
 
@@ -179,6 +179,6 @@ def test_serving_prefers_smaller_models() -> None:
     (HOFFMANN, {"sparsity": 0.5}, "sparsity=0.5: every model of hoffmann has 0; leave it out"),
     (LUDZIEJEWSKI, {"memory": 1e9}, "ludziejewski can't say N as 'total'"),
 ])  # fmt: skip
-def test_mistakes(law: Law, arguments: dict[str, float], message: str) -> None:
+def test_mistakes(law: PublishedLaw, arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         optimal(law, **{"compute": 1e20} | arguments)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsity_lab.laws.published import DOMAINS, LAWS, LOSS, Law, find, shared_axis
+from sparsity_lab.laws.published import DOMAINS, LAWS, LOSS, PublishedLaw, published_law, shared_axis
 
 ABNAR, HOFFMANN, BESIROGLU, LUDZIEJEWSKI = (LAWS[n] for n in ("abnar", "hoffmann", "besiroglu", "ludziejewski"))
 EXAMPLE = {"N": 1e9, "D": 2e10, "S": 0.5, "E": 8, "G": 8, "A": 0.1, "C": 1e20}
@@ -98,7 +98,7 @@ def test_frantar() -> None:
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_entries(law: Law) -> None:
+def test_entries(law: PublishedLaw) -> None:
     assert re.search(r"arXiv \d{4}\.\d{5}", law.source)
     assert law.status in ("checked", "inferred", "second-hand")
     assert set(law.variables) <= set(DOMAINS)
@@ -111,7 +111,9 @@ def test_entries(law: Law) -> None:
 
 
 @given(st.sampled_from([law for law in LAWS.values() if law.predicts == LOSS]), st.data())
-def test_more_weights_and_tokens_never_hurt_and_arrays_are_numbers_one_by_one(law: Law, data: st.DataObject) -> None:
+def test_more_weights_and_tokens_never_hurt_and_arrays_are_numbers_one_by_one(
+    law: PublishedLaw, data: st.DataObject
+) -> None:
     point = {v: EXAMPLE[v] for v in law.variables}
     for variable in {"N", "D"} & set(law.variables):
         values = np.sort(np.exp(data.draw(st.lists(st.floats(np.log(1e7), np.log(1e12)), min_size=2, max_size=5))))
@@ -155,7 +157,7 @@ def test_impossible_variables(name: str, changes: dict[str, float], message: str
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         law(**{v: EXAMPLE[v] for v in law.variables} | changes)
     with pytest.raises(ValueError, match="law='chinchila' is not known: use one of abnar, hoffmann"):
-        find("chinchila")
+        published_law("chinchila")
 
 
 @given(st.floats(1, 1e15), st.floats(0, 0.999))

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from sparsity_lab.classroom.execute import execute, find
+from sparsity_lab.classroom.execute import execute, find_notebooks
 from sparsity_lab.classroom.gallery import ROW, build, described
 from sparsity_lab.cli.main import main
 
@@ -175,4 +175,4 @@ def test_a_notebook_that_failed_is_named(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_the_readme_says_of_every_notebook_what_it_asks() -> None:
     rows = {name for name, *_ in ROW.findall((ROOT / "README.md").read_text())}
-    assert rows == {path.stem for path in find(ROOT / "notebooks", [])}
+    assert rows == {path.stem for path in find_notebooks(ROOT / "notebooks", [])}

@@ -8,10 +8,10 @@ from typing import Any
 import nbformat
 import pytest
 
-from sparsity_lab.classroom.execute import execute, find, parameters, profile
+from sparsity_lab.classroom.execute import execute, find_notebooks, parameters, profile
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-NOTEBOOKS = find(FOLDER, [])
+NOTEBOOKS = find_notebooks(FOLDER, [])
 
 FIGURE = "application/vnd.plotly.v1+json"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from sparsity_lab.classroom.execute import find
+from sparsity_lab.classroom.execute import find_notebooks
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = find(ROOT / "notebooks", [])
+NOTEBOOKS = find_notebooks(ROOT / "notebooks", [])
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -97,7 +97,7 @@ def test_glossary_is_up_to_date_and_sorted() -> None:
 @pytest.mark.parametrize("term", TERMS)
 def test_term_stands_in_the_notebook_that_introduces_it(term: str) -> None:
     entry = TERMS[term]
-    (path,) = find(ROOT / "notebooks", [entry["notebook"]])
+    (path,) = find_notebooks(ROOT / "notebooks", [entry["notebook"]])
     text = re.sub(r"\s+", " ", " ".join(prose(path)).replace("*", ""))
     assert re.search(rf"(?<!\w){re.escape(term)}", text, re.IGNORECASE)
     assert {"means", "notebook"} <= set(entry) <= {"means", "notebook", "source"}

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.record import run_id
 from sparsity_lab.runs import grid as grids
-from sparsity_lab.runs.grid import grid, read_grid
-from sparsity_lab.runs.store import run_id
+from sparsity_lab.runs.grid import grid_runs, read_grid
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def test_an_empty_table_is_the_labs_defaults(written: Any) -> None:
 
 def test_the_dial_and_the_rest_of_a_shape() -> None:
     table = {"width": 16, "sparsity": 0.9375, "hold": "total", "n_layers": 3, "router": "sigmoid", "batch_size": 2}
-    assert grid(table) == [
+    assert grid_runs(table) == [
         (ModelConfig.on_dial(16, 0.9375, "total").replace(n_layers=3, router="sigmoid"), RunConfig(batch_size=2))
     ]
 
@@ -52,7 +52,7 @@ def test_the_dial_and_the_rest_of_a_shape() -> None:
 def test_granularity_keeps_what_it_cuts() -> None:
     """Krajewski et al. 2024 (arXiv 2402.07871), section 3: G times as many experts, of 1/G the width, G times as many
     of them working."""
-    (coarse, _), (fine, _) = grid({"sparsity": 0.9375, "granularity": [1, 4]})
+    (coarse, _), (fine, _) = grid_runs({"sparsity": 0.9375, "granularity": [1, 4]})
     assert (fine.n_experts, fine.top_k, fine.d_expert) == (4 * coarse.n_experts, 4, coarse.d_expert // 4)
     assert fine.sparsity == coarse.sparsity == 0.9375
     assert fine.top_k * fine.d_expert == coarse.top_k * coarse.d_expert
@@ -66,7 +66,7 @@ def test_granularity_keeps_what_it_cuts() -> None:
 )
 def test_the_dial_shows_the_sparsity_that_is_trained(top_k: int, sparsity: float, hold: str, granularity: int) -> None:
     """Also where more than one expert works: S = (E − K)/E."""
-    ((model, _),) = grid({"top_k": top_k, "sparsity": sparsity, "hold": hold, "granularity": granularity})
+    ((model, _),) = grid_runs({"top_k": top_k, "sparsity": sparsity, "hold": hold, "granularity": granularity})
     assert model.sparsity == sparsity
     assert model.top_k == top_k * granularity
 
@@ -75,7 +75,7 @@ def test_each_run_once() -> None:
     """The same run said in other words is the same run."""
     a = {"budget": 1e11, "seed": [0, 1]}
     b = {"budget": 100_000_000_000, "batch_size": RunConfig(budget=1e11).sequences, "seed": [1, 2]}
-    pairs = grid(a, b)
+    pairs = grid_runs(a, b)
     assert [run.seed for _, run in pairs] == [0, 1, 2]
     assert len({run_id(*pair) for pair in pairs}) == 3
 
@@ -139,11 +139,11 @@ def test_a_grid_that_nobody_could_train(monkeypatch: pytest.MonkeyPatch) -> None
     """Found at once, not after minutes of building it."""
     seeds = list(range(10**6))
     with pytest.raises(ValueError, match="table 1 makes it 1,000,000,000,000 runs, more than 100,000: shorten"):
-        grid({"seed": seeds, "budget": seeds})
+        grid_runs({"seed": seeds, "budget": seeds})
     monkeypatch.setattr(grids, "MAX_RUNS", 4)
-    assert len(grid({"seed": [1, 2]}, {"seed": [3, 4]})) == 4
+    assert len(grid_runs({"seed": [1, 2]}, {"seed": [3, 4]})) == 4
     with pytest.raises(ValueError, match="table 2 makes it 5 runs, more than 4"):
-        grid({"seed": [1, 2]}, {"seed": [3, 4, 5]})
+        grid_runs({"seed": [1, 2]}, {"seed": [3, 4, 5]})
 
 
 FIELDS = st.sampled_from([*grids.DIAL, *grids.OF_MODEL, *grids.OF_RUN, "d_model", "nonsense"])
@@ -155,7 +155,7 @@ VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(max_s
 def test_whatever_a_table_holds_it_is_runs_or_a_mistake_with_a_name(table: dict[str, Any]) -> None:
     pairs, mistake = [], ""
     try:
-        pairs = grid(table)
+        pairs = grid_runs(table)
     except ValueError as error:
         mistake = str(error)
     assert mistake.startswith("table 1") or 1 <= len(pairs) <= 3**4

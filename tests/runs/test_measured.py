@@ -11,10 +11,10 @@ from benchmarks import fit as benchmark_fit
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.laws import fitting, isoflop
+from sparsity_lab.record import Record
 from sparsity_lab.runs import measured as shipped
 from sparsity_lab.runs.store import RunStore
 from sparsity_lab.runs.sweep import failed
-from sparsity_lab.training.trainer import Record
 
 PLACES = [(1e11, 16, 0.0), (1e11, 16, 0.9375), (1e11, 32, 0.9375), (1e12, 16, 0.9375), (1e12, 32, 0.984375)]
 
@@ -89,7 +89,7 @@ def test_expected_is_the_laws_word_near_the_best_size(monkeypatch: pytest.Monkey
     frame = benchmark_fit.measured(benchmark_fit.grid())
     near = isoflop.near_best(frame, shipped.NEAR)
     law = fitting.fit(near, "reduced", bootstraps=5)
-    fitting.save(tmp_path / shipped.LAW, [law])
+    fitting.save_fits(tmp_path / shipped.LAW, [law])
     monkeypatch.setattr(shipped, "FOLDER", tmp_path)
     monkeypatch.setattr(shipped, "runs", lambda: frame)
     caches = (shipped._law, shipped._tokens_a_weight)

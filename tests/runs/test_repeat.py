@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.files import home
+from sparsity_lab.intervals import mean_interval
 from sparsity_lab.runs import repeat as experiment
-from sparsity_lab.runs.repeat import gains, interval, run_all, summarise
-from sparsity_lab.runs.store import home
+from sparsity_lab.runs.repeat import gains, run_all, summarise
 from sparsity_lab.training.trainer import Training, train
 
 Pairs = list[tuple[ModelConfig, RunConfig]]
@@ -40,7 +41,7 @@ def test_one_row_a_run(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (row["params_total"], row["params_active"]) == (record.params_total, record.params_active)
     assert len(list((home() / "runs").glob("*.json"))) == 4
 
-    monkeypatch.setattr(experiment, "Training", no_training)
+    monkeypatch.setattr("sparsity_lab.training.trainer.Training", no_training)
     again = run_all(pairs)
     pd.testing.assert_frame_equal(again.drop(columns="record"), rows.drop(columns="record"))
 
@@ -94,17 +95,17 @@ def test_a_diverged_run_is_a_row_without_a_loss(pairs: Pairs, monkeypatch: pytes
 
 
 def test_students_interval() -> None:
-    mean, half = interval([1.0, 2.0, 3.0])
+    mean, half = mean_interval([1.0, 2.0, 3.0])
     assert mean == 2
     assert half == pytest.approx(2.4841, abs=1e-4)  # 4.3027 · 1/√3
-    assert interval([1.0, 2.0, 3.0], 0.5)[1] == pytest.approx(0.8165 / 3**0.5, abs=1e-4)
-    assert interval([5.0]) == (5.0, float("inf"))
-    assert interval([2.0, 2.0]) == (2.0, 0.0)
+    assert mean_interval([1.0, 2.0, 3.0], 0.5)[1] == pytest.approx(0.8165 / 3**0.5, abs=1e-4)
+    assert mean_interval([5.0]) == (5.0, float("inf"))
+    assert mean_interval([2.0, 2.0]) == (2.0, 0.0)
 
 
 def test_interval_covers_the_mean_as_often_as_it_says() -> None:
     samples = np.random.default_rng(0).normal(7.0, 2.0, (2_000, 4))
-    covered = [abs(mean - 7) <= half for mean, half in map(interval, samples)]
+    covered = [abs(mean - 7) <= half for mean, half in map(mean_interval, samples)]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
 
 
@@ -128,7 +129,7 @@ def test_summarise() -> None:
     assert table.columns.tolist() == ["budget", "sparsity", "loss", "half", "seeds"]
     assert table["loss"].tolist() == pytest.approx([2.1, 1.9, 1.6, 1.6])
     assert table["seeds"].tolist() == [2, 2, 2, 1]
-    assert table["half"][0] == pytest.approx(interval([2.0, 2.2])[1])
+    assert table["half"][0] == pytest.approx(mean_interval([2.0, 2.2])[1])
     assert table["half"][3] == np.inf, "one seed says nothing about another"
     assert summarise(RUNS, ["sparsity"])["sparsity"].tolist() == [0, 0.9]
 
@@ -139,4 +140,4 @@ def test_gains_are_paired_by_seed() -> None:
     assert table["budget"].tolist() == [1e10, 1e11]
     assert table["gain"].tolist() == pytest.approx([0.2, -0.1])
     assert table["seeds"].tolist() == [2, 1]
-    assert table["half"][0] == pytest.approx(interval([0.1, 0.3])[1])
+    assert table["half"][0] == pytest.approx(mean_interval([0.1, 0.3])[1])

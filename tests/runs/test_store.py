@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.runs import store as runs
-from sparsity_lab.runs.store import RunStore, home, load_frame, record_id, run_id
+from sparsity_lab.config import ModelConfig, RunConfig, resolve
+from sparsity_lab.files import home, write_text
+from sparsity_lab.record import Record, run_id
+from sparsity_lab.runs.store import RunStore, load_frame
 from sparsity_lab.runs.sweep import failed
-from sparsity_lab.training.trainer import Record, Training, resolve
+from sparsity_lab.training.trainer import Training
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_a_new_field_renames_no_run(model: ModelConfig, run: RunConfig) -> None:
 
 
 def test_a_records_name_is_its_runs(record: Record, model: ModelConfig, run: RunConfig) -> None:
-    assert record_id(record) == run_id(model, run.replace(budget=2e6))
+    assert record.id == run_id(model, run.replace(budget=2e6))
 
 
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +204,7 @@ def test_find_passes_over_a_torn_file(store: RunStore, record: Record, model: Mo
     path = store.save(record)
     path.write_text(path.read_text()[:-20])
     with pytest.warns(UserWarning, match="not a run record"):
-        assert store.find(model, run.replace(budget=2e6), record.corpus["fingerprint"]) is None
+        assert store.finished(model, run.replace(budget=2e6), record.corpus["fingerprint"]) is None
 
 
 def test_a_record_is_whole_or_the_old_one(store: RunStore, record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +214,7 @@ def test_a_record_is_whole_or_the_old_one(store: RunStore, record: Record, monke
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.os, "replace", full)
+        patch.setattr("sparsity_lab.files.os.replace", full)
         with pytest.raises(OSError, match="full"):
             store.save(dataclasses.replace(record, steps=99))
     assert store.load() == [record]
@@ -226,9 +227,9 @@ def test_an_interrupt_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mo
     def interrupted(descriptor: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs.os, "fsync", interrupted)
+    monkeypatch.setattr("sparsity_lab.files.os.fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        runs.write_atomically(tmp_path / "a.json", "{}")
+        write_text(tmp_path / "a.json", "{}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -295,8 +296,8 @@ def test_a_frame_holds_what_the_records_say(store: RunStore, record: Record) -> 
     columns = "id status val_loss sparsity flops seed params_total params_active tokens steps seconds width n_experts "
     columns += "top_k n_shared_experts d_expert budget batch_size learning_rate fingerprint"
     assert list(frame.columns) == columns.split()
-    assert list(frame["id"]) == sorted(record_id(each) for each in records)
-    by_id = {record_id(each): each for each in records}
+    assert list(frame["id"]) == sorted(each.id for each in records)
+    by_id = {each.id: each for each in records}
     for row in frame.to_dict("records"):
         each = by_id[row["id"]]
         for name in ("status", "sparsity", "flops", "seed", "params_total", "params_active", "tokens", "steps"):
@@ -358,17 +359,7 @@ def test_what_is_no_record_is_passed_over_by_all_readers(store: RunStore, record
     with pytest.warns(UserWarning, match="not a run record of this version") as loading:
         assert store.load() == [record]
     with pytest.warns(UserWarning, match="not a run record of this version") as framing:
-        assert list(load_frame(store.folder)["id"]) == [record_id(record)]
+        assert list(load_frame(store.folder)["id"]) == [record.id]
     for caught in (loading, framing):
         named = {str(warning.message).split(": ")[0].rpartition("/")[2] for warning in caught}
         assert named == {f"{number}.json" for number in range(len(bad))} | {"folder.json"}
-
-
-def test_clear_deletes_records_alone(store: RunStore, record: Record) -> None:
-    store.clear()
-    store.save(record)
-    (store.folder / "notes.txt").write_text("mine")
-    (store.folder / "checkpoints").mkdir()
-    store.clear()
-    assert store.load() == []
-    assert sorted(path.name for path in store.folder.iterdir()) == ["checkpoints", "notes.txt"]

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.record import run_id
 from sparsity_lab.runs import sweep as sweeps
 from sparsity_lab.runs.provenance import FILE, write_provenance
-from sparsity_lab.runs.store import RunStore, run_id
+from sparsity_lab.runs.store import RunStore
 from sparsity_lab.runs.sweep import Bar, Progress, estimate, missing, sweep
 from sparsity_lab.runs.worker import CURVE_POINTS, Outcome
 from sparsity_lab.training.trainer import Training
@@ -67,13 +68,14 @@ def test_longest_first_and_progress_only_grows(
     budgets = [1e7, 3e7, 2e7]
     pairs = [(model, run.replace(budget=budget, seed=seed)) for seed, budget in enumerate(budgets)]
     seen: list[Progress] = []
+    expected = estimate(pairs, tmp_path, 1, SPEED).seconds
     swept(pairs, tmp_path, scheduler=here, report=seen.append)
     assert [seed for seed, _ in trainings.begun] == [1, 2, 0]
     for name in ("done", "share"):
         values = [getattr(progress, name) for progress in seen]
         assert values == sorted(values)
     assert seen[0] == Progress(3, 0, 0, 0.0, seen[0].seconds_left)
-    assert seen[0].seconds_left == pytest.approx(estimate(pairs, tmp_path / "other", 1, SPEED).seconds)
+    assert seen[0].seconds_left == pytest.approx(expected)
     assert seen[-1] == Progress(3, 3, 0, 1.0, 0.0)
     assert any(0 < progress.share < 1 for progress in seen)
 
@@ -208,12 +210,11 @@ def _nothing(factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def test_in_words() -> None:
-    assert Progress(9, 4, 0, 0.5, 61.0).summary() == "4 of 9 runs done, 61 s left."
+    assert Progress(9, 4, 0, 0.5, 61.0).summary() == "4 of 9 runs done, 1 min 01 s left."
     assert Progress(9, 8, 1, 1.0, 0.0).summary() == "8 of 9 runs done, 1 failed."
     assert sweeps.Estimate(12, 5400.0, 3.0, 30.0).summary() == (
-        "12 runs to train: about 90 min, 3 core hours, 30 Wh at 10 W a core."
+        "12 runs to train: about 1 h 30 min, 3 core hours, 30 Wh at 10 W a core."
     )
-    assert [sweeps._clock(s) for s in (0.4, 99, 100, 5_999, 36_000)] == ["0 s", "99 s", "2 min", "1.7 h", "10.0 h"]
 
 
 def test_the_bar(capsys: pytest.CaptureFixture[str]) -> None:

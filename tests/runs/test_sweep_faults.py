@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.runs import store as runs
+from sparsity_lab.record import run_id
 from sparsity_lab.runs import worker as sweep_worker
 from sparsity_lab.runs.grid import Pair
-from sparsity_lab.runs.store import RunStore, run_id
+from sparsity_lab.runs.store import RunStore, user_store
 from sparsity_lab.runs.sweep import Progress, missing
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training.trainer import Training
@@ -405,8 +405,9 @@ def test_a_torn_record_is_trained_again(
     pairs = pairs_of(model, run, 2)
     swept(pairs, tmp_path, scheduler=here)
     before = contents(tmp_path)
-    path = RunStore(tmp_path).path(*pairs[1])
-    path.write_text(path.read_text()[: path.stat().st_size // 2])
+    for store in (RunStore(tmp_path), user_store()):
+        path = store.path(*pairs[1])
+        path.write_text(path.read_text()[: path.stat().st_size // 2])
     trainings.begun.clear()
     with pytest.warns(UserWarning, match="not a run record"):
         assert swept(pairs, tmp_path, scheduler=here).done == 2
@@ -490,9 +491,9 @@ def test_a_full_disk_without_one(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.os, "fsync", full)
+        patch.setattr("sparsity_lab.files.os.fsync", full)
         with pytest.raises(OSError, match="No space left on device: make room and start the sweep again"):
             swept(pairs, tmp_path, scheduler=here)
     assert [record.seed for record in RunStore(tmp_path).load()] == [0]
-    assert list(tmp_path.glob("*.tmp")) == []
+    assert not list(tmp_path.glob(".*.json*"))
     assert swept(pairs, tmp_path, scheduler=here).done == 2

@@ -89,7 +89,7 @@ def test_corpus_is_read_only_and_describes_itself(tmp_path: Path) -> None:
     assert not corpus.train.flags.writeable
     assert corpus.vocab_size == 256
     assert corpus.fingerprint == hashlib.sha256(everything(corpus)).hexdigest()
-    assert corpus.describe() == f"{path}: 1.9 MB train, 65.5 kB held out, fingerprint {corpus.fingerprint[:8]}"
+    assert corpus.describe() == f"{path}: 1.93 MB train, 65.54 kB held out, fingerprint {corpus.fingerprint[:8]}"
     with pytest.raises(dataclasses.FrozenInstanceError):
         corpus.name = "other"  # type: ignore[misc]
 
@@ -401,7 +401,7 @@ def test_folder_of_data_files_is_streamed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(corpus_module, "FORMAT", -1)  # past the cache
     first = load_corpus(f"hf:{tmp_path}/data")
     assert sorted(everything(first)) == sorted("\n".join(rows(2_000)).encode()[:12_000])
-    assert first.describe().endswith("(its first 12.0 kB)")
+    assert first.describe().endswith("(its first 12.00 kB)")
 
 
 def test_unusable_data_set(tmp_path: Path) -> None:

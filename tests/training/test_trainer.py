@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsity_lab.accounting import flops_per_step, plan
-from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.runs.store import RunStore, record_id, run_id
+from sparsity_lab.config import ModelConfig, RunConfig, resolve
+from sparsity_lab.record import Record, run_id
+from sparsity_lab.runs.store import RunStore
 from sparsity_lab.training.corpus import Corpus
-from sparsity_lab.training.trainer import Record, Step, Training, decimate, learning_rate_at, resolve, train
+from sparsity_lab.training.trainer import Step, Training, decimate, learning_rate_at, train
 
 
 def run_of(model: ModelConfig, run: RunConfig, **options: Any) -> tuple[list[Step], Record]:
@@ -205,18 +206,16 @@ def test_store(record: Record, tmp_path: Path) -> None:
     assert store.load() == []
     path = store.save(record)
     store.save(record)
-    assert [p.name for p in store.folder.iterdir()] == [path.name] == [f"{record_id(record)}.json"]
+    assert [p.name for p in store.folder.iterdir()] == [path.name] == [f"{record.id}.json"]
     assert store.load() == [record]
     model, run = ModelConfig.from_dict(record.model), RunConfig.from_dict(record.run)
-    assert store.find(model, run, record.corpus["fingerprint"]) == record
-    assert store.find(model, run, "another text") is None
-    assert store.find(model, run.replace(seed=9), record.corpus["fingerprint"]) is None
+    assert store.finished(model, run, record.corpus["fingerprint"]) == record
+    assert store.finished(model, run, "another text") is None
+    assert store.finished(model, run.replace(seed=9), record.corpus["fingerprint"]) is None
     (store.folder / "torn.json").write_text(record.to_json()[:50])
     (store.folder / "foreign.json").write_text('{"name": "package"}')
     with pytest.warns(UserWarning, match="not a run record"):
         assert store.load() == [record]
-    store.clear()
-    assert list(store.folder.iterdir()) == []
 
 
 def test_a_stopped_run_is_not_a_finished_one(model: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
@@ -225,7 +224,7 @@ def test_a_stopped_run_is_not_a_finished_one(model: ModelConfig, run: RunConfig,
     store = RunStore(tmp_path)
     store.save(training.record(None))
     assert store.load()[0].status == "stopped"
-    assert store.find(model, run, training.corpus.fingerprint) is None
+    assert store.finished(model, run, training.corpus.fingerprint) is None
 
 
 def test_every_field_makes_another_run(model: ModelConfig, run: RunConfig) -> None:

@@ -17,15 +17,15 @@ import pytest
 
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig
-from sparsity_lab.laws.fitting import Prediction
+from sparsity_lab.laws.fitting import PredictedLoss
+from sparsity_lab.record import Record, run_id, run_label
 from sparsity_lab.runs import measured as shipped
-from sparsity_lab.runs.store import run_id
 from sparsity_lab.runs.sweep import failed
 from sparsity_lab.training.timing import Speed
-from sparsity_lab.training.trainer import Record, Training
+from sparsity_lab.training.trainer import Training
 from sparsity_lab.widgets import session as session_module
 from sparsity_lab.widgets.dashboard import MagicDial
-from sparsity_lab.widgets.html import run_label, table
+from sparsity_lab.widgets.html import table
 from sparsity_lab.widgets.session import Session
 from sparsity_lab.widgets.settings import Settings
 
@@ -113,7 +113,7 @@ def test_measured_runs_are_there_while_one_drags(session: Session, monkeypatch: 
 
 
 def test_the_law_is_asked_before_and_judged_after(dial: MagicDial, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {0.75: Prediction(2.0, 1.9, 2.1), 0.0: Prediction(1.0, 0.0, 99.0)}
+    told = {0.75: PredictedLoss(2.0, 1.9, 2.1), 0.0: PredictedLoss(1.0, 0.0, 99.0)}
     monkeypatch.setattr(shipped, "expected", lambda model, run: told[model.sparsity])
     dial.dials.sparsity.value = 0.75
     assert "2.00 (1.90 to 2.10)" in text(dial, "facts")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from sparsity_lab.accounting import count_parameters, plan
-from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.runs.store import run_id
+from sparsity_lab.config import ModelConfig, RunConfig, resolve
+from sparsity_lab.record import run_id
 from sparsity_lab.training.timing import calibrate, matmul_rate
-from sparsity_lab.training.trainer import Training, resolve, train
+from sparsity_lab.training.trainer import Training, train
+from sparsity_lab.units import duration
 from sparsity_lab.widgets.dashboard import MagicDial
-from sparsity_lab.widgets.html import duration
 from sparsity_lab.widgets.session import Session, current
 from sparsity_lab.widgets.settings import Settings
 

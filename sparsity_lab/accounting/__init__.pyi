@@ -1,0 +1,15 @@
+from .cost import bill as bill, decode_work as decode_work, experts_touched as experts_touched
+from .cost import utilisation as utilisation
+from .devices import DEVICES as DEVICES, device as device
+from .flops import CONVENTIONS as CONVENTIONS, abnar_flops_per_token as abnar_flops_per_token
+from .flops import active_flops_6nd as active_flops_6nd, causal_flops_per_token as causal_flops_per_token
+from .flops import decode_flops_by_part as decode_flops_by_part, flops_by_part as flops_by_part
+from .flops import flops_per_step as flops_per_step, flops_per_token as flops_per_token
+from .flops import flops_skipping_zeros as flops_skipping_zeros
+from .flops import mtp_flops as mtp_flops, plan as plan, prefill_flops as prefill_flops
+from .flops import run_flops_by_part as run_flops_by_part
+from .memory import cache_bytes as cache_bytes, cache_elements_per_layer as cache_elements_per_layer
+from .memory import training_memory as training_memory
+from .parameters import attention_matrices as attention_matrices, EMBEDDINGS as EMBEDDINGS, Parameters as Parameters
+from .parameters import count_parameters as count_parameters
+from .presets import PRESETS as PRESETS, preset as preset

@@ -1,0 +1,1 @@
+from .assignments import dice as dice

@@ -1,0 +1,3 @@
+from . import fitting as fitting, isoflop as isoflop
+from .optimum import optimal as optimal
+from .published import LAWS as LAWS

@@ -1,0 +1,119 @@
+"""What is kept of a run: its `Record`, the name that its configs give it, and its row in a table of runs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from sparsity_lab.config import ModelConfig, RunConfig, resolve
+from sparsity_lab.units import scientific
+
+UNFINISHED = ("stopped", "failed")  # the status of runs that are worth another try
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of a run. ``val_loss`` is in nats per token (per byte, for the corpora here); None if the run
+    diverged or was stopped before it could be measured."""
+
+    status: str  # finished, stopped, diverged, failed
+    val_loss: float | None
+    val_bits: float | None  # bits per token
+    flops: int
+    tokens: int
+    steps: int
+    params_total: int
+    params_active: int
+    sparsity: float
+    seconds: float
+    seed: int
+    model: dict[str, Any]
+    run: dict[str, Any]
+    corpus: dict[str, str]
+    device: str
+    versions: dict[str, str]
+    curve: dict[str, list[float]]  # "flops" and "loss": training loss, means of neighbouring steps
+    error: str = ""  # what a failed run died of
+    scores: dict[str, float] | None = None  # shares of right answers by task (`task_scores.score`), if asked for
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**json.loads(text))
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """Raises ValueError for a config of another version, as `run_config` does."""
+        return ModelConfig.from_dict(self.model)
+
+    @property
+    def run_config(self) -> RunConfig:
+        return RunConfig.from_dict(self.run)
+
+    @property
+    def id(self) -> str:
+        """The `run_id` of the run that left this record."""
+        return run_id(self.model_config, self.run_config)
+
+    @property
+    def label(self) -> str:
+        """The run's name in legends and tables."""
+        return run_label(self.model_config, self.run_config)
+
+    def row(self) -> dict[str, Any]:
+        """The record as a row of a table of runs, with the columns `COLUMNS`."""
+        return row(vars(self))
+
+    def summary(self) -> str:
+        """A sentence that says how the run ended."""
+        kind = "Dense" if self.sparsity == 0 else f"Sparsity {self.sparsity:.3g}"
+        if self.status == "failed":
+            return f"{kind}: failed; {self.error}"
+        if self.status == "diverged":
+            return f"{kind}: diverged after {self.steps:,} steps; lower the learning rate."
+        measured = self.val_loss is not None
+        loss = f"held-out loss {self.val_loss:.3f} nats per byte" if measured else "held-out loss not measured"
+        return f"{kind}: {self.status} after {self.flops:.3g} FLOPs, {loss}."
+
+
+def run_id(model: ModelConfig, run: RunConfig) -> str:
+    """Sixteen hex digits that name a run: a hash of what its two configs, the lab's choices made, say beyond the
+    defaults. So a field that a later version adds, its default doing what was done before, renames no run."""
+    text = json.dumps([_beyond_defaults(model), _beyond_defaults(resolve(model, run))], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _beyond_defaults(config: ModelConfig | RunConfig) -> dict[str, Any]:
+    values = {field.name: (getattr(config, field.name), field.default) for field in fields(config)}
+    return {name: value for name, (value, default) in values.items() if value != default}
+
+
+def run_label(model: ModelConfig, run: RunConfig) -> str:
+    """A run's name in legends and tables."""
+    kind = "dense" if model.sparsity == 0 else f"S {model.sparsity:.3g}"
+    held = "" if model.d_expert == 3 * model.d_model else ", total held"
+    budget = scientific(float(f"{run.budget:.0e}"))
+    return f"{kind}, width {model.d_model}, {budget}, seed {run.seed}{held}"
+
+
+OF_RECORD = ("status", "val_loss", "sparsity", "flops", "seed", "params_total", "params_active", "tokens", "steps",
+             "seconds")  # fmt: skip
+OF_MODEL = {"width": "d_model"} | {name: name for name in ("n_experts", "top_k", "n_shared_experts", "d_expert")}
+OF_RUN = ("budget", "batch_size", "learning_rate")
+COLUMNS = ("id", *OF_RECORD, *OF_MODEL, *OF_RUN, "fingerprint")
+
+
+def row(values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+    """A record's fields as a row of a table of runs, with the columns `COLUMNS`: everything that is one number or word,
+    and the shape. ``name`` spares building the configs for the run's id. Raises KeyError for missing fields."""
+    model, run = values["model"], values["run"]
+    if name is None:
+        name = run_id(ModelConfig.from_dict(model), RunConfig.from_dict(run))
+    found = {"id": name} | {key: values[key] for key in OF_RECORD}
+    found |= {column: model[key] for column, key in OF_MODEL.items()}
+    found |= {key: run[key] for key in OF_RUN}
+    return found | {"fingerprint": values["corpus"]["fingerprint"]}

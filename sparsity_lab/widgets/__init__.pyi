@@ -1,0 +1,3 @@
+from .dashboard import MagicDial as MagicDial
+from .explorer import Explorer as Explorer, choice as choice, pick as pick, slide as slide
+from .sweep_panel import SweepPanel as SweepPanel

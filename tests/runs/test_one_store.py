@@ -1,0 +1,153 @@
+"""A run trained anywhere is found everywhere: in a cell, on the dashboard, in a sweep, on the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.files import home
+from sparsity_lab.record import Record
+from sparsity_lab.runs.repeat import run_all
+from sparsity_lab.runs.store import RunStore, user_store
+from sparsity_lab.runs.sweep import missing, sweep
+from sparsity_lab.training.corpus import load_corpus
+from sparsity_lab.training.trainer import Training, train
+from sparsity_lab.widgets.session import Session
+from tests.sweeps import SPEED
+
+Pair = tuple[ModelConfig, RunConfig]
+
+
+@pytest.fixture
+def pair(model: ModelConfig, run: RunConfig) -> Pair:
+    return model, run
+
+
+@pytest.fixture
+def record(pair: Pair) -> Record:
+    *_, record = train(*pair)
+    return record
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on a training step fails the test."""
+    monkeypatch.setattr(Training, "step", lambda self: pytest.fail("it is trained again"))
+
+
+def on_dashboard(pair: Pair) -> Record:
+    session = Session()
+    session.start([pair])
+    assert session.wait(60)
+    assert session.state == "idle", session.message
+    record = session.lanes[0].record
+    assert record is not None
+    return record
+
+
+def in_cell(pair: Pair) -> Record:
+    record = run_all([pair])["record"][0]
+    assert isinstance(record, Record)
+    return record
+
+
+def in_sweep(pair: Pair, folder: Path) -> Record:
+    assert sweep([pair], folder, workers=1, speed=SPEED, report=lambda progress: None).done == 1
+    (record,) = RunStore(folder).load()
+    return record
+
+
+def on_command_line(pair: Pair, capsys: pytest.CaptureFixture[str]) -> Record:
+    from sparsity_lab.cli.main import main
+
+    model, run = pair
+    capsys.readouterr()
+    words = [
+        "train",
+        "--width",
+        model.d_model,
+        "--sparsity",
+        model.sparsity,
+        "--budget",
+        run.budget,
+        "--seed",
+        run.seed,
+    ]
+    words += ["--corpus", run.corpus, "--batch-size", run.batch_size or 4, "--json"]
+    assert main(list(map(str, words))) == 0
+    return Record.from_json(capsys.readouterr().out)
+
+
+PLACES = ("dashboard", "cell", "sweep", "command line")
+
+
+@pytest.mark.parametrize("second", PLACES)
+@pytest.mark.parametrize("first", PLACES)
+def test_what_is_trained_in_one_place_is_not_trained_again_in_another(
+    first: str, second: str, run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    pair = ModelConfig.on_dial(8, 0.75), RunConfig(budget=1e8, corpus=run.corpus, batch_size=4, eval_tokens=131_072)
+
+    def trained(place: str, folder: Path) -> Record:
+        if place == "dashboard":
+            return on_dashboard(pair)
+        if place == "cell":
+            return in_cell(pair)
+        return in_sweep(pair, folder) if place == "sweep" else on_command_line(pair, capsys)
+
+    one = trained(first, tmp_path / "one")
+    monkeypatch.setattr(Training, "step", lambda self: pytest.fail("it is trained again"))
+    other = trained(second, tmp_path / "other")
+    assert other == one
+    assert [path.stem for path in (home() / "runs").glob("*.json")] == [one.id]
+
+
+def test_the_command_line_trains_anew_if_asked(run: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    from sparsity_lab.cli.main import main
+
+    words = ["train", "--width", "8", "--budget", "1e8", "--corpus", run.corpus, "--json"]
+    assert main(words) == 0
+    first = capsys.readouterr().out
+    path = next((home() / "runs").glob("*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 1234.5}))
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["seconds"] == 1234.5
+    assert main([*words, "--again"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["seconds"] != 1234.5
+    assert again["val_loss"] == json.loads(first)["val_loss"]
+
+
+def test_records_of_older_dashboards_are_found(pair: Pair, record: Record, no_training: None) -> None:
+    RunStore(home() / "live").save(record)
+    assert in_cell(pair) == record
+    assert on_dashboard(pair) == record
+    assert missing([pair], home() / "elsewhere") == []
+    assert user_store().load() == [record]
+    assert user_store().read(record.id) == record
+
+
+def test_a_finished_record_stays_when_the_run_is_stopped_later(pair: Pair, record: Record, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    store = RunStore(tmp_path / "runs")
+    store.save(replace(record, status="stopped", val_loss=None))
+    assert store.finished(*pair, record.corpus["fingerprint"]) is None
+    scored = replace(record, scores={"recall": 0.5})
+    store.save(scored)
+    store.save(replace(record, status="stopped", val_loss=None))
+    assert store.load() == [scored]
+    store.save(replace(record, seconds=99.0))
+    assert store.load() == [replace(scored, seconds=99.0)], "its scores stay too"
+
+
+def test_clear_hides_runs_and_loses_none(pair: Pair, record: Record) -> None:
+    user_store().save(record)
+    session = Session()
+    assert session.records == [record]
+    session.clear()
+    assert session.records == []
+    assert Session().records == [], "also in the next kernel"
+    assert user_store().finished(*pair, load_corpus(pair[1].corpus).fingerprint) == record
