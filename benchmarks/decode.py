@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Row, Times, at_least, at_most, ratio, take_turns
 from sparsity_lab.accounting import flops_by_part
-from sparsity_lab.accounting.memory import cache_bytes
+from sparsity_lab.accounting.memory import attention_twins, cache_bytes
 from sparsity_lab.accounting.presets import preset
-from sparsity_lab.cli.report import attention_twins
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models.attention import Attention, rotations
 from sparsity_lab.models.cache import Cache, new_cache

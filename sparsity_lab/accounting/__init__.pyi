@@ -8,7 +8,8 @@ from .flops import flops_per_step as flops_per_step, flops_per_token as flops_pe
 from .flops import flops_skipping_zeros as flops_skipping_zeros
 from .flops import mtp_flops as mtp_flops, plan as plan, prefill_flops as prefill_flops
 from .flops import run_flops_by_part as run_flops_by_part
-from .memory import cache_bytes as cache_bytes, cache_elements_per_layer as cache_elements_per_layer
+from .memory import attention_twins as attention_twins, cache_bytes as cache_bytes
+from .memory import cache_elements_per_layer as cache_elements_per_layer
 from .memory import training_memory as training_memory
 from .parameters import attention_matrices as attention_matrices, EMBEDDINGS as EMBEDDINGS, Parameters as Parameters
 from .parameters import count_parameters as count_parameters

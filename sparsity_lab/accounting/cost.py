@@ -1,10 +1,10 @@
-"""From FLOPs and bytes to hours, money and energy, and the roofline: which limit of a device is met first."""
+"""Turns FLOPs and bytes into hours, money and energy, and says on a roofline which limit of a device is met first."""
 
 import math
 from dataclasses import dataclass
 
 from sparsity_lab.accounting.devices import Device
-from sparsity_lab.accounting.flops import decode_flops_by_part
+from sparsity_lab.accounting.flops import CONVENTIONS, decode_flops_by_part
 from sparsity_lab.accounting.memory import bytes_of, cache_bytes
 from sparsity_lab.accounting.parameters import count_parameters
 from sparsity_lab.config import ModelConfig
@@ -12,7 +12,7 @@ from sparsity_lab.config import ModelConfig
 
 @dataclass(frozen=True)
 class Bill:
-    """What a training run costs."""
+    """The costs of a training run."""
 
     flops: float
     device_hours: float
@@ -24,7 +24,7 @@ class Bill:
 
 
 def bill(flops: float, device: Device, utilisation: float, dtype: str) -> Bill:
-    """``utilisation``: the share of the device's peak for that type that the FLOPs reach.
+    """Returns what ``flops`` cost on a device, of whose peak for ``dtype`` they reach the share ``utilisation``.
 
     Raises ValueError unless 0 < utilisation ≤ 1 and 0 ≤ flops < ∞.
     """
@@ -36,8 +36,22 @@ def bill(flops: float, device: Device, utilisation: float, dtype: str) -> Bill:
     return Bill(flops, hours, hours * device.price, hours * device.watts / 1e6)
 
 
+def training_bill(
+    config: ModelConfig, tokens: float, device: Device, utilisation: float, dtype: str, convention: str = "6ND"
+) -> Bill:
+    """Returns what training on ``tokens`` tokens costs, its FLOPs counted by one of `CONVENTIONS`.
+
+    Raises ValueError for an unknown convention, for numbers of tokens that make no sense, and as `bill` does.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention={convention!r} is not known: use one of {', '.join(CONVENTIONS)}")
+    if not 0 < tokens < 1e18:
+        raise ValueError(f"tokens={tokens:g} must be above 0 and below 1e18, e.g. 1e12")
+    return bill(CONVENTIONS[convention](config) * tokens, device, utilisation, dtype)
+
+
 def utilisation(flops: float, device_hours: float, device: Device, dtype: str) -> float:
-    """The share of the device's peak that these FLOPs are of what it could have done in these hours."""
+    """Returns the share that ``flops`` are of what the device could have done at its peak in these hours."""
     return flops / (device_hours * 3600 * device.peak(dtype))
 
 
@@ -50,11 +64,11 @@ class Work:
 
     @property
     def intensity(self) -> float:
-        """Arithmetic intensity, FLOPs a byte."""
+        """Arithmetic intensity, in FLOPs per byte."""
         return self.flops / self.bytes
 
     def seconds(self, device: Device, dtype: str) -> float:
-        """At best: as long as the slower of computing and moving takes."""
+        """Returns the least time: that of the slower one of computing and moving."""
         return max(self.flops / device.peak(dtype), self.bytes / device.bandwidth)
 
     def is_memory_bound(self, device: Device, dtype: str) -> bool:
@@ -62,14 +76,14 @@ class Work:
 
 
 def experts_touched(config: ModelConfig, tokens: int) -> float:
-    """Routed experts of a layer that at least one of ``tokens`` tokens chooses, on average, if routing is even and
-    tokens choose independently: E·(1 − (1 − K/E)^tokens)."""
+    """Returns how many routed experts of a layer at least one of ``tokens`` tokens chooses, on average, if routing is
+    even and tokens choose independently: E·(1 − (1 − K/E)^tokens)."""
     return config.n_experts * (1 - config.sparsity**tokens)
 
 
 def decode_work(config: ModelConfig, batch: int, position: int, dtype: str = "bfloat16") -> Work:
-    """One new token for each of ``batch`` sequences of ``position`` tokens: every weight that works is read once, and
-    each sequence's cache. Raises ValueError for a batch or position that is not positive."""
+    """Returns the work of one new token for each of ``batch`` sequences of ``position`` tokens. Every active weight is
+    read once, and each sequence's cache. Raises ValueError for a batch or position that is not positive."""
     if batch < 1 or position < 1:
         raise ValueError(f"batch={batch}, position={position}: both must be at least 1")
     count = count_parameters(config)

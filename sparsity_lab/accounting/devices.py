@@ -1,4 +1,4 @@
-"""Processors: what they could do at most. Figures are the makers' for dense products, without "structured sparsity"."""
+"""Lists processors and their peaks: the makers' figures for dense products, without "structured sparsity"."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,14 +8,14 @@ from sparsity_lab.accounting.memory import SHORT, bytes_of
 
 @dataclass(frozen=True)
 class Device:
-    """Change what is not yours with ``dataclasses.replace`` or `device`: prices above all are guesses to edit."""
+    """A processor. Adapt it with ``dataclasses.replace`` or `device`: prices above all are guesses to edit."""
 
     name: str
     flops: dict[str, float]  # peak FLOP/s of dense matrix products, by type
     bandwidth: float  # bytes/s between memory and chip
     memory: float  # bytes
     watts: float  # of the board, at most
-    price: float  # $ an hour, rented
+    price: float  # $ per hour, rented
     source: str
 
     @property
@@ -24,7 +24,7 @@ class Device:
         return max(self.flops, key=lambda dtype: self.flops[dtype])
 
     def peak(self, dtype: str) -> float:
-        """FLOP/s. Raises ValueError for a type the device has no figure for."""
+        """Returns the FLOP/s for a type. Raises ValueError for a type the device has no figure for."""
         bytes_of(dtype)
         name = SHORT.get(dtype, dtype)
         if name not in self.flops:
@@ -82,7 +82,7 @@ DEVICES = {
 
 
 def device(name: str, **changes: Any) -> Device:
-    """A device from the table, with some figures changed. Raises ValueError for an unknown name."""
+    """Returns a device from the table, with some figures changed. Raises ValueError for an unknown name."""
     if name not in DEVICES:
         raise ValueError(f"device={name!r} is not known: use one of {', '.join(DEVICES)}")
     return replace(DEVICES[name], **changes)

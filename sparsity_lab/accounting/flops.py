@@ -1,9 +1,9 @@
-"""FLOPs as executed: a multiply-add is 2, training is the forward and the backward pass as they run.
+"""Counts FLOPs as they are executed: a multiply-add is 2, and training is the forward and the backward pass.
 
-Counted are matrix products, which is what ``torch.utils.flop_counter.FlopCounterMode`` counts, and our numbers equal
-its numbers exactly for the naive backend with the explicit attention kernel. A product Y = X·W costs 2·m·n·k forward
-and twice that backward (one product for the gradient of X, one for W). Attention scores are counted in full, T² a head,
-although a causal kernel may skip the half that is masked. Other conventions stand beside this one, by name.
+Matrix products are counted, as ``torch.utils.flop_counter.FlopCounterMode`` does, and the numbers equal its numbers
+exactly for the naive backend with the explicit attention kernel. A product Y = X·W costs 2·m·n·k forward and twice that
+backward (one product for the gradient of X, one for W). Attention scores are counted in full, T² per head, although a
+causal kernel may skip the half that is masked. Other conventions stand beside this one, by name.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,22 +19,22 @@ Decode = Literal["absorbed", "naive"]
 
 
 def flops_by_part(config: ModelConfig, context: int | None = None, causal: bool = False) -> dict[str, int]:
-    """Forward FLOPs a token, by part, in a sequence of ``context`` tokens (default: the config's).
+    """Returns the forward FLOPs per token, by part, in a sequence of ``context`` tokens (default: the config's).
 
-    ``causal`` counts only the scores that a causal mask leaves, (T + 1)/2 a token and head, instead of all T.
-    Raises ValueError for an encoder-decoder, of which a token passes one half only.
+    ``causal`` counts only the scores that a causal mask leaves, (T + 1)/2 per token and head, instead of all T.
+    Raises ValueError for an encoder-decoder, because a token passes only one of its halves.
     """
     length = config.context if context is None else context
     return _by_part(config, length + 1 if causal else 2 * length, 2 * sum(attention_matrices(config).values()))
 
 
 def _by_part(config: ModelConfig, twice_seen: int, projections: int) -> dict[str, int]:
-    """``twice_seen``: two for each token that a query is compared with; ``projections``: FLOPs of one layer's attention
-    matrices."""
+    """Counts FLOPs, given 2 for each token that a query is compared with (``twice_seen``), and the FLOPs of one layer's
+    attention matrices (``projections``)."""
     if config.n_encoder_layers:
         raise ValueError(
-            f"n_encoder_layers={config.n_encoder_layers}: FLOPs of encoder-decoders are not counted, for a token "
-            f"passes only one of the halves; parameters are"
+            f"n_encoder_layers={config.n_encoder_layers}: FLOPs of encoder-decoders are not counted, because a "
+            f"token passes only one of the halves; parameters are"
         )
     d, layers, moe_layers = config.d_model, config.n_layers, config.n_moe_layers
     matrices = 3 if config.ffn == "swiglu" else 2
@@ -52,9 +52,12 @@ def _by_part(config: ModelConfig, twice_seen: int, projections: int) -> dict[str
 
 
 def flops_skipping_zeros(config: ModelConfig, nonzeros: Mapping[str, int]) -> float:
-    """Forward FLOPs a token of kernels that skip every zero of a pruned model's weights: each part takes the share of
-    `flops_by_part` that is left of its weights, scores of attention are computed in full. Of experts it is the mean
-    over them, what tokens spread evenly need. ``nonzeros``: weights that are not 0, by the names in `Parameters`."""
+    """Returns the forward FLOPs per token of kernels that skip every zero among a pruned model's weights.
+
+    A part that has kept a share of its weights needs that share of `flops_by_part`; attention scores are computed in
+    full. For experts this is the mean over all of them, which is what evenly spread tokens need. ``nonzeros``: the
+    number of weights that are not 0, by the names in `Parameters`.
+    """
     weights = asdict(count_parameters(config))
     total = 0.0
     for part, flops in flops_by_part(config).items():
@@ -65,10 +68,10 @@ def flops_skipping_zeros(config: ModelConfig, nonzeros: Mapping[str, int]) -> fl
 
 
 def decode_flops_by_part(config: ModelConfig, position: int, mla: Decode = "absorbed") -> dict[str, int]:
-    """FLOPs of one new token that follows ``position`` tokens in the cache, by part; scores are those executed.
+    """Returns the FLOPs, by part, of one new token that follows ``position`` tokens in the cache.
 
     MLA can decode in two ways that give the same numbers (DeepSeek-V2, arXiv 2405.04434, section 2.1.2). ``naive``
-    makes keys and values of all cached latents anew; ``absorbed`` folds the key matrix into the query and the value
+    recomputes the keys and values of all cached latents; ``absorbed`` folds the key matrix into the query and the value
     matrix into the output, and attends in the latent space.
     """
     seen = position + 1  # itself too
@@ -89,7 +92,7 @@ def decode_flops_by_part(config: ModelConfig, position: int, mla: Decode = "abso
 
 
 def tokens_seen(config: ModelConfig, tokens: int) -> int:
-    """Of ``tokens`` tokens those that a next one can see, summed over layers: a sliding window hides the rest."""
+    """Returns how many of ``tokens`` tokens the next one sees, summed over layers. A sliding window hides others."""
     if config.window is None:
         return config.n_layers * tokens
     full = 0 if config.full_attention_every is None else config.n_layers // config.full_attention_every
@@ -97,60 +100,60 @@ def tokens_seen(config: ModelConfig, tokens: int) -> int:
 
 
 def prefill_flops(config: ModelConfig, tokens: int) -> int:
-    """FLOPs of reading a prompt of ``tokens`` at once, scores in full, logits of the last token alone."""
+    """Returns the FLOPs of reading a prompt of ``tokens`` at once, with scores in full and the last token's logits."""
     parts = flops_by_part(config, tokens)
     return tokens * sum(parts.values()) - (tokens - 1) * parts["head"]
 
 
 def flops_per_token(config: ModelConfig) -> int:
-    """Training FLOPs a token, forward and backward."""
+    """Returns the training FLOPs per token, forward and backward."""
     return TRAIN * sum(flops_by_part(config).values())
 
 
 def run_flops_by_part(config: ModelConfig, tokens: int) -> dict[str, dict[str, int]]:
-    """FLOPs of training on ``tokens`` tokens, by pass (forward, backward) and part."""
+    """Returns the FLOPs of training on ``tokens`` tokens, by pass (forward, backward) and part."""
     forward = {part: flops * tokens for part, flops in flops_by_part(config).items()}
     return {"forward": forward, "backward": {part: (TRAIN - 1) * flops for part, flops in forward.items()}}
 
 
 def flops_per_step(config: ModelConfig, batch_size: int) -> int:
-    """Training FLOPs of one step on ``batch_size`` sequences, with those of multi-token prediction."""
+    """Returns the training FLOPs of one step on ``batch_size`` sequences, with those of multi-token prediction."""
     return (flops_per_token(config) * config.context + TRAIN * mtp_flops(config)) * batch_size
 
 
 def mtp_flops(config: ModelConfig) -> int:
-    """Forward FLOPs a sequence of the modules for multi-token prediction: the one for the token k further on works on
-    the T − k tokens that have one."""
+    """Returns the forward FLOPs per sequence of the modules for multi-token prediction. The module that predicts k
+    tokens further on runs on the T − k tokens that have such a token."""
     lengths = [config.context - depth for depth in range(1, config.mtp_depth + 1)]
     layer = config.mtp_layer if lengths else config
     return sum(n * (4 * config.d_model**2 + sum(flops_by_part(layer, n).values())) for n in lengths)
 
 
 def causal_flops_per_token(config: ModelConfig) -> int:
-    """Training FLOPs a token if the masked half of the scores is skipped."""
+    """Returns the training FLOPs per token if the masked half of the scores is skipped."""
     return TRAIN * sum(flops_by_part(config, causal=True).values())
 
 
 def active_flops_6nd(config: ModelConfig, tokens: int) -> int:
-    """The usual estimate 6·N_a·D (Kaplan et al. 2020, arXiv 2001.08361): no attention scores, no input table."""
+    """Returns the usual estimate 6·N_a·D (Kaplan et al. 2020, arXiv 2001.08361), without scores and input table."""
     return 6 * count_parameters(config).active_with("output") * tokens
 
 
-ABNAR_ROUTER = 14  # their R
+ABNAR_ROUTER = 14  # R in the paper
 
 
 def abnar_flops_per_token(config: ModelConfig) -> int:
-    """Training FLOPs a token after Abnar et al. 2025 (arXiv 2501.12370, appendix C), for their kind of model: full
-    multi-head attention, SwiGLU experts in every layer, 4·d/G wide. A layer is projections 4·6·d², scores 2·6·T·d, the
-    router R·d·E with R = 14, and experts 72·K·d²/G = 18·K·d·d_expert; the output table is 6·V·d."""
+    """Returns the training FLOPs per token by Abnar et al. 2025 (arXiv 2501.12370, appendix C), for models with
+    full multi-head attention, SwiGLU experts in every layer, 4·d/G wide. A layer is projections 4·6·d², scores 2·6·T·d,
+    the router R·d·E with R = 14, and experts 72·K·d²/G = 18·K·d·d_expert; the output table is 6·V·d."""
     d = config.d_model
-    working = config.top_k + config.n_shared_experts
+    active = config.top_k + config.n_shared_experts
     router = ABNAR_ROUTER * d * config.n_experts if config.has_router else 0
-    layer = 24 * d * d + 12 * config.context * d + router + 18 * working * d * config.d_expert
+    layer = 24 * d * d + 12 * config.context * d + router + 18 * active * d * config.d_expert
     return config.n_layers * layer + 6 * config.vocab_size * d
 
 
-CONVENTIONS: dict[str, Callable[[ModelConfig], int]] = {  # training FLOPs a token
+CONVENTIONS: dict[str, Callable[[ModelConfig], int]] = {  # training FLOPs per token
     "executed": flops_per_token,
     "causal": causal_flops_per_token,
     "6ND": lambda config: active_flops_6nd(config, 1),
@@ -160,7 +163,7 @@ CONVENTIONS: dict[str, Callable[[ModelConfig], int]] = {  # training FLOPs a tok
 
 @dataclass(frozen=True)
 class Plan:
-    """What a budget buys: whole steps only, so ``flops`` ≤ the budget."""
+    """The steps that a budget buys. They are whole, so ``flops`` ≤ the budget."""
 
     steps: int
     tokens: int
@@ -168,7 +171,7 @@ class Plan:
 
 
 def plan(config: ModelConfig, run: RunConfig) -> Plan:
-    """The longest run of whole steps within the run's budget of training FLOPs.
+    """Returns the longest run of whole steps within the run's budget of training FLOPs.
 
     Raises ValueError when the budget does not pay for one step.
     """

@@ -1,4 +1,4 @@
-"""A Hugging Face ``config.json`` → our `ModelConfig`. What is not understood is refused by name, never guessed."""
+"""Turns a Hugging Face ``config.json`` into a `ModelConfig`. What is not understood is refused by name, not guessed."""
 
 import json
 import re
@@ -8,9 +8,10 @@ from typing import Any
 
 from sparsity_lab.config import ModelConfig
 
-LARGEST = 1_000_000  # bytes of a config.json that is worth reading
+LARGEST = 1_000_000  # bytes; real files have a few thousand
 
-# A setting with such a word in its name may change what is counted, so one that nobody read is refused.
+# A setting with one of these words in its name may change what is counted, so it is refused
+# unless a reader asked for it.
 TELLING = re.compile(
     r"expert|moe|lora|ssm|mamba|conv|linear_attn|linear_attention|recurrent|hyper|index_|indexer|altup|laurel|"
     r"cross_attention|per_layer|shared|gated|mlp_bias|attention_bias|qkv_bias|use_bias|layer_types|latent|sliding_window"
@@ -23,13 +24,16 @@ HARMLESS = re.compile(  # these only say how the same weights are used, trained 
 
 
 def load_hf_config(path: str | Path) -> ModelConfig:
-    """Raises ValueError for a file that is missing, no JSON, or describes what is not understood."""
+    """Returns the config that a file describes, or the ``config.json`` of a folder.
+
+    Raises ValueError, which starts with the path, for a file that is missing or no JSON, and as `from_hf` does.
+    """
     path = Path(path)
     if path.is_dir():
         path = path / "config.json"
     try:
         if path.stat().st_size > LARGEST:
-            raise ValueError(f"{path}: a config.json of more than {LARGEST:,} bytes is not one")
+            raise ValueError(f"{path}: more than {LARGEST:,} bytes are too many for a config.json")
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
@@ -44,11 +48,14 @@ def load_hf_config(path: str | Path) -> ModelConfig:
 
 
 def from_hf(values: Any) -> ModelConfig:
-    """``values``: what the JSON holds. Raises ValueError naming the architecture or the setting that is not understood,
-    or the field whose value makes no sense."""
+    """Returns the config that the contents of a ``config.json`` describe.
+
+    Raises ValueError naming the architecture or the setting that is not understood, or the field whose value makes no
+    sense.
+    """
     if not isinstance(values, dict):
         raise ValueError("expected a JSON object with named settings")
-    if isinstance(values.get("text_config"), dict):  # a model of text and images: we count the text part
+    if isinstance(values.get("text_config"), dict):  # a model of text and images; its text part is counted
         values = values["text_config"]
     kind = values.get("model_type")
     if not isinstance(kind, str):
@@ -65,19 +72,19 @@ def from_hf(values: Any) -> ModelConfig:
 
 
 class _Settings:
-    """Remembers what was asked for."""
+    """The settings of one file. It remembers which of them a reader asked for."""
 
     def __init__(self, values: dict[str, Any]):
         self.values = values
         self.read: set[str] = set()
 
     def get(self, *names: str, default: Any = None) -> Any:
-        """The first of ``names`` that is set."""
+        """Returns the first of ``names`` that is set."""
         self.read.update(names)
         return next((self.values[name] for name in names if self.values.get(name) is not None), default)
 
     def need(self, *names: str) -> Any:
-        """As `get`; raises ValueError if none is set."""
+        """Does as `get` does, but raises ValueError if none is set."""
         value = self.get(*names)
         if value is None:
             raise ValueError(f"{names[0]} is missing")
@@ -90,14 +97,14 @@ class _Settings:
         return value
 
     def whole(self, name: str, default: int) -> int:
-        """A small count that is computed with before the config can check it."""
+        """Returns a small count that a reader computes with before the config can check it."""
         value = self.get(name, default=default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 512:
             raise ValueError(f"{name}={str(value)[:40]} must be a whole number from 0 to 512")
         return value
 
     def only(self, name: str, *understood: Any) -> None:
-        """Raises ValueError for a setting that has another value than those we understand; unset is fine."""
+        """Raises ValueError if a setting has a value that is not among ``understood``. It may be unset."""
         value = self.get(name)
         if value is not None and value not in understood:
             raise ValueError(f"{name}={str(value)[:60]} is not understood; we know {', '.join(map(str, understood))}")
@@ -111,20 +118,21 @@ class _Settings:
 
 Fields = dict[str, Any]
 
-# How the load is balanced where experts are chosen by sigmoid and bias; it stands in reports, not in files: DeepSeek-V3
-# (arXiv 2412.19437, section 4.2) and GLM-4.5 (arXiv 2508.06471, section 2.4) for most of their training. Kimi-K2, whose
-# router is V3's, is taken to be the same. Their loss of 0.0001 is of each sequence, ours of the batch.
+# How DeepSeek-V3 (arXiv 2412.19437, section 4.2) and GLM-4.5 (arXiv 2508.06471, section 2.4) balance the load for most
+# of their training. Reports say this, config files don't. Kimi-K2, whose router is V3's, is taken to do the same. Their
+# loss of 0.0001 is computed for each sequence, the lab's for the batch.
 BY_BIAS: Fields = {"router": "sigmoid", "bias_rate": 0.001, "balance_loss": 1e-4, "z_loss": 0.0}
 
 
-def _decoder(s: _Settings) -> Fields:
-    """What decoders share. Grouped-query attention and no norm of queries and keys, unless a reader says otherwise."""
+def _decoder(s: _Settings, **fields: Any) -> Fields:
+    """Reads what decoders share. Queries and keys have no norm, unless the ``fields`` of one kind of model say so."""
     theta = s.get("rope_theta")
     nested = s.get("rope_parameters")
     if theta is None and isinstance(nested, dict):
         theta = nested.get("rope_theta")
+
     heads = s.need("num_attention_heads")
-    return {
+    shared = {
         "vocab_size": s.need("vocab_size"),
         "context": s.need("max_position_embeddings"),
         "d_model": s.need("hidden_size"),
@@ -136,21 +144,30 @@ def _decoder(s: _Settings) -> Fields:
         "tied_embeddings": s.flag("tie_word_embeddings", False),
         "qk_norm": "none",
     }
+    s.only("hidden_act", "silu")
+    return shared | fields
 
 
-def _biases(s: _Settings, layout: str) -> Fields:
-    return {"attention_bias": layout if s.flag("attention_bias", False) else "none"}
+def _experts(s: _Settings, count: str = "num_local_experts", width: str = "intermediate_size") -> Fields:
+    """Reads the experts; ``count`` and ``width`` are the settings that hold their number and their width."""
+    return {
+        "d_expert": s.need(width),
+        "n_experts": s.need(count, "num_local_experts", "num_experts"),
+        "top_k": s.need("num_experts_per_tok"),
+    }
+
+
+def _biases(s: _Settings, layout: str, default: bool = False) -> str:
+    return layout if s.flag("attention_bias", default) else "none"
 
 
 def _llama(s: _Settings) -> Fields:
     s.only("mlp_bias", False)
-    s.only("hidden_act", "silu")
-    return _decoder(s) | _biases(s, "all") | {"d_expert": s.need("intermediate_size")}
+    return _decoder(s, d_expert=s.need("intermediate_size"), attention_bias=_biases(s, "all"))
 
 
 def _mistral(s: _Settings) -> Fields:
-    s.only("hidden_act", "silu")
-    return _decoder(s) | {"d_expert": s.need("intermediate_size"), "window": s.get("sliding_window")}
+    return _decoder(s, d_expert=s.need("intermediate_size"), window=s.get("sliding_window"))
 
 
 def _no_window(s: _Settings) -> None:
@@ -159,9 +176,8 @@ def _no_window(s: _Settings) -> None:
 
 
 def _qwen2(s: _Settings) -> Fields:
-    s.only("hidden_act", "silu")
     _no_window(s)
-    return _decoder(s) | {"d_expert": s.need("intermediate_size"), "attention_bias": "qkv"}
+    return _decoder(s, d_expert=s.need("intermediate_size"), attention_bias="qkv")
 
 
 def _qwen3(s: _Settings) -> Fields:
@@ -170,70 +186,42 @@ def _qwen3(s: _Settings) -> Fields:
 
 
 def _qwen3_moe(s: _Settings) -> Fields:
-    s.only("hidden_act", "silu")
     s.only("decoder_sparse_step", 1)
     s.only("mlp_only_layers", [])
     _no_window(s)
-    return (
-        _decoder(s)
-        | _biases(s, "all")
-        | {
-            "qk_norm": "head",
-            "d_expert": s.need("moe_intermediate_size"),
-            "n_experts": s.need("num_experts", "num_local_experts"),
-            "top_k": s.need("num_experts_per_tok"),
-        }
-    )
+    experts = _experts(s, "num_experts", "moe_intermediate_size")
+    return _decoder(s, qk_norm="head", attention_bias=_biases(s, "all"), **experts)
 
 
 def _mixtral(s: _Settings) -> Fields:
-    s.only("hidden_act", "silu")
-    return _decoder(s) | {
-        "d_expert": s.need("intermediate_size"),
-        "n_experts": s.need("num_local_experts", "num_experts"),
-        "top_k": s.need("num_experts_per_tok"),
-        "window": s.get("sliding_window"),
-    }
+    return _decoder(s, window=s.get("sliding_window"), **_experts(s))
 
 
 def _olmoe(s: _Settings) -> Fields:
-    s.only("hidden_act", "silu")
     s.only("clip_qkv")
-    return (
-        _decoder(s)
-        | _biases(s, "all")
-        | {
-            "qk_norm": "full",
-            "d_expert": s.need("intermediate_size"),
-            "n_experts": s.need("num_experts", "num_local_experts"),
-            "top_k": s.need("num_experts_per_tok"),
-        }
-    )
+    return _decoder(s, qk_norm="full", attention_bias=_biases(s, "all"), **_experts(s, "num_experts"))
 
 
 def _gpt_oss(s: _Settings) -> Fields:
-    s.only("hidden_act", "silu")
     s.only("experts_per_token", s.need("num_experts_per_tok"))
     layers = s.whole("num_hidden_layers", 0)
     s.only("layer_types", ["full_attention" if i % 2 else "sliding_attention" for i in range(layers)])
-    return _decoder(s) | {
-        "attention_bias": "all" if s.flag("attention_bias", True) else "none",
-        "attention_sinks": True,
-        "window": s.get("sliding_window", default=128),
-        "full_attention_every": 2,
-        "ffn_bias": True,
-        "d_expert": s.need("intermediate_size"),
-        "n_experts": s.need("num_local_experts", "num_experts"),
-        "top_k": s.need("num_experts_per_tok"),
-    }
+    return _decoder(
+        s,
+        attention_bias=_biases(s, "all", True),
+        attention_sinks=True,
+        window=s.get("sliding_window", default=128),
+        full_attention_every=2,
+        ffn_bias=True,
+        **_experts(s),
+    )
 
 
 def _shared_and_dense(s: _Settings, scores: str) -> Fields:
-    """DeepSeek's names for experts and router, with dense layers first; ``scores``: of the router, if unsaid."""
-    s.only("hidden_act", "silu")
+    """Reads experts and router by DeepSeek's names; the first layers are dense. ``scores``: the router's, if unset."""
     s.only("moe_layer_freq", 1)
     s.only("scoring_func", "softmax", "sigmoid")
-    s.get("topk_method", "num_nextn_predict_layers")  # said by the scores; a head for training
+    s.get("topk_method", "num_nextn_predict_layers")  # the scores tell the method; the head is for training alone
     groups = s.get("n_group", default=1)
     best = s.get("topk_group", default=groups)
     return (BY_BIAS if s.get("scoring_func", default=scores) == "sigmoid" else {}) | {
@@ -252,18 +240,9 @@ def _shared_and_dense(s: _Settings, scores: str) -> Fields:
 def _deepseek(s: _Settings, scores: str = "sigmoid") -> Fields:
     s.only("attention_bias", False)
     s.only("num_key_value_heads", s.need("num_attention_heads"))
-    decoder = {name: value for name, value in _decoder(s).items() if name not in ("n_kv_heads", "d_head")}
-    return (
-        decoder
-        | _shared_and_dense(s, scores)
-        | {
-            "kv_lora_rank": s.need("kv_lora_rank"),
-            "q_lora_rank": s.get("q_lora_rank") or None,
-            "qk_nope_head_dim": s.need("qk_nope_head_dim"),
-            "qk_rope_head_dim": s.need("qk_rope_head_dim"),
-            "v_head_dim": s.need("v_head_dim"),
-        }
-    )
+    mla = {name: s.need(name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
+    mla |= {"q_lora_rank": s.get("q_lora_rank") or None, "n_kv_heads": None, "d_head": None}
+    return _decoder(s, **_shared_and_dense(s, scores), **mla)
 
 
 def _deepseek_v2(s: _Settings) -> Fields:
@@ -272,7 +251,7 @@ def _deepseek_v2(s: _Settings) -> Fields:
 
 def _glm4_moe(s: _Settings) -> Fields:
     norm = "head" if s.flag("use_qk_norm", False) else "none"
-    return _decoder(s) | _biases(s, "qkv") | _shared_and_dense(s, "sigmoid") | {"qk_norm": norm}
+    return _decoder(s, qk_norm=norm, attention_bias=_biases(s, "qkv"), **_shared_and_dense(s, "sigmoid"))
 
 
 def _dbrx(s: _Settings) -> Fields:
@@ -300,23 +279,12 @@ def _dbrx(s: _Settings) -> Fields:
 
 
 def _llama4(s: _Settings) -> Fields:
-    s.only("hidden_act", "silu")
     s.get("use_qk_norm")  # a norm without weights
     layers, every = s.need("num_hidden_layers"), s.whole("interleave_moe_layer_step", 1)
     if s.get("moe_layers") is not None and isinstance(layers, int) and 0 < layers <= 512 and every:
         s.only("moe_layers", list(range(every - 1, layers, every)))
-    return (
-        _decoder(s)
-        | _biases(s, "all")
-        | {
-            "d_expert": s.need("intermediate_size"),
-            "d_dense": s.need("intermediate_size_mlp"),
-            "n_experts": s.need("num_local_experts", "num_experts"),
-            "top_k": s.need("num_experts_per_tok"),
-            "n_shared_experts": 1,
-            "moe_every": every,
-        }
-    )
+    dense = {"d_dense": s.need("intermediate_size_mlp"), "moe_every": every}
+    return _decoder(s, attention_bias=_biases(s, "all"), n_shared_experts=1, **_experts(s), **dense)
 
 
 def _switch(s: _Settings) -> Fields:

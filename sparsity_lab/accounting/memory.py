@@ -1,4 +1,4 @@
-"""What has to be stored and moved: weights, what training adds, the cache; and which of two limits a device meets."""
+"""Counts what has to be stored and moved: the weights, what training adds to them, and the cache of attention."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from sparsity_lab.accounting.parameters import count_parameters
 from sparsity_lab.config import ModelConfig
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
-SCALE = 4  # bytes of the scale of a vector in int8
+SCALE = 4  # bytes of the scale that belongs to a vector in int8
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def bytes_of(dtype: str) -> float:
-    """Bytes a number; also by the short names fp32, bf16, fp16. Raises ValueError for an unknown type."""
+    """Returns the bytes of one number. fp32, bf16 and fp16 are known too. Raises ValueError for an unknown type."""
     name = SHORT.get(dtype, dtype)
     if name not in BYTES:
         raise ValueError(f"dtype={dtype!r} is not known: use one of {', '.join((*BYTES, *SHORT))}")
@@ -20,30 +20,44 @@ def bytes_of(dtype: str) -> float:
 
 
 def cache_elements_per_layer(config: ModelConfig) -> int:
-    """Numbers that one layer's attention keeps for each token (DeepSeek-V2, arXiv 2405.04434, Table 1): keys and values
-    of its key-value heads; for MLA the latent and the RoPE key that all heads share."""
+    """Returns how many numbers one layer's attention keeps per token (DeepSeek-V2, arXiv 2405.04434, Table 1): keys
+    and values of its key-value heads, or for MLA the latent and the RoPE key that all heads share."""
     if config.kv_lora_rank is not None:
         return config.kv_lora_rank + config.rope_dim
     return 2 * config.kv_heads * config.head_dim
 
 
 def cache_bytes(config: ModelConfig, tokens: int, dtype: str = "bfloat16", batch: int = 1) -> float:
-    """Bytes of the cache of ``batch`` sequences of ``tokens`` tokens. Layers with a sliding window keep no more than
-    that. int8 comes with a float32 scale for each vector: a key or value of a head, or a latent."""
-    bytes_a_layer = cache_elements_per_layer(config) * bytes_of(dtype)
+    """Returns the bytes of the cache of ``batch`` sequences of ``tokens`` tokens. A layer with a sliding window keeps
+    no more tokens than the window holds. int8 comes with a float32 scale for each vector: a key or value of a head,
+    or a latent."""
+    bytes_per_layer = cache_elements_per_layer(config) * bytes_of(dtype)
     if dtype == "int8":
-        bytes_a_layer += SCALE * (1 if config.is_mla else 2 * config.kv_heads)
-    return batch * tokens_seen(config, tokens) * bytes_a_layer
+        bytes_per_layer += SCALE * (1 if config.is_mla else 2 * config.kv_heads)
+    return batch * tokens_seen(config, tokens) * bytes_per_layer
 
 
 def cache_bytes_per_token(config: ModelConfig, dtype: str = "bfloat16") -> float:
-    """Of one more token, while no sliding window is full."""
+    """Returns the bytes that one more token adds, until a sliding window is full."""
     return cache_bytes(config, 1, dtype)
+
+
+def attention_twins(config: ModelConfig) -> dict[str, ModelConfig]:
+    """Returns the model with other attention: mha, gqa (8 groups, or the largest number below 8 that fits) and mqa.
+
+    If the model has MLA, the part of a head without positions gives the width of the twins' heads, as in Table 1 of
+    DeepSeek-V2 (arXiv 2405.04434).
+    """
+    groups = max(g for g in range(1, min(8, config.n_heads) + 1) if config.n_heads % g == 0)
+    plain = dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
+    width = config.nope_dim if config.is_mla else config.d_head
+    heads = {"mha": config.n_heads, "gqa": groups, "mqa": 1}
+    return {name: config.replace(**plain, d_head=width, n_kv_heads=n) for name, n in heads.items()}
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes that training holds at once."""
+    """The bytes that training holds at once."""
 
     weights: float
     gradients: float
@@ -58,12 +72,13 @@ class TrainingMemory:
 def training_memory(
     config: ModelConfig, tokens: int, dtype: str = "bfloat16", recompute: bool = False
 ) -> TrainingMemory:
-    """With AdamW, for ``tokens`` tokens in flight.
+    """Returns the bytes that training with AdamW needs for ``tokens`` tokens at a time.
 
-    float32 has weights, gradients and two moments of 4 bytes each. Every other type stands for mixed precision: weights
-    and gradients in it, and in the optimizer float32 master weights and two moments, 12 bytes a weight (ZeRO,
-    arXiv 1910.02054, section 3.1). All weights count, sleeping ones too: they are trained as well. ``recompute`` keeps
-    the inputs of the layers alone, and one layer's activations while they are made anew.
+    In float32, weights, gradients and two moments take 4 bytes each. Every other type stands for mixed precision:
+    weights and gradients are in that type, and the optimizer keeps float32 master weights and two moments, 12 bytes per
+    weight (ZeRO, arXiv 1910.02054, section 3.1). All weights count, because those that are inactive on a token are
+    trained as well. With ``recompute`` only the inputs of the layers are kept, and the activations of one layer while
+    they are recomputed.
     """
     size, weights = bytes_of(dtype), count_parameters(config).total
     optimizer = 8 if size == 4 else 12
@@ -76,17 +91,20 @@ def training_memory(
 
 
 def activations_per_token(config: ModelConfig, recompute: bool = False) -> int:
-    """Numbers a token that the forward pass keeps for the backward pass, if scores are computed anew (as in flash
-    attention) and norms keep no intermediate result: inputs and outputs of norms and of matrices; queries, keys, values
-    and what they give; in each working expert gate, silu(gate), up and their product, and its sorted input and output;
-    the router's distribution; the probabilities of the next token. Plain torch keeps up to a half more."""
+    """Returns how many numbers per token the forward pass keeps for the backward pass, if scores are recomputed (as in
+    flash attention) and norms keep no intermediate result.
+
+    These are the inputs and outputs of norms and of matrices; queries, keys, values and what attention makes of them;
+    in each active expert gate, silu(gate), up and their product, and its sorted input and output; the router's
+    distribution; the probabilities of the next token. Plain torch keeps up to a half more.
+    """
     d, layers, moe_layers = config.d_model, config.n_layers, config.n_moe_layers
     if config.is_mla:
         queries = config.n_heads * (config.nope_dim + config.rope_dim)
         latents = 2 * (config.kv_lora_rank or 0) + config.rope_dim + 2 * (config.q_lora_rank or 0)
         attention = latents + 2 * queries + 2 * config.n_heads * config.value_dim
     else:
-        attention = 2 * (config.n_heads + config.kv_heads) * config.head_dim  # queries, keys, values, what they give
+        attention = 2 * (config.n_heads + config.kv_heads) * config.head_dim  # queries, keys, values, output
         attention += 0 if config.qk_norm == "none" else (config.n_heads + config.kv_heads) * config.head_dim
     hidden = 4 if config.ffn == "swiglu" else 2
     expert = hidden * config.d_expert + (2 * d if config.has_router else 0)

@@ -1,23 +1,23 @@
-"""How many weights a model has, and how many of them work on one token."""
+"""Counts the weights of a model, and those that are active on one token."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from sparsity_lab.config import ModelConfig
 
-Embeddings = Literal["both", "output", "none"]  # which tables of embeddings a count takes in
+Embeddings = Literal["both", "output", "none"]  # which tables of embeddings a count includes
 EMBEDDINGS: tuple[Embeddings, ...] = get_args(Embeddings)
 
-T5_BUCKETS = 32  # relative positions that T5 tells apart (Raffel et al. 2020, arXiv 1910.10683, section 2.1)
+T5_BUCKETS = 32  # relative positions that T5 distinguishes (Raffel et al. 2020, arXiv 1910.10683, section 2.1)
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of weights by part of the model. Biases count with the matrix they follow.
+    """The numbers of weights by part of the model. Biases count with the matrix they follow.
 
-    Laboratories differ in which tables of embeddings their "active parameters" take in, so every sum can be had by
-    each convention: ``both`` tables, the ``output`` table alone (a token multiplies it, but only looks up one row of
-    the input table), or ``none``.
+    Laboratories differ in which tables of embeddings their "active parameters" include, so every sum can be taken by
+    each convention: ``both`` tables, the ``output`` table alone (a token is multiplied by all of it, but only looks up
+    one row of the input table), or ``none``.
     """
 
     embedding: int  # input table, and a table of positions where there is one; a tied table counts as the head
@@ -27,9 +27,9 @@ class Parameters:
     dense: int  # feed-forward parts of the layers without experts
     shared: int
     routed: int  # all routed experts
-    routed_active: int  # the top_k of them that work on a token
+    routed_active: int  # the top_k of them that are active on a token
     head: int  # output table
-    mtp: int = 0  # modules of multi-token prediction: trained, but not part of the model; in no sum below
+    mtp: int = 0  # modules of multi-token prediction: trained, but not part of the model, and in no sum below
 
     @property
     def total(self) -> int:
@@ -40,21 +40,21 @@ class Parameters:
         return self.active_with("both")
 
     def total_with(self, embeddings: Embeddings) -> int:
-        """All weights, with the tables of that convention. Raises ValueError for an unknown one."""
+        """Returns the number of all weights, with the tables of a convention. Raises ValueError for an unknown one."""
         return self._every_token(embeddings) + self.routed
 
     def active_with(self, embeddings: Embeddings) -> int:
-        """The weights that work on a token, with the tables of that convention."""
+        """Returns the number of weights that are active on a token, with the tables of a convention."""
         return self._every_token(embeddings) + self.routed_active
 
     @property
-    def sleeping(self) -> int:
+    def inactive(self) -> int:
         return self.routed - self.routed_active
 
     @property
     def sparsity(self) -> float:
-        """Sparsity by parameters: the share of all weights that sleep on a token. Not S, which counts experts only."""
-        return self.sleeping / self.total
+        """Sparsity by parameters: the share of all weights that are inactive on a token. S counts experts only."""
+        return self.inactive / self.total
 
     def _every_token(self, embeddings: Embeddings) -> int:
         if embeddings not in EMBEDDINGS:
@@ -64,8 +64,9 @@ class Parameters:
 
 
 def count_parameters(config: ModelConfig) -> Parameters:
-    """Equal, to the last one, to the weights of the module built from ``config``, and of Hugging Face's for the
-    presets (tests hold it to both). Scores that only balance the load and are not trained are no parameters."""
+    """Counts the weights of the model that ``config`` describes. Tests compare the count with the module built from the
+    config and with Hugging Face's own models: it is the same to the last weight. Biases that only balance the load, and
+    that no gradient trains, are not counted."""
     d, layers = config.d_model, config.n_layers
     encoder = config.n_encoder_layers
     moe_layers = config.n_moe_layers + encoder // config.moe_every
@@ -90,16 +91,17 @@ def count_parameters(config: ModelConfig) -> Parameters:
 
 
 def _mtp(config: ModelConfig) -> int:
-    """One module (DeepSeek-V3, arXiv 2412.19437, section 2.2): three norms, a matrix to join two vectors, a layer."""
+    """Counts one module: three norms, a matrix that joins two vectors, a layer (DeepSeek-V3, arXiv 2412.19437, 2.2)."""
     layer = count_parameters(config.mtp_layer)
     return layer.total - layer.embedding - layer.head - config.d_model + 3 * config.d_model + 2 * config.d_model**2
 
 
 def attention_matrices(config: ModelConfig) -> dict[str, int]:
-    """Weights of each matrix of one attention part, which are also the multiply-adds of a token through it.
+    """Returns the number of weights of each matrix of one attention block, which is also the number of multiply-adds
+    that a token needs there.
 
-    MLA (DeepSeek-V2, arXiv 2405.04434, section 2.1): q_down and q_up, or q if queries are not compressed; kv_down makes
-    the latent and the shared RoPE key, kv_up keys and values from the latent.
+    MLA (DeepSeek-V2, arXiv 2405.04434, section 2.1) has q_down and q_up, or q if queries are not compressed. kv_down
+    makes the latent and the shared RoPE key; kv_up makes keys and values from the latent.
     """
     d, heads = config.d_model, config.n_heads
     if config.kv_lora_rank is None:
@@ -126,7 +128,7 @@ def _attention(config: ModelConfig) -> int:
 
 
 def _qk_norms(config: ModelConfig) -> int:
-    """Weights of the norms inside one attention part; MLA normalises its latents instead of queries and keys."""
+    """Counts the norms inside one attention block. MLA normalises its latents instead of queries and keys."""
     if config.kv_lora_rank is not None:
         return config.kv_lora_rank + (config.q_lora_rank or 0)
     heads = {"head": 2, "full": config.n_heads + config.kv_heads, "none": 0}[config.qk_norm]
@@ -134,7 +136,7 @@ def _qk_norms(config: ModelConfig) -> int:
 
 
 def _ffn(config: ModelConfig, hidden: int) -> int:
-    """SwiGLU has a gate, an up and a down matrix, a plain network an up and a down matrix."""
+    """Counts a gate, an up and a down matrix for SwiGLU; a plain network has no gate."""
     into = 2 if config.ffn == "swiglu" else 1
     biases = into * hidden + config.d_model if config.ffn_bias else 0
     return (into + 1) * config.d_model * hidden + biases

@@ -44,6 +44,7 @@ def _read() -> dict[str, Preset]:
 
 
 PRESETS = _read()
+MODEL_NAMES = f"a preset ({', '.join(PRESETS)}), or the path of a Hugging Face config.json"  # see `named_model`
 
 
 def preset(name: str) -> Preset:

@@ -1,6 +1,5 @@
 """Executes notebooks without a browser, with papermill, and checks parameters, which papermill does not."""
 
-import argparse
 import ast
 import time
 import tomllib
@@ -9,7 +8,6 @@ from typing import Any
 
 import papermill
 
-FOLDER = Path("notebooks")
 PROFILES = "profiles.toml"  # in the notebooks' folder: parameters by profile and notebook
 KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}
 
@@ -70,34 +68,6 @@ def execute(notebook: Path, output: Path, values: dict[str, Any]) -> float:
     return time.monotonic() - start
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="*", help="which, e.g. 01 or 01_the_magic_dial (default: all)")
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--out", type=Path, default=Path("build/notebooks"))
-    parser.add_argument("--profile", default="ci", help="a set of parameters from profiles.toml, or full (default ci)")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
-
-
-def run_from_command_line(options: argparse.Namespace) -> int:
-    """1 if a notebook failed. Raises ValueError for names and parameters that don't fit."""
-    chosen = find_notebooks(options.folder, options.names)
-    given = {name: _literal(value) for name, value in options.p}
-    jobs = [(path, profile(options.folder, options.profile, path) | given) for path in chosen]
-    for path, values in jobs:
-        check(path, values)
-    failed = 0
-    for path, values in jobs:
-        print(f"{path.name} …", flush=True)
-        try:
-            seconds = execute(path, options.out / path.name, values)
-        except papermill.exceptions.PapermillExecutionError as error:
-            failed += 1
-            print(f"{path.name} FAILED in a cell: {error.ename}: {error.evalue}", flush=True)
-        else:
-            print(f"{path.name} done in {seconds:.0f} s → {options.out / path.name}", flush=True)
-    return int(failed > 0)
-
-
 def find_notebooks(folder: Path, names: list[str]) -> list[Path]:
     """The notebooks whose names start with one of ``names``, or all. Raises ValueError for a name without match."""
     paths = sorted(folder.glob("*.ipynb"))
@@ -109,10 +79,3 @@ def find_notebooks(folder: Path, names: list[str]) -> list[Path]:
                 f"no notebook in {folder} starts with {name!r}; there are {', '.join(p.stem for p in paths)}"
             )
     return [path for path in paths if not names or path.name.startswith(tuple(names))]
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

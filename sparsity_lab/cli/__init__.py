@@ -1,1 +1,1 @@
-"""What works without a browser? The command line: `main` reads the arguments, and each verb has a file."""
+"""What works without a browser? The command line: `main` lists the verbs, and each verb has a file of its name."""

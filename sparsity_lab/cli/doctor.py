@@ -1,18 +1,31 @@
-"""What is installed here, how fast it is, and what to do about what is missing."""
+"""Show what is installed, how fast it is, and what to do about what is missing."""
 
+import argparse
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
-from dataclasses import dataclass
-
-import torch
-
-from sparsity_lab.models.megablocks import supplied, why_not
-from sparsity_lab.training.timing import matmul_rate
+from dataclasses import asdict, dataclass
 
 PACKAGES = ("sparsity-lab", "torch", "numpy", "pandas", "jupyterlab", "ipywidgets", "plotly", "papermill")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    findings = examine()
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            print(f"{'ok ' if finding.ok else '-- '} {finding.name:<12} {finding.value}")
+            if finding.advice:
+                print(f"{'':16} {finding.advice}")
+    return 0 if all(finding.ok or finding.optional for finding in findings) else 1
 
 
 @dataclass(frozen=True)
@@ -25,20 +38,15 @@ class Finding:
 
 
 def find_browser() -> str | None:
-    """The path of the Chromium that draws images and runs the browser tests: ``$BROWSER_PATH`` or one on the PATH."""
+    """Returns the path of the Chromium that draws images and runs the browser tests: ``$BROWSER_PATH``, or one on the
+    PATH."""
     return os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def examine() -> list[Finding]:
-    """Takes about a second: the matrix products are measured."""
-    return [
-        Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
-        *(_package(name) for name in PACKAGES),
-        _device(),
-        *_rates(),
-        _megablocks(),
-        _chromium(),
-    ]
+    """Looks at everything. This takes about a second, because it times matrix products."""
+    system = Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    return [system, *map(_package, PACKAGES), _device(), *_rates(), _megablocks(), _chromium()]
 
 
 def _package(name: str) -> Finding:
@@ -49,32 +57,37 @@ def _package(name: str) -> Finding:
 
 
 def _device() -> Finding:
+    import torch
+
     if torch.cuda.is_available():
         return Finding("device", f"{torch.cuda.get_device_name()}; use it with device='auto', dtype='bfloat16'")
-    return Finding("device", "CPU, no CUDA GPU found; all of the lab runs on it")
+    return Finding("device", "CPU; no CUDA GPU was found, and the whole lab runs without one")
 
 
 def _rates() -> list[Finding]:
-    before, threads = torch.get_num_threads(), os.cpu_count() or 1
-    findings = []
-    for count in sorted({1, threads}):
+    import torch
+
+    from sparsity_lab.training.timing import matmul_rate
+
+    before, findings = torch.get_num_threads(), []
+    for count in sorted({1, os.cpu_count() or 1}):
         torch.set_num_threads(count)
-        findings.append(
-            Finding(f"{count} thread{'s'[: count > 1]}", f"{matmul_rate() / 1e9:.0f} GFLOP/s float32 products")
-        )
+        rate = f"{matmul_rate() / 1e9:.0f} GFLOP/s float32 products"
+        findings.append(Finding(f"{count} thread{'s'[: count > 1]}", rate))
     torch.set_num_threads(before)
     return findings
 
 
 def _megablocks() -> Finding:
+    from sparsity_lab.models import supplied, why_not
+
     reason = why_not()
     if reason is not None:
-        return Finding(
-            "megablocks", "not usable", ok=False, advice=f"{reason}; backend='grouped' gives the same numbers"
-        )
+        advice = f"{reason}; backend='grouped' gives the same numbers"
+        return Finding("megablocks", "not usable", ok=False, advice=advice)
     missing = supplied()
-    stands_in = f"; plain torch stands in for {', '.join(missing)}" if missing else ", all of its compiled pieces"
-    return Finding("megablocks", importlib.metadata.version("megablocks") + stands_in)
+    pieces = f"plain torch stands in for {', '.join(missing)}" if missing else "with all of its compiled pieces"
+    return Finding("megablocks", f"{importlib.metadata.version('megablocks')}; {pieces}")
 
 
 def _chromium() -> Finding:

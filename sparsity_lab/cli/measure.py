@@ -1,25 +1,36 @@
-"""What `sparsity-lab measure` says of a file: as data for --json, and as text."""
+"""Measure how sparse weights are, or a network, by every measure."""
 
+import argparse
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from sparsity_lab.analysis.graphs import degrees_and_weights, of_graph, read_edges
-from sparsity_lab.analysis.sparsity_measures import MEASURES, measure_all
-
 Row = dict[str, float | None]  # None where a measure is not defined
 
 
-def measure(path: Path) -> dict[str, Any]:
-    """Of weights, ``tensors``: every measure by tensor. Of edges, the fields of `network.Network`, and every measure of
-    ``degrees`` and of ``weights``. None where a measure is not defined, as of zeros or of a tensor without numbers.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", help="weights (.safetensors), or edges (.csv with source,target and perhaps weight)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    data = measure_file(Path(options.file))
+    print(json.dumps(data) if options.json else _text(data))
+    return 0
+
+
+def measure_file(path: Path) -> dict[str, Any]:
+    """Returns every measure of each of the ``tensors`` in a file of weights. For a file of edges, returns the fields of
+    `graphs.Network` and every measure of ``degrees`` and of ``weights``. None stands where a measure is not defined, as
+    for zeros or for a tensor without numbers.
 
     Raises ValueError for a missing, foreign or damaged file, and for NaN and infinities, with the tensor's name.
     """
+    from sparsity_lab.analysis.graphs import degrees_and_weights, of_graph, read_edges
+
     if not path.is_file():
         raise ValueError(f"{path} is no file: name a .safetensors or a .csv file")
     if path.suffix == ".safetensors":
@@ -32,6 +43,10 @@ def measure(path: Path) -> dict[str, Any]:
 
 
 def _tensors(path: Path) -> dict[str, Row]:
+    from safetensors import SafetensorError, safe_open
+
+    from sparsity_lab.analysis.sparsity_measures import MEASURES
+
     rows: dict[str, Row] = {}
     try:
         with safe_open(path, "pt") as file:
@@ -47,37 +62,31 @@ def _tensors(path: Path) -> dict[str, Row]:
 
 
 def _row(numbers: Any) -> Row:
+    from sparsity_lab.analysis.sparsity_measures import measure_all
+
     return _defined(measure_all(numbers))
 
 
 def _defined(values: Mapping[str, Any]) -> Row:
-    """As JSON has numbers: whole ones stay whole, NaN is None."""
+    """Returns numbers as JSON has them: whole ones stay whole, NaN becomes None."""
     return {
         name: value if isinstance(value, int) else float(value) if math.isfinite(value) else None
         for name, value in values.items()
     }
 
 
-def text(data: dict[str, Any]) -> str:
-    """``data``: as `measure` gives it."""
+def _text(data: dict[str, Any]) -> str:
+    import pandas as pd
+
+    from sparsity_lab.analysis.sparsity_measures import MEASURES
+
+    lines = [f"{m.name:<13} {m.formula}" for m in MEASURES.values()]
     if "tensors" in data:
-        return _table(data["tensors"])
-    lines = [
-        f"{data['nodes']:,} nodes, {data['edges']:,} edges, {data['density']:.3g} of those there could be",
-        f"sparsity index of the degrees       {_short(data['degree_index'])}  (Gini {_short(data['degree_gini'])})",
-        f"sparsity index of the edge weights  {_short(data['weight_index'])}  (Gini {_short(data['weight_gini'])})",
-        "",
-        _table({name: data[name] for name in ("degrees", "weights")}),
-    ]
-    return "\n".join(lines)
-
-
-def _table(rows: Mapping[str, Row]) -> str:
-    first = max([len(name) for name in rows] + [8])
-    lines = [" " * first + "".join(f"{name:>13}" for name in MEASURES)]
-    lines += [f"{n:<{first}}" + "".join(f"{_short(row[name]):>13}" for name in MEASURES) for n, row in rows.items()]
-    return "\n".join([*lines, "", *(f"{m.name:<13} {m.formula}" for m in MEASURES.values())])
-
-
-def _short(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+        rows, heading = data["tensors"], []
+    else:
+        rows = {
+            f"{part}s": {"sparsity index": data[f"{part}_index"], **data[f"{part}s"]} for part in ("degree", "weight")
+        }
+        heading = [f"{data['nodes']:,} nodes, {data['edges']:,} edges, {data['density']:.3g} of all possible ones", ""]
+    table = pd.DataFrame(rows, dtype=float).T.to_string(na_rep="–", float_format="{:.4g}".format)
+    return "\n".join([*heading, table, "", *lines])

@@ -1,72 +1,77 @@
-"""What `sparsity-lab prune` does with a checkpoint: as data for --json, and as text."""
+"""Turn off weights or experts of a checkpoint, and see what that costs."""
 
+import argparse
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from sparsity_lab import analysis
 from sparsity_lab.accounting import flops_by_part, flops_skipping_zeros
-from sparsity_lab.analysis.expert_pruning import (
-    expert_loads,
-    expert_losses,
-    keep_experts,
-    merge_experts,
-    most,
-    smaller_config,
-)
-from sparsity_lab.analysis.pruning import (
-    Batches,
-    Masks,
-    check,
-    heads,
-    magnitudes,
-    n_of_m,
-    neurons,
-    nonzeros,
-    smallest,
-    unread,
-    wanda,
-)
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.models import Transformer
-from sparsity_lab.training import checkpoint
-from sparsity_lab.training.trainer import Training
+
+if TYPE_CHECKING:
+    from sparsity_lab.analysis.pruning import Batches, Masks
+    from sparsity_lab.models import Transformer
+    from sparsity_lab.training import Training
 
 OF_WEIGHTS = ("magnitude", "magnitude-layer", "wanda", "2:4", "heads", "neurons")
 OF_EXPERTS = ("experts-load", "experts-loss", "merge")
 METHODS = OF_WEIGHTS + OF_EXPERTS
 
-CALIBRATION = 8_192  # tokens to choose by, of text that the run did not read
+CALIBRATION = 8_192  # tokens of text that the run did not read, to choose by
 
 
-def prune(path: Path, method: str, sparsity: float, out: Path | None) -> dict[str, Any]:
-    """Prunes the model of a checkpoint and, with ``out``, writes it there as a checkpoint of the same run: whoever goes
-    on from it trains around the zeros.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a file that `train --checkpoint` wrote")
+    methods = f"{', '.join(OF_WEIGHTS)}; for whole experts {', '.join(OF_EXPERTS)}"
+    parser.add_argument("--method", required=True, help=methods)
+    parser.add_argument("--sparsity", type=float, default=0.5, help="share of them that goes (default 0.5)")
+    parser.add_argument("--out", metavar="FILE", help="write the pruned checkpoint here")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
-    Gives ``loss_before`` and ``loss_after``, held out, nats a byte; ``weights`` before and ``nonzeros`` after by part
-    of the model; forward ``flops`` a token before, and what is left of them for kernels that skip zeros, as
-    ``flops_skipping_zeros``; ``n_experts`` after. Raises ValueError for a file that is no checkpoint, a method that is
-    not known, what the method can't do, and a run that diverged.
+
+def run(options: argparse.Namespace) -> int:
+    out = Path(options.out) if options.out else None
+    data = prune_checkpoint(Path(options.checkpoint), options.method, options.sparsity, out)
+    print(json.dumps(data) if options.json else _text(data))
+    return 0
+
+
+def prune_checkpoint(path: Path, method: str, sparsity: float, out: Path | None) -> dict[str, Any]:
+    """Prunes the model of a checkpoint and, with ``out``, writes a checkpoint of the same run there. A run that resumes
+    from it trains around the zeros.
+
+    Returns the held-out ``loss_before`` and ``loss_after``, in nats per byte; the ``weights`` before and ``nonzeros``
+    after, by part of the model; forward ``flops`` per token before, and those of kernels that skip zeros after, as
+    ``flops_skipping_zeros``; ``n_experts`` after. Raises ValueError for a file that is no checkpoint, an unknown
+    method, what the method can't do, and a run that diverged.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is not known: use one of {', '.join(METHODS)}")
+
+    from sparsity_lab.training import Training, checkpoint
+
     state = checkpoint.peek(path)
     if state is None:
         raise ValueError(f"{path} is no Sparsity Lab checkpoint: name a file that `train --checkpoint` wrote")
     if out is not None:
         checkpoint.check_path(out)
-    model, run = ModelConfig.from_dict(state["model"]), RunConfig.from_dict(state["run"])
-    training = Training(model, run, checkpoint_path=path)
-    weights, before = nonzeros(training.model), training.evaluate()
+    model, config = ModelConfig.from_dict(state["model"]), RunConfig.from_dict(state["run"])
+    training = Training(model, config, checkpoint_path=path)
+    weights, before = analysis.pruning.nonzeros(training.model), training.evaluate()
     if before is None:
         raise ValueError(f"{path} is of a run that diverged: name another checkpoint")
-    batches = unread(training, CALIBRATION)
+
+    batches = analysis.pruning.unread(training, CALIBRATION)
     if method in OF_WEIGHTS:
-        training.prune(masks_of(training.model, method, sparsity, batches))
+        training.prune(_masks(training.model, method, sparsity, batches))
     else:
-        training = _continued(training, without_experts(training.model, method, sparsity, batches))
+        training = _continued(training, _without_experts(training.model, method, sparsity, batches))
     after = training.evaluate()
     if out is not None:
         training.save(out)
-    left = nonzeros(training.model)
+
+    left = analysis.pruning.nonzeros(training.model)
     return {
         "method": method,
         "sparsity": sparsity,
@@ -81,9 +86,36 @@ def prune(path: Path, method: str, sparsity: float, out: Path | None) -> dict[st
     }
 
 
-def _continued(training: Training, smaller: Transformer) -> Training:
-    """The same run with a smaller model; AdamW knows nothing of it yet."""
-    new = Training(smaller.config, training.run_config, corpus=training.corpus)
+def _masks(model: "Transformer", method: str, sparsity: float, batches: "Batches") -> "Masks":
+    """Returns the masks of a method of `OF_WEIGHTS`. All but those by magnitude choose by Wanda's scores."""
+    p = analysis.pruning
+    if method == "2:4" and sparsity != 0.5:
+        raise ValueError(f"sparsity={sparsity:g}: 2:4 keeps two of four, use 0.5")
+    if method.startswith("magnitude"):
+        return p.smallest(p.magnitudes(model), sparsity, "model" if method == "magnitude" else "matrix")
+    scores = p.wanda(model, batches)
+    if method == "2:4":
+        return p.n_of_m(scores)
+    if method == "wanda":
+        return p.smallest(scores, sparsity, "row")
+    return p.neurons(scores, sparsity) if method == "neurons" else p.heads(model, scores, sparsity)
+
+
+def _without_experts(model: "Transformer", method: str, sparsity: float, batches: "Batches") -> "Transformer":
+    """Returns the smaller model of a method of `OF_EXPERTS`: every layer loses round(sparsity·E) experts."""
+    e = analysis.expert_pruning
+    analysis.pruning.check(sparsity)
+    n = model.config.n_experts - round(sparsity * model.config.n_experts)
+    e.smaller_config(model.config, n)  # raises what is wrong before the work begins
+    if method == "experts-loss":
+        return e.keep_experts(model, e.most(e.expert_losses(model, batches), n))
+    loads_LE = e.expert_loads(model, batches)
+    return e.merge_experts(model, loads_LE, n) if method == "merge" else e.keep_experts(model, e.most(loads_LE, n))
+
+
+def _continued(training: "Training", smaller: "Transformer") -> "Training":
+    """Returns the same run with a smaller model, for which AdamW has no moments yet."""
+    new = type(training)(smaller.config, training.run_config, corpus=training.corpus)
     new.model.load_state_dict(smaller.state_dict())
     new.masks = {name: new.model.get_parameter(name).detach() != 0 for name in training.masks}
     new.steps_done = new.plan.steps if training.done else min(training.steps_done, new.plan.steps)
@@ -91,44 +123,17 @@ def _continued(training: Training, smaller: Transformer) -> Training:
     return new
 
 
-def text(data: dict[str, Any]) -> str:
-    """``data``: as `prune` gives it."""
+def _text(data: dict[str, Any]) -> str:
+    import pandas as pd
+
+    table = pd.DataFrame({"not 0 before": data["weights"], "not 0 after": data["nonzeros"]})
+    table = table[table["not 0 before"] > 0]
+    table.loc["all"] = table.sum()
+    table["left"] = table["not 0 after"] / table["not 0 before"]
+    rows = table.to_string(formatters=["{:,}".format, "{:,}".format, "{:.1%}".format])
+
     losses = f"{data['loss_before']:.4f} → {data['loss_after']:.4f}"
-    rows = [(part, weights, data["nonzeros"][part]) for part, weights in data["weights"].items() if weights]
-    rows.append(("all", sum(data["weights"].values()), sum(data["nonzeros"].values())))
-    return "\n".join(
-        [
-            f"{data['method']}, sparsity {data['sparsity']:g}: held-out loss {losses} nats a byte",
-            "",
-            f"{'':<12}{'not 0 before':>14}{'not 0 after':>14}{'left':>8}",
-            *(f"{part:<12}{weights:>14,}{left:>14,}{left / weights:>8.1%}" for part, weights, left in rows),
-            "",
-            f"forward FLOPs a token: {data['flops']:,}; if kernels skipped zeros {data['flops_skipping_zeros']:,.0f}",
-            *([f"written to {data['out']}"] if data["out"] else []),
-        ]
-    )
-
-
-def masks_of(model: Transformer, method: str, sparsity: float, batches: Batches) -> Masks:
-    """The masks of a method of `OF_WEIGHTS`; all but the magnitudes' and 2:4's choose by Wanda's scores."""
-    if method == "2:4":
-        if sparsity != 0.5:
-            raise ValueError(f"sparsity={sparsity:g}: 2:4 keeps two of four, use 0.5")
-        return n_of_m(wanda(model, batches))
-    if method.startswith("magnitude"):
-        return smallest(magnitudes(model), sparsity, "model" if method == "magnitude" else "matrix")
-    scores = wanda(model, batches)
-    if method == "wanda":
-        return smallest(scores, sparsity, "row")
-    return neurons(scores, sparsity) if method == "neurons" else heads(model, scores, sparsity)
-
-
-def without_experts(model: Transformer, method: str, sparsity: float, batches: Batches) -> Transformer:
-    """The smaller model of a method of `OF_EXPERTS`: round(sparsity·E) experts a layer go."""
-    check(sparsity)
-    n = model.config.n_experts - round(sparsity * model.config.n_experts)
-    smaller_config(model.config, n)  # says what is wrong before the work
-    if method == "experts-loss":
-        return keep_experts(model, most(expert_losses(model, batches), n))
-    loads_LE = expert_loads(model, batches)
-    return merge_experts(model, loads_LE, n) if method == "merge" else keep_experts(model, most(loads_LE, n))
+    heading = f"{data['method']}, sparsity {data['sparsity']:g}: held-out loss {losses} nats per byte"
+    flops = f"{data['flops']:,}, or {data['flops_skipping_zeros']:,.0f} if kernels skipped zeros"
+    written = f"\nwritten to {data['out']}" if data["out"] else ""
+    return f"{heading}\n\n{rows}\n\nforward FLOPs per token: {flops}{written}"

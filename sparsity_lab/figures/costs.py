@@ -31,7 +31,7 @@ LONG = 150  # left margin for names of models
 def weights_by_part(config: ModelConfig) -> dict[str, int]:
     """Weights of each of `PARTS`; the keys of parts a model lacks have 0."""
     count = count_parameters(config)
-    feed_forward = {"dense": count.dense + count.shared, "routed": count.routed_active, "sleeping": count.sleeping}
+    feed_forward = {"dense": count.dense + count.shared, "routed": count.routed_active, "sleeping": count.inactive}
     if not config.has_router:  # the one network of a dense model is no expert
         feed_forward = {"dense": count.dense + count.shared + count.routed, "routed": 0, "sleeping": 0}
     return {

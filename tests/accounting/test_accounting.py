@@ -70,7 +70,7 @@ def test_counts_are_the_live_modules(config: ModelConfig) -> None:
 @given(config=st.from_type(ModelConfig), token=st.integers(0, 1), seed=st.integers(0, 9))
 @example(config=ModelConfig(n_experts=8, top_k=3, n_shared_experts=1), token=0, seed=0)
 def test_active_weights_are_those_a_token_uses(config: ModelConfig, token: int, seed: int) -> None:
-    """One token's gradient reaches just the experts that work on it, and all of the other weights."""
+    """One token's gradient reaches just the experts that are active on it, and all of the other weights."""
     torch.manual_seed(seed)
     config = config.replace(mtp_depth=0)
     model = Transformer(config.replace(balance_loss=0, z_loss=0), "naive")
@@ -85,7 +85,7 @@ def test_active_weights_are_those_a_token_uses(config: ModelConfig, token: int, 
             active += weight.numel()
     count = count_parameters(config)
     assert count.active == active
-    assert count.sleeping == count.total - active
+    assert count.inactive == count.total - active
     assert count.sparsity == pytest.approx(1 - active / count.total)
 
 

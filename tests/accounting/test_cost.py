@@ -18,7 +18,7 @@ from sparsity_lab.accounting import (
     flops_per_token,
     prefill_flops,
 )
-from sparsity_lab.accounting.cost import Work, bill, decode_work, experts_touched, utilisation
+from sparsity_lab.accounting.cost import Work, bill, decode_work, experts_touched, training_bill, utilisation
 from sparsity_lab.accounting.devices import DEVICES, device
 from sparsity_lab.accounting.memory import (
     activations_per_token,
@@ -28,7 +28,6 @@ from sparsity_lab.accounting.memory import (
     training_memory,
 )
 from sparsity_lab.accounting.presets import PRESETS, preset
-from sparsity_lab.cli.report import cost
 from sparsity_lab.config import ModelConfig
 
 DECODERS = [case for case in PRESETS.values() if not case.config.n_encoder_layers]
@@ -171,8 +170,8 @@ def test_the_bill_of_deepseek_v3() -> None:
     assert paid.device_hours == pytest.approx(2.788e6)
     assert paid.dollars == pytest.approx(5.576e6)
     assert paid.days_on(2048) == pytest.approx(2.788e6 / 2048 / 24)
-    ours = cost(preset("deepseek-v3").config, 14.8e12, h800, 0.217, "fp8", "6ND")
-    assert ours["device_hours"] == pytest.approx(2.788e6, rel=0.015)
+    ours = training_bill(preset("deepseek-v3").config, 14.8e12, h800, 0.217, "fp8")
+    assert ours.device_hours == pytest.approx(2.788e6, rel=0.015)
 
 
 def test_v2_against_the_dense_67b() -> None:

@@ -201,7 +201,7 @@ def test_text_part_of_a_model_of_images() -> None:
         ("[" * 100_000, "nested too deeply|not valid JSON"),
         ('{"n": ' + "9" * 5_000 + "}", "not valid JSON"),
         (" " * 1_000_001, "more than 1,000,000 bytes"),
-        ('{"model_type": "llama", "vocab_size": NaN}', "num_attention_heads is missing"),
+        ('{"model_type": "llama", "vocab_size": NaN}', "intermediate_size is missing"),
         (json.dumps(LLAMA_8B | {"vocab_size": math.nan}), "vocab_size=nan must be a whole"),
     ],
 )

@@ -350,7 +350,7 @@ def test_cost(capsys: Capture) -> None:
 
 def test_compare(capsys: Capture) -> None:
     rows = {row["what"]: row for row in answer(["compare", "deepseek-67b", "deepseek-v3"], capsys)["rows"]}
-    assert rows["cache, bytes a token in bfloat16"]["b"] == 70_272
+    assert rows["cache, bytes per token in bfloat16"]["b"] == 70_272
     assert rows["sparsity by experts"]["a"] == 0
     assert main(["compare", "switch-base-8", "gpt2"]) == 0
     out = capsys.readouterr().out
@@ -395,7 +395,11 @@ def test_optimum(capsys: Capture) -> None:
     assert answer(["optimum", "--law", "ludziejewski", "--compute", "1e20"], capsys)["n_total"] is None
     assert main(["optimum", "--law", "besiroglu", "--compute", "5.76e23"]) == 0
     text = capsys.readouterr().out
-    for words in ("72.25B in all", "1.329T, 18.4 for each", "Careful: N = 7.225e+10 is outside 7e+07 to 1.6e+10"):
+    for words in (
+        "72.25B in total",
+        "1.329T, 18.4 per active parameter",
+        "Careful: N = 7.225e+10 is outside 7e+07 to 1.6e+10",
+    ):
         assert words in text
     for more, message in (
         (["--compute", "-1"], "compute=-1 must be above 0"),
@@ -451,7 +455,7 @@ def test_fit_of_one_granularity(tmp_path: Path, capsys: Capture, monkeypatch: py
     monkeypatch.setattr(runs, "load_frame", lambda folder: both)
     arguments = ["fit", str(tmp_path), "--law", "reduced", "--bootstraps", "10"]
     assert failed(arguments, capsys).startswith(
-        "the runs have top_k=1 and 4, and laws know no granularity: add --top-k 1"
+        "the runs have top_k=1 and 4, and these laws have no granularity: add --top-k 1"
     )
     assert main([*arguments, "--top-k", "1"]) == 0
     assert f"{len(frame)} runs" in capsys.readouterr().out
@@ -502,7 +506,7 @@ def test_measure_a_network(tmp_path: Path, capsys: Capture) -> None:
     assert data["weights"]["l1"] == -6
     assert list(data["degrees"]) == list(data["weights"]) == list(MEASURES)
     assert main(["measure", str(path)]) == 0
-    assert "4 nodes, 3 edges, 0.5 of those there could be" in capsys.readouterr().out
+    assert "4 nodes, 3 edges, 0.5 of all possible ones" in capsys.readouterr().out
 
 
 def test_measure_mistakes(tmp_path: Path, capsys: Capture) -> None:
@@ -585,7 +589,7 @@ def test_prune_twice_and_read_it(trained: Path, tmp_path: Path, capsys: Capture)
 def test_prune_in_words(trained: Path, capsys: Capture) -> None:
     assert main(["prune", str(trained), "--method", "2:4"]) == 0
     text = capsys.readouterr().out
-    assert all(words in text for words in ("2:4, sparsity 0.5: held-out loss", "nats a byte", "routed", "50.0%"))
+    assert all(words in text for words in ("2:4, sparsity 0.5: held-out loss", "nats per byte", "routed", "50.0%"))
     assert "written" not in text
 
 

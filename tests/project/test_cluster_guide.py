@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsity_lab.cli.main import _parser
+from sparsity_lab.cli.main import build_parser
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
 SLURM, KUBERNETES = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -50,5 +50,5 @@ def test_the_command_is_understood() -> None:
     commands = re.findall(r"sparsity-lab (sweep .*?)(?:`|\n)", TEXT)
     assert len(commands) == 3
     for command in commands:
-        options = _parser().parse_args(command.split())
+        options = build_parser().parse_args(command.split())
         assert (options.grid, options.out) == ("grid.toml", "runs")

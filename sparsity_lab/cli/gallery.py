@@ -1,0 +1,19 @@
+"""Turn executed notebooks into pages that need neither Python nor a network."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--notebooks", type=Path, default=Path("build/notebooks"), help="a folder of executed notebooks"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/gallery"), help="folder of the pages")
+
+
+def run(options: argparse.Namespace) -> int:
+    from sparsity_lab.classroom import gallery
+
+    pages = gallery.build(options.notebooks, options.out, Path("README.md"))
+    print(f"{len(pages)} notebooks → {options.out / 'index.html'}")
+    return 0

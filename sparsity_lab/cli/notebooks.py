@@ -1,0 +1,45 @@
+"""Execute notebooks without a browser."""
+
+import argparse
+import ast
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", help="which ones, e.g. 01 or 01_the_magic_dial (default: all)")
+    parser.add_argument("--folder", type=Path, default=Path("notebooks"), help="where they are (default notebooks)")
+    parser.add_argument("--out", type=Path, default=Path("build/notebooks"), help="folder for the executed ones")
+    parser.add_argument("--profile", default="ci", help="a set of parameters from profiles.toml, or full (default ci)")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
+
+
+def run(options: argparse.Namespace) -> int:
+    from papermill.exceptions import PapermillExecutionError
+
+    from sparsity_lab.classroom.execute import check, execute, find_notebooks, profile
+
+    given = {name: _literal(value) for name, value in options.p}
+    notebooks = find_notebooks(options.folder, options.names)
+    jobs = [(path, profile(options.folder, options.profile, path) | given) for path in notebooks]
+    for path, values in jobs:  # all of them, before the first one runs
+        check(path, values)
+
+    failed = 0
+    for path, values in jobs:
+        print(f"{path.name} …", flush=True)
+        try:
+            seconds = execute(path, options.out / path.name, values)
+        except PapermillExecutionError as error:
+            failed += 1
+            print(f"{path.name} FAILED in a cell: {error.ename}: {error.evalue}", flush=True)
+        else:
+            print(f"{path.name} done in {seconds:.0f} s → {options.out / path.name}", flush=True)
+    return int(failed > 0)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

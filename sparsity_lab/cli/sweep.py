@@ -1,0 +1,39 @@
+"""Train a grid of runs on all cores or on a cluster; a sweep that is started again resumes."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("grid", help="a TOML file with [[runs]] tables: width, sparsity, budget, seed, …")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the records, one file per run")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, help="processes on this machine (default: one per core)")
+    where.add_argument("--scheduler", metavar="ADDR", help="address of a Dask cluster, e.g. tcp://host:8786")
+    parser.add_argument("--estimate", action="store_true", help="say how long it would take, and train nothing")
+
+
+def run(options: argparse.Namespace) -> int:
+    from sparsity_lab.runs.grid import read_grid
+    from sparsity_lab.runs.provenance import write_provenance
+    from sparsity_lab.runs.sweep import estimate, missing, sweep
+    from sparsity_lab.training.corpus import load_corpus
+    from sparsity_lab.training.timing import calibrate
+
+    if options.workers is not None and options.workers < 1:
+        raise ValueError(f"workers={options.workers} must be at least 1")
+    pairs, folder = read_grid(options.grid), Path(options.out)
+    todo = missing(pairs, folder)
+
+    speed = calibrate(load_corpus(todo[0][1].corpus)) if todo else None
+    print(estimate(todo, folder, options.workers, speed).summary(), file=sys.stderr)
+    if options.estimate:
+        return 0
+
+    progress = sweep(pairs, folder, workers=options.workers, scheduler=options.scheduler, speed=speed)
+    write_provenance(folder, f"sparsity-lab sweep {Path(options.grid).name} --out .")
+    print(progress.summary())
+    if progress.done + progress.failed < progress.total:
+        return 130  # interrupted
+    return 1 if progress.failed else 0
