@@ -124,6 +124,11 @@ Fields = dict[str, Any]
 BY_BIAS: Fields = {"router": "sigmoid", "bias_rate": 0.001, "balance_loss": 1e-4, "z_loss": 0.0}
 
 
+def _needed(s: _Settings, **settings: str) -> Fields:
+    """Reads fields of a config from the settings that hold them, which must all be set."""
+    return {field: s.need(name) for field, name in settings.items()}
+
+
 def _decoder(s: _Settings, **fields: Any) -> Fields:
     """Reads what decoders share. Queries and keys have no norm, unless the ``fields`` of one kind of model say so."""
     theta = s.get("rope_theta")
@@ -131,21 +136,24 @@ def _decoder(s: _Settings, **fields: Any) -> Fields:
     if theta is None and isinstance(nested, dict):
         theta = nested.get("rope_theta")
 
-    heads = s.need("num_attention_heads")
-    shared = {
-        "vocab_size": s.need("vocab_size"),
-        "context": s.need("max_position_embeddings"),
-        "d_model": s.need("hidden_size"),
-        "n_layers": s.need("num_hidden_layers"),
-        "n_heads": heads,
-        "n_kv_heads": s.get("num_key_value_heads", default=heads),
+    shape = _needed(
+        s,
+        vocab_size="vocab_size",
+        context="max_position_embeddings",
+        d_model="hidden_size",
+        n_layers="num_hidden_layers",
+        n_heads="num_attention_heads",
+    )
+    s.only("hidden_act", "silu")
+    return {
+        **shape,
+        "n_kv_heads": s.get("num_key_value_heads", default=shape["n_heads"]),
         "d_head": s.get("head_dim"),
         "rope_base": theta if theta is not None else 10_000,
         "tied_embeddings": s.flag("tie_word_embeddings", False),
         "qk_norm": "none",
+        **fields,
     }
-    s.only("hidden_act", "silu")
-    return shared | fields
 
 
 def _experts(s: _Settings, count: str = "num_local_experts", width: str = "intermediate_size") -> Fields:
@@ -228,12 +236,10 @@ def _shared_and_dense(s: _Settings, scores: str) -> Fields:
         "n_groups": groups,
         "top_groups": None if best == groups else best,
         "route_scale": s.get("routed_scaling_factor", default=1.0),
-        "d_dense": s.need("intermediate_size"),
-        "d_expert": s.need("moe_intermediate_size"),
-        "n_experts": s.need("n_routed_experts"),
-        "top_k": s.need("num_experts_per_tok"),
         "n_shared_experts": s.get("n_shared_experts", default=0),
         "n_dense_layers": s.whole("first_k_dense_replace", 0),
+        **_needed(s, d_dense="intermediate_size", d_expert="moe_intermediate_size"),
+        **_needed(s, n_experts="n_routed_experts", top_k="num_experts_per_tok"),
     }
 
 
@@ -243,10 +249,6 @@ def _deepseek(s: _Settings, scores: str = "sigmoid") -> Fields:
     mla = {name: s.need(name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
     mla |= {"q_lora_rank": s.get("q_lora_rank") or None, "n_kv_heads": None, "d_head": None}
     return _decoder(s, **_shared_and_dense(s, scores), **mla)
-
-
-def _deepseek_v2(s: _Settings) -> Fields:
-    return _deepseek(s, "softmax")
 
 
 def _glm4_moe(s: _Settings) -> Fields:
@@ -260,19 +262,14 @@ def _dbrx(s: _Settings) -> Fields:
         raise ValueError("attn_config and ffn_config must be JSON objects")
     a, f = _Settings(attention), _Settings(ffn)
     f.only("ffn_act_fn", {"name": "silu"})
+    same = {name: name for name in ("vocab_size", "d_model", "n_layers", "n_heads")}
     fields = {
-        "vocab_size": s.need("vocab_size"),
-        "context": s.need("max_seq_len"),
-        "d_model": s.need("d_model"),
-        "n_layers": s.need("n_layers"),
-        "n_heads": s.need("n_heads"),
-        "n_kv_heads": a.need("kv_n_heads"),
+        **_needed(s, context="max_seq_len", **same),
+        **_needed(a, n_kv_heads="kv_n_heads"),
+        **_needed(f, d_expert="ffn_hidden_size", n_experts="moe_num_experts", top_k="moe_top_k"),
         "rope_base": a.get("rope_theta", default=10_000),
         "tied_embeddings": s.flag("tie_word_embeddings", False),
         "qk_norm": "none",
-        "d_expert": f.need("ffn_hidden_size"),
-        "n_experts": f.need("moe_num_experts"),
-        "top_k": f.need("moe_top_k"),
     }
     f.refuse_unread("dbrx")
     return fields
@@ -301,15 +298,11 @@ def _switch(s: _Settings) -> Fields:
             f"share of the layers in both halves, and not 0"
         )
     return {
-        "vocab_size": s.need("vocab_size"),
+        **_needed(s, vocab_size="vocab_size", d_model="d_model", n_heads="num_heads", d_head="d_kv"),
+        **_needed(s, d_expert="d_ff", d_dense="d_ff"),
         "context": s.get("n_positions", default=512),
-        "d_model": s.need("d_model"),
         "n_layers": layers,
         "n_encoder_layers": encoder,
-        "n_heads": s.need("num_heads"),
-        "d_head": s.need("d_kv"),
-        "d_expert": s.need("d_ff"),
-        "d_dense": s.need("d_ff"),
         "n_experts": s.need("num_experts", "num_local_experts"),
         "moe_every": layers // sparse,
         "ffn": "plain",
@@ -324,11 +317,8 @@ def _gpt2(s: _Settings) -> Fields:
     if s.get("n_inner") is None and not isinstance(width, int):
         raise ValueError(f"n_embd={str(width)[:40]} must be a whole number")
     return {
-        "vocab_size": s.need("vocab_size"),
-        "context": s.need("n_positions"),
+        **_needed(s, vocab_size="vocab_size", context="n_positions", n_layers="n_layer", n_heads="n_head"),
         "d_model": width,
-        "n_layers": s.need("n_layer"),
-        "n_heads": s.need("n_head"),
         "d_expert": s.get("n_inner") or 4 * width,
         "ffn": "plain",
         "ffn_bias": True,
@@ -350,7 +340,7 @@ READERS: dict[str, Callable[[_Settings], Fields]] = {
     "olmoe": _olmoe,
     "qwen3_moe": _qwen3_moe,
     "gpt_oss": _gpt_oss,
-    "deepseek_v2": _deepseek_v2,
+    "deepseek_v2": lambda s: _deepseek(s, "softmax"),
     "deepseek_v3": _deepseek,
     "kimi_k2": _deepseek,
     "glm4_moe": _glm4_moe,

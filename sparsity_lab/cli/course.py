@@ -5,12 +5,14 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparsity_lab.classroom.assignments import ASSIGNMENTS, CELL_SECONDS, MEMORY, SECONDS, names, release
 
 if TYPE_CHECKING:
     from sparsity_lab.classroom.grading import Course
+
+WRITTEN = "Marks: {0}/marks.csv; feedback: {0}/feedback"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +68,7 @@ def _grade(options: argparse.Namespace) -> None:
 
     release(options.source, course.folder)
     limits = Limits(options.cell_seconds, options.seconds)
-    rows: list[dict[str, Any]] = []
+    rows = []
     for submission in todo:
         start = time.monotonic()
         row = course.grade(submission, sandbox, limits)
@@ -75,7 +77,7 @@ def _grade(options: argparse.Namespace) -> None:
         print(f"{label}: {points} in {time.monotonic() - start:.0f} s; {row['status']}", flush=True)
         rows.append(row)
         write_marks(course.folder / "marks.csv", rows)  # after each one, in case the next is interrupted
-    _say_where(course)
+    print(WRITTEN.format(course.folder))
 
 
 def _marks(options: argparse.Namespace) -> None:
@@ -87,7 +89,7 @@ def _marks(options: argparse.Namespace) -> None:
         course.feedback(student, assignment)
         rows.append(course.row(student, assignment))
     write_marks(course.folder / "marks.csv", rows)
-    _say_where(course)
+    print(WRITTEN.format(course.folder))
 
 
 def _open(options: argparse.Namespace) -> "Course":
@@ -96,7 +98,3 @@ def _open(options: argparse.Namespace) -> "Course":
     options.out.mkdir(parents=True, exist_ok=True)
     options.out.chmod(0o700)  # nobody else may read marks
     return Course(options.source, options.out)
-
-
-def _say_where(course: "Course") -> None:
-    print(f"Marks: {course.folder / 'marks.csv'}; feedback: {course.folder / 'feedback'}")

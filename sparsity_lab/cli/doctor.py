@@ -38,8 +38,7 @@ class Finding:
 
 
 def find_browser() -> str | None:
-    """Returns the path of the Chromium that draws images and runs the browser tests: ``$BROWSER_PATH``, or one on the
-    PATH."""
+    """Returns the path of a Chromium, for images and browser tests: ``$BROWSER_PATH``, or one on the PATH."""
     return os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
@@ -69,30 +68,27 @@ def _rates() -> list[Finding]:
 
     from sparsity_lab.training.timing import matmul_rate
 
-    before, findings = torch.get_num_threads(), []
+    before, rates = torch.get_num_threads(), {}
     for count in sorted({1, os.cpu_count() or 1}):
         torch.set_num_threads(count)
-        rate = f"{matmul_rate() / 1e9:.0f} GFLOP/s float32 products"
-        findings.append(Finding(f"{count} thread{'s'[: count > 1]}", rate))
+        rates[f"{count} thread{'s'[: count > 1]}"] = matmul_rate()
     torch.set_num_threads(before)
-    return findings
+    return [Finding(name, f"{rate / 1e9:.0f} GFLOP/s float32 products") for name, rate in rates.items()]
 
 
 def _megablocks() -> Finding:
     from sparsity_lab.models import supplied, why_not
 
-    reason = why_not()
-    if reason is not None:
+    if (reason := why_not()) is not None:
         advice = f"{reason}; backend='grouped' gives the same numbers"
         return Finding("megablocks", "not usable", ok=False, advice=advice)
-    missing = supplied()
-    pieces = f"plain torch stands in for {', '.join(missing)}" if missing else "with all of its compiled pieces"
+    missing = ", ".join(supplied())
+    pieces = f"plain torch stands in for {missing}" if missing else "with all of its compiled pieces"
     return Finding("megablocks", f"{importlib.metadata.version('megablocks')}; {pieces}")
 
 
 def _chromium() -> Finding:
-    path = find_browser()
-    if path:
+    if path := find_browser():
         return Finding("chromium", path)
     advice = "only the browser tests and pictures of figures need it: `sudo apt install chromium`, or set BROWSER_PATH"
     return Finding("chromium", "not found", ok=False, advice=advice)

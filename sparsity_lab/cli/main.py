@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Reads the verbs' files, whose docstrings are their help. They import torch and other slow packages inside `run`, so
-    that a verb which only counts starts at once."""
+    """Reads the verbs' files, whose docstrings are the help. They import slow packages, such as torch, inside `run`,
+    so that a verb which only counts starts at once."""
     parser = argparse.ArgumentParser(prog="sparsity-lab", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")

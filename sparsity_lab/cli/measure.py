@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sparsity_lab import analysis  # a room is imported when one of its names is used
+
 Row = dict[str, float | None]  # None where a measure is not defined
 
 
@@ -29,31 +31,26 @@ def measure_file(path: Path) -> dict[str, Any]:
 
     Raises ValueError for a missing, foreign or damaged file, and for NaN and infinities, with the tensor's name.
     """
-    from sparsity_lab.analysis.graphs import degrees_and_weights, of_graph, read_edges
-
     if not path.is_file():
         raise ValueError(f"{path} is no file: name a .safetensors or a .csv file")
     if path.suffix == ".safetensors":
         return {"tensors": _tensors(path)}
     if path.suffix == ".csv":
-        graph = read_edges(path)
-        degrees, weights = degrees_and_weights(graph)
-        return _defined(asdict(of_graph(graph))) | {"degrees": _row(degrees), "weights": _row(weights)}
+        graph = analysis.graphs.read_edges(path)
+        degrees, weights = map(_measures, analysis.graphs.degrees_and_weights(graph))
+        return _defined(asdict(analysis.graphs.of_graph(graph))) | {"degrees": degrees, "weights": weights}
     raise ValueError(f"{path} must be a .safetensors file of weights or a .csv file of edges")
 
 
 def _tensors(path: Path) -> dict[str, Row]:
     from safetensors import SafetensorError, safe_open
 
-    from sparsity_lab.analysis.sparsity_measures import MEASURES
-
     rows: dict[str, Row] = {}
     try:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
                 try:
-                    tensor = file.get_tensor(name)
-                    rows[name] = _row(tensor) if tensor.numel() else dict.fromkeys(MEASURES)
+                    rows[name] = _measures(file.get_tensor(name))
                 except ValueError as error:
                     raise ValueError(f"{path}: {name}: {error}") from None
     except SafetensorError as error:
@@ -61,32 +58,25 @@ def _tensors(path: Path) -> dict[str, Row]:
     return rows
 
 
-def _row(numbers: Any) -> Row:
-    from sparsity_lab.analysis.sparsity_measures import measure_all
-
-    return _defined(measure_all(numbers))
+def _measures(numbers: Any) -> Row:
+    measures = analysis.sparsity_measures
+    return _defined(measures.measure_all(numbers)) if math.prod(numbers.shape) else dict.fromkeys(measures.MEASURES)
 
 
 def _defined(values: Mapping[str, Any]) -> Row:
     """Returns numbers as JSON has them: whole ones stay whole, NaN becomes None."""
-    return {
-        name: value if isinstance(value, int) else float(value) if math.isfinite(value) else None
-        for name, value in values.items()
-    }
+    return {n: v if isinstance(v, int) else float(v) if math.isfinite(v) else None for n, v in values.items()}
 
 
 def _text(data: dict[str, Any]) -> str:
     import pandas as pd
 
-    from sparsity_lab.analysis.sparsity_measures import MEASURES
-
-    lines = [f"{m.name:<13} {m.formula}" for m in MEASURES.values()]
-    if "tensors" in data:
-        rows, heading = data["tensors"], []
-    else:
+    rows, heading = data.get("tensors"), ""
+    if rows is None:
         rows = {
-            f"{part}s": {"sparsity index": data[f"{part}_index"], **data[f"{part}s"]} for part in ("degree", "weight")
+            f"{part}s": {"sparsity index": data[f"{part}_index"]} | data[f"{part}s"] for part in ("degree", "weight")
         }
-        heading = [f"{data['nodes']:,} nodes, {data['edges']:,} edges, {data['density']:.3g} of all possible ones", ""]
+        heading = f"{data['nodes']:,} nodes, {data['edges']:,} edges, {data['density']:.3g} of all possible ones\n\n"
     table = pd.DataFrame(rows, dtype=float).T.to_string(na_rep="–", float_format="{:.4g}".format)
-    return "\n".join([*heading, table, "", *lines])
+    formulas = [f"{m.name:<13} {m.formula}" for m in analysis.sparsity_measures.MEASURES.values()]
+    return "\n".join([heading + table, "", *formulas])

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsity_lab import analysis
+from sparsity_lab import analysis  # a room is imported when one of its names is used
 from sparsity_lab.accounting import flops_by_part, flops_skipping_zeros
 from sparsity_lab.config import ModelConfig, RunConfig
 
@@ -51,6 +51,7 @@ def prune_checkpoint(path: Path, method: str, sparsity: float, out: Path | None)
 
     from sparsity_lab.training import Training, checkpoint
 
+    pruning = analysis.pruning
     state = checkpoint.peek(path)
     if state is None:
         raise ValueError(f"{path} is no Sparsity Lab checkpoint: name a file that `train --checkpoint` wrote")
@@ -58,11 +59,11 @@ def prune_checkpoint(path: Path, method: str, sparsity: float, out: Path | None)
         checkpoint.check_path(out)
     model, config = ModelConfig.from_dict(state["model"]), RunConfig.from_dict(state["run"])
     training = Training(model, config, checkpoint_path=path)
-    weights, before = analysis.pruning.nonzeros(training.model), training.evaluate()
+    weights, before = pruning.nonzeros(training.model), training.evaluate()
     if before is None:
         raise ValueError(f"{path} is of a run that diverged: name another checkpoint")
 
-    batches = analysis.pruning.unread(training, CALIBRATION)
+    batches = pruning.unread(training, CALIBRATION)
     if method in OF_WEIGHTS:
         training.prune(_masks(training.model, method, sparsity, batches))
     else:
@@ -71,7 +72,7 @@ def prune_checkpoint(path: Path, method: str, sparsity: float, out: Path | None)
     if out is not None:
         training.save(out)
 
-    left = analysis.pruning.nonzeros(training.model)
+    left = pruning.nonzeros(training.model)
     return {
         "method": method,
         "sparsity": sparsity,
@@ -88,29 +89,31 @@ def prune_checkpoint(path: Path, method: str, sparsity: float, out: Path | None)
 
 def _masks(model: "Transformer", method: str, sparsity: float, batches: "Batches") -> "Masks":
     """Returns the masks of a method of `OF_WEIGHTS`. All but those by magnitude choose by Wanda's scores."""
-    p = analysis.pruning
+    pruning = analysis.pruning
     if method == "2:4" and sparsity != 0.5:
         raise ValueError(f"sparsity={sparsity:g}: 2:4 keeps two of four, use 0.5")
     if method.startswith("magnitude"):
-        return p.smallest(p.magnitudes(model), sparsity, "model" if method == "magnitude" else "matrix")
-    scores = p.wanda(model, batches)
+        return pruning.smallest(pruning.magnitudes(model), sparsity, "model" if method == "magnitude" else "matrix")
+    scores = pruning.wanda(model, batches)
     if method == "2:4":
-        return p.n_of_m(scores)
+        return pruning.n_of_m(scores)
     if method == "wanda":
-        return p.smallest(scores, sparsity, "row")
-    return p.neurons(scores, sparsity) if method == "neurons" else p.heads(model, scores, sparsity)
+        return pruning.smallest(scores, sparsity, "row")
+    return pruning.neurons(scores, sparsity) if method == "neurons" else pruning.heads(model, scores, sparsity)
 
 
 def _without_experts(model: "Transformer", method: str, sparsity: float, batches: "Batches") -> "Transformer":
     """Returns the smaller model of a method of `OF_EXPERTS`: every layer loses round(sparsity·E) experts."""
-    e = analysis.expert_pruning
+    experts = analysis.expert_pruning
     analysis.pruning.check(sparsity)
     n = model.config.n_experts - round(sparsity * model.config.n_experts)
-    e.smaller_config(model.config, n)  # raises what is wrong before the work begins
+    experts.smaller_config(model.config, n)  # raises what is wrong before the work begins
     if method == "experts-loss":
-        return e.keep_experts(model, e.most(e.expert_losses(model, batches), n))
-    loads_LE = e.expert_loads(model, batches)
-    return e.merge_experts(model, loads_LE, n) if method == "merge" else e.keep_experts(model, e.most(loads_LE, n))
+        return experts.keep_experts(model, experts.most(experts.expert_losses(model, batches), n))
+    loads_LE = experts.expert_loads(model, batches)
+    if method == "merge":
+        return experts.merge_experts(model, loads_LE, n)
+    return experts.keep_experts(model, experts.most(loads_LE, n))
 
 
 def _continued(training: "Training", smaller: "Transformer") -> "Training":

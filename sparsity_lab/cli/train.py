@@ -34,10 +34,9 @@ def run(options: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from sparsity_lab.runs.store import user_store
-    from sparsity_lab.training.corpus import load_corpus
+    from sparsity_lab.runs import user_store
+    from sparsity_lab.training import Training, load_corpus
     from sparsity_lab.training.distributed import Workers
-    from sparsity_lab.training.trainer import Training
 
     workers = Workers.join(options.parallel) if options.parallel else None
     first = workers is None or workers.rank == 0  # it alone prints and saves
@@ -47,13 +46,10 @@ def run(options: argparse.Namespace) -> int:
     record = None if options.again or options.checkpoint else store.finished(model, config, corpus.fingerprint)
     found = record is not None
     if not (found if workers is None else workers.agree(found)):
-        training = Training(
-            model, config, corpus=corpus, workers=workers,
-            checkpoint_path=options.checkpoint, checkpoint_seconds=options.checkpoint_seconds,
-        )  # fmt: skip
-        bar = tqdm(total=config.budget, unit="FLOP", unit_scale=True, file=sys.stderr, disable=not first)
-        bar.set_description(f"S={model.sparsity:.4g}")
-        with bar:
+        saving = {"checkpoint_path": options.checkpoint, "checkpoint_seconds": options.checkpoint_seconds}
+        training = Training(model, config, corpus=corpus, workers=workers, **saving)
+        label = f"S={model.sparsity:.4g}"
+        with tqdm(total=config.budget, desc=label, unit="FLOP", unit_scale=True, disable=not first) as bar:
             while not training.done:
                 step = training.step()
                 bar.update(step.flops - bar.n)

@@ -86,9 +86,10 @@ def test_a_name_means_one_thing():
         room = path.relative_to(PACKAGE).parts[0]
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and room != "figures":
+                if room == "cli" and node.name in ("add_arguments", "run"):
+                    continue
                 places[node.name].add(str(path.relative_to(PACKAGE)))
-    verbs = {"add_arguments", "run"}
-    assert not {name: files for name, files in places.items() if len(files) > 1 and name not in verbs}
+    assert not {name: files for name, files in places.items() if len(files) > 1}
     assert not places.keys() & {"Law", "Prediction", "interval", "find", "measure", "Layer"}
 
 
