@@ -38,11 +38,8 @@ def run(options: argparse.Namespace) -> int:
 
     kind = "MLA" if config.is_mla else {config.n_heads: "MHA", 1: "MQA"}.get(config.kv_heads, "GQA")
     rows = {f"{name} ({kind})": data} | {f"with {twin.upper()}": row for twin, row in twins.items()}
-    table = (
-        pd.DataFrame(rows)
-        .T.iloc[:, ::-1]
-        .set_axis(["numbers per token and layer", "bytes per token", "in all"], axis=1)
-    )
+    table = pd.DataFrame(rows).T[["elements_per_token_per_layer", "bytes_per_token", "bytes"]]
+    table.columns = pd.Index(["numbers per token and layer", "bytes per token", "in all"])
     print(f"Cache of {batch:,} × {tokens:,} tokens, {dtype}\n")
     print(table.to_string(formatters=["{:,.0f}".format, "{:,.0f}".format, size]))
     if config.is_mla:

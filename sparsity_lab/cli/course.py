@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     grade = steps.add_parser("grade", help="run what students handed in, in a sandbox; write marks and feedback")
     grade.add_argument("submissions", type=Path, help="a folder of STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb")
-    grade.add_argument("--user", help="if you are root: the user who runs student code (default: a number of nobody's)")
+    grade.add_argument("--user", help="as root: the user who runs student code (default: a number that nobody has)")
     grade.add_argument("--unsandboxed", action="store_true", help="run student code as you, if no sandbox works")
     grade.add_argument("--cell-seconds", type=int, default=CELL_SECONDS, help="limit for a cell (default 30)")
     grade.add_argument("--seconds", type=int, default=SECONDS, help="limit for a submission (default 300)")

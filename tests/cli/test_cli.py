@@ -18,7 +18,7 @@ from sparsity_lab import __version__
 from sparsity_lab.analysis.pruning import nonzeros
 from sparsity_lab.analysis.sparsity_measures import MEASURES
 from sparsity_lab.cli import prune as prune_file
-from sparsity_lab.cli.main import main
+from sparsity_lab.cli.main import VERBS, main
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.files import home
 from sparsity_lab.laws.fitting import load_fits
@@ -173,6 +173,18 @@ def test_usage(arguments: list[str], capsys: Capture) -> None:
     assert "usage: sparsity-lab" in capsys.readouterr().err
 
 
+def test_help_lists_every_verb(capsys: Capture) -> None:
+    for words, texts in (
+        ([], [f"\n    {verb}" for verb in VERBS]),
+        (["prune"], ["see what that costs.", "--method", "experts-loss"]),
+        (["course", "grade"], ["--unsandboxed"]),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main([*words, "--help"])
+        out = capsys.readouterr().out
+        assert all(text in out for text in texts)
+
+
 def test_interrupt(tiny: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: Any) -> None:
         raise KeyboardInterrupt
@@ -210,7 +222,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield cluster.scheduler_address
 
 
-def test_sweep_estimates_trains_and_goes_on(grid_file: Path, here: str, tmp_path: Path, capsys: Capture) -> None:
+def test_sweep_estimates_trains_and_resumes(grid_file: Path, here: str, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "runs"
     words = ["sweep", str(grid_file), "--out", str(out)]
     assert main([*words, "--estimate", "--workers", "2"]) == 0
@@ -306,7 +318,7 @@ def test_count(capsys: Capture) -> None:
     assert data["sparsity_params"] == pytest.approx(0.944, abs=1e-3)
     assert main(["count", "deepseek-v3"]) == 0
     text = capsys.readouterr().out
-    for words in ("671.0B", "36.6B", "37.6B", "8 of 256 experts and 1 shared", "653,908,770,816"):
+    for words in ("671.0B", "36.6B", "37.6B", "8 of 256 experts and 1 shared", "653,908,770,816", "97.4%", "100.0%"):
         assert words in text
     assert main(["count", "gpt2"]) == 0
     assert "feed-forward" in capsys.readouterr().out
@@ -438,7 +450,7 @@ def test_fit(folder: Path, capsys: Capture) -> None:
     assert capsys.readouterr().out == fitted.summary() + "\n"
 
 
-def test_fit_of_chinchilla_is_one_a_sparsity(folder: Path, capsys: Capture) -> None:
+def test_chinchilla_is_fitted_at_each_sparsity(folder: Path, capsys: Capture) -> None:
     assert main(["fit", str(folder), "--law", "chinchilla", "--bootstraps", "2"]) == 0
     assert [line for line in capsys.readouterr().out.splitlines() if "runs, S" in line] == [
         f"50 runs, S = {s}" for s in ("0", "0.75", "0.9375", "0.9844")
