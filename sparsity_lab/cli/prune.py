@@ -15,7 +15,7 @@ from sparsity_lab.analysis.expert_pruning import (
 from sparsity_lab.analysis.pruning import (
     Batches,
     Masks,
-    check,
+    check_sparsity,
     heads,
     magnitudes,
     n_of_m,
@@ -125,7 +125,7 @@ def masks_of(model: Transformer, method: str, sparsity: float, batches: Batches)
 
 def without_experts(model: Transformer, method: str, sparsity: float, batches: Batches) -> Transformer:
     """The smaller model of a method of `OF_EXPERTS`: round(sparsity·E) experts a layer go."""
-    check(sparsity)
+    check_sparsity(sparsity)
     n = model.config.n_experts - round(sparsity * model.config.n_experts)
     smaller_config(model.config, n)  # says what is wrong before the work
     if method == "experts-loss":
