@@ -118,6 +118,11 @@ def _mask(scores: Tensor, sparsity: float, m: int) -> Tensor:
     return torch.ones_like(groups, dtype=torch.bool).scatter(1, off, False).view_as(scores)
 
 
+def _mask_rows(scores: Tensor, sparsity: float, m: int) -> Tensor:
+    """`_mask` with the inputs of a row as neighbours."""
+    return _inputs_last(_mask(_inputs_last(scores, scores.ndim), sparsity, m), scores.ndim)
+
+
 def smallest(scores: Scores, sparsity: float, within: Within = "model") -> Masks:
     """Prunes round(sparsity·n) of the n scores of the whole model, of each matrix (every expert has its own), or of
     each row, which holds all weights that make one number. Raises ValueError outside [0, 1).
@@ -131,12 +136,8 @@ def smallest(scores: Scores, sparsity: float, within: Within = "model") -> Masks
         together = torch.cat([s.flatten() for s in scores.values()])
         parts = _mask(together, sparsity, len(together)).split([s.numel() for s in scores.values()])
         return {name: part.view_as(s) for (name, s), part in zip(scores.items(), parts, strict=True)}
-    masks = {}
-    for name, s in scores.items():
-        rows = _inputs_last(s, s.ndim)
-        m = rows.shape[-1] if within == "row" else rows.shape[-1] * rows.shape[-2]
-        masks[name] = _inputs_last(_mask(rows, sparsity, m), s.ndim)
-    return masks
+    axes = 1 if within == "row" else 2
+    return {n: _mask_rows(s, sparsity, _inputs_last(s, s.ndim).shape[-axes:].numel()) for n, s in scores.items()}
 
 
 def n_of_m(scores: Scores, n: int = 2, m: int = 4) -> Masks:
@@ -144,13 +145,10 @@ def n_of_m(scores: Scores, n: int = 2, m: int = 4) -> Masks:
     2104.08378: NVIDIA's sparse tensor cores skip 2:4). Raises ValueError if m does not divide the inputs."""
     if not 1 <= n <= m:
         raise ValueError(f"n={n} must be from 1 to m={m}: that many of {m} stay")
-    masks = {}
     for name, s in scores.items():
-        rows = _inputs_last(s, s.ndim)
-        if rows.shape[-1] % m:
-            raise ValueError(f"m={m} must divide the inputs of every matrix, and {name} has {rows.shape[-1]}")
-        masks[name] = _inputs_last(_mask(rows, (m - n) / m, m), s.ndim)
-    return masks
+        if (inputs := _inputs_last(s, s.ndim).shape[-1]) % m:
+            raise ValueError(f"m={m} must divide the inputs of every matrix, and {name} has {inputs}")
+    return {name: _mask_rows(s, (m - n) / m, m) for name, s in scores.items()}
 
 
 def neurons(scores: Scores, sparsity: float) -> Masks:

@@ -20,17 +20,9 @@ from sparsity_lab.models.experts import MoE
 from sparsity_lab.models.transformer import DecoderLayer
 
 KINDS = ("keyword", "name", "number", "string", "comment", "operator", "indentation", "space", "newline", "other")
-_OF_TOKEN = {
-    tokenize.NUMBER: "number",
-    tokenize.STRING: "string",
-    tokenize.COMMENT: "comment",
-    tokenize.OP: "operator",
-    tokenize.INDENT: "indentation",
-    tokenize.NEWLINE: "newline",
-    tokenize.NL: "newline",
-}
-_SINCE_3_12 = ("FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END")
-_OF_TOKEN |= {getattr(tokenize, name): "string" for name in _SINCE_3_12 if hasattr(tokenize, name)}
+_OF_TOKEN = dict.fromkeys(("STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END"), "string")
+_OF_TOKEN |= {"NUMBER": "number", "COMMENT": "comment", "OP": "operator", "INDENT": "indentation"}
+_OF_TOKEN |= {"NEWLINE": "newline", "NL": "newline"}
 # For bytes that are in no token; tokenize marks an indentation only where the depth of a block changes.
 _OF_BLANKS = {"indentation": rb"(?m)^[ \t]+", "space": rb"[ \t]+", "newline": rb"\n"}
 
@@ -51,7 +43,7 @@ def kinds(text: bytes) -> np.ndarray:
         reached = first
         try:
             for token in tokenize.generate_tokens(io.StringIO("".join(lines[first:])).readline):
-                kind = _OF_TOKEN.get(token.type)
+                kind = _OF_TOKEN.get(tokenize.tok_name[token.type])
                 if token.type == tokenize.NAME:
                     kind = "keyword" if keyword.iskeyword(token.string) else "name"
                 if kind is not None:

@@ -157,29 +157,23 @@ def multiplies(name: str, width: int, hidden: int, sparsity: float = 0.0, tokens
 def take_turns(calls: Mapping[Key, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[Key, Array]:
     """Returns the seconds of each call, (rounds,). In each round all have a turn, in random order, so that whatever
     slows the machine for a while slows all of them. An untimed call before each timed one warms the caches."""
-    clock, random = _clock(device), np.random.default_rng(0)
+    # One thread does the work, and its own time leaves out what others do. Windows counts it in steps of 16 ms.
+    fine = device == "cpu" and time.get_clock_info("thread_time").resolution < 1e-6
+    clock = time.thread_time if fine else time.perf_counter
+    wait: Callable[[], object] = (lambda: None) if device == "cpu" else torch.cuda.synchronize
+
+    random = np.random.default_rng(0)
     keys, times = list(calls), {key: np.zeros(rounds) for key in calls}
     for turn in range(rounds):
         for place in random.permutation(len(keys)):
             call = calls[keys[place]]
             call()
+            wait()
             start = clock()
             call()
+            wait()
             times[keys[place]][turn] = clock() - start
     return times
-
-
-def _clock(device: str) -> Callable[[], float]:
-    # One thread does the work, and its own time leaves out what others do. Windows counts it in steps of 16 ms.
-    fine = device == "cpu" and time.get_clock_info("thread_time").resolution < 1e-6
-    seconds = time.thread_time if fine else time.perf_counter
-
-    def now() -> float:
-        if device != "cpu":
-            torch.cuda.synchronize()
-        return seconds()
-
-    return now
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import xlogy
 
 EPSILON = 0.01  # `l0_threshold` counts numbers below this as zero
 
@@ -64,18 +63,6 @@ def _unit(c_XN: Array) -> Array:
     return c_XN
 
 
-def _l0(c_XN: Array) -> Value:
-    return np.count_nonzero(c_XN == 0, -1) / c_XN.shape[-1]
-
-
-def _l0_threshold(c_XN: Array, threshold: float = EPSILON) -> Value:
-    return np.count_nonzero(c_XN < threshold, -1) / c_XN.shape[-1]
-
-
-def _l1(c_XN: Array) -> Value:
-    return 0.0 - c_XN.sum(-1)  # avoids −0.0
-
-
 def _norm(c_XN: Array) -> Value:
     return np.sqrt(np.vecdot(c_XN, c_XN))
 
@@ -115,30 +102,37 @@ def _entropy(c_XN: Array) -> Value:
     """Computes Σ p·ln p of the shares p = c/Σc from the sums of c and of c·ln c."""
     c_XN = _unit(c_XN)
     total = c_XN.sum(-1)
-    return xlogy(c_XN, c_XN).sum(-1) / total - np.log(total)
-
-
-def _shannon(c_XN: Array) -> Value:
-    return _entropy(np.square(_unit(c_XN), out=c_XN))
-
-
-def _effective(c_XN: Array) -> Value:
-    return np.exp(-_entropy(c_XN))
+    logs_XN = np.log(c_XN, out=np.zeros_like(c_XN), where=c_XN > 0)
+    return np.vecdot(c_XN, logs_XN) / total - np.log(total)
 
 
 PAPER = "Hurley and Rickard 2009"
-l0 = Measure("l0", _l0, "share of the c that are 0", PAPER)
-l0_threshold = Measure("l0_threshold", _l0_threshold, f"share of the c below threshold ({EPSILON})", PAPER)
-l1 = Measure("l1", _l1, "−Σ c", PAPER)
+l0 = Measure("l0", lambda c: np.mean(c == 0, -1), "share of the c that are 0", PAPER)
+l0_threshold = Measure(
+    "l0_threshold",
+    lambda c, threshold=EPSILON: np.mean(c < threshold, -1),
+    f"share of the c below threshold ({EPSILON})",
+    PAPER,
+)
+l1 = Measure("l1", lambda c: 0.0 - c.sum(-1), "−Σ c", PAPER)  # 0 − Σ c avoids −0.0
 l2_l1 = Measure("l2_l1", _l2_l1, "√(Σ c²) / Σ c", PAPER)
 hoyer = Measure("hoyer", _hoyer, "(√N − Σc/√(Σc²)) / (√N − 1)", "Hoyer 2004, JMLR 5, 1457–1469")
 gini = Measure("gini", _gini, "1 − 2·Σ c_(k)/Σc · (N − k + ½)/N, with c_(1) ≤ … ≤ c_(N)", PAPER)
 pq_mean = Measure("pq_mean", _pq_mean, "−(mean of c^p)^(1/p) / (mean of c^q)^(1/q), p = 1, q = 2", PAPER)
 kurtosis = Measure("kurtosis", _kurtosis, "Σ c⁴ / (Σ c²)²", PAPER)
-shannon = Measure("shannon", _shannon, "Σ p·ln p, shares of energy p = c²/Σc²", f"H_S of {PAPER}, negated")
+shannon = Measure(
+    "shannon",
+    lambda c: _entropy(np.square(_unit(c), out=c)),
+    "Σ p·ln p, shares of energy p = c²/Σc²",
+    f"H_S of {PAPER}, negated",
+)
 entropy = Measure("entropy", _entropy, "Σ p·ln p, shares p = c/Σc", "Shannon 1948, negated")
 effective = Measure(
-    "effective", _effective, "exp(−Σ p·ln p), p = c/Σc: effective number of non-zeros", "Hill 1973, Ecology 54, N₁", -1
+    "effective",
+    lambda c: np.exp(-_entropy(c)),
+    "exp(−Σ p·ln p), p = c/Σc: effective number of non-zeros",
+    "Hill 1973, Ecology 54, N₁",
+    -1,
 )
 
 ALL = (l0, l0_threshold, l1, l2_l1, hoyer, gini, pq_mean, kurtosis, shannon, entropy, effective)

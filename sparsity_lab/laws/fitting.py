@@ -250,9 +250,7 @@ def finished(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Returns the finished runs with a loss. Raises ValueError if a column is missing or no run is left."""
     missing = [name for name in columns if name not in runs]
     if missing:
-        raise ValueError(
-            f"runs lack the columns {', '.join(missing)}: load them with sparsity_lab.runs.store.load_frame"
-        )
+        raise ValueError(f"runs lack the columns {', '.join(missing)}: load them with runs.store.load_frame")
     kept: pd.DataFrame = runs[(runs["status"] == "finished") & np.isfinite(runs["val_loss"].to_numpy(float))]
     if kept.empty:
         raise ValueError(f"none of {len(runs)} runs finished with a loss: train some, or look at their status")

@@ -133,9 +133,8 @@ def optima(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -
     n_active and n_total are the minima of parabolas in their own logarithm, between the measured widths (at the edge
     where it is not bracketed); tokens and loss are those at n_active. Errors as for `parabolas`.
     """
-    by_active, by_total = (
-        parabolas(runs, size, bootstraps=bootstraps, seed=seed) for size in ("params_active", "params_total")
-    )
+    by_active = parabolas(runs, bootstraps=bootstraps, seed=seed)
+    by_total = parabolas(runs, "params_total", bootstraps=bootstraps, seed=seed)
     runs = _checked(runs)
     rows = []
     for active, total in zip(by_active, by_total, strict=True):

@@ -100,12 +100,11 @@ def optimal(
 
 
 def _range_of_sparsity(law: PublishedLaw, sparsity: float | tuple[float, float] | None) -> tuple[float, float]:
-    if law.fixed_sparsity is not None:
-        if sparsity not in (None, law.fixed_sparsity):
-            raise ValueError(
-                f"sparsity={sparsity}: every model of {law.name} has {law.fixed_sparsity:.4g}; leave it out"
-            )
-        return law.fixed_sparsity, law.fixed_sparsity
+    fixed = law.fixed_sparsity
+    if fixed is not None:
+        if sparsity not in (None, fixed):
+            raise ValueError(f"sparsity={sparsity}: every model of {law.name} has {fixed:.4g}; leave it out")
+        return fixed, fixed
     if sparsity is None:
         limits = law.ranges["S" if "S" in law.variables else "E"]
         assert limits is not None
