@@ -67,8 +67,8 @@ class Criterion:
 
     key: str
     name: str
-    says: str
-    wanted: Literal["lower", "same", "higher"]  # what the change does to the sparsity
+    description: str  # of what the change does to the sparsity
+    wanted: Literal["lower", "same", "higher"]
     trial: Trial  # a vector before and after a random change
 
 

@@ -112,7 +112,7 @@ class _Inputs(TorchFunctionMode):
 
 
 def _mask(scores: Tensor, sparsity: float, m: int) -> Tensor:
-    """Of every ``m`` neighbours in memory, turns off the round(sparsity·m) with the smallest scores."""
+    """Turns off the round(sparsity·m) smallest scores of every ``m`` neighbours in memory."""
     groups = scores.reshape(-1, m)
     off = groups.topk(round(sparsity * m), largest=False).indices
     return torch.ones_like(groups, dtype=torch.bool).scatter(1, off, False).view_as(scores)

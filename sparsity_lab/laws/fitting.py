@@ -27,6 +27,7 @@ from sparsity_lab.laws.power_law import (
     PowerLaw,
     named,
 )
+from sparsity_lab.laws.published import check_possible
 
 SCREENED, STARTS = 2_000, 30  # random starts that are evaluated; how many of the best are followed to the end
 NOISE_DRAWS = 5  # residuals that a predictive interval draws for each resample
@@ -79,7 +80,11 @@ class Fit:
         refuses all others.
         """
         n, d, s = (np.asarray(x, float) for x in np.broadcast_arrays(N, D, S))
-        self._check(n, d, s)
+        check_possible({"N": n, "D": d, "S": s})
+        only = self.ranges["S"][0]
+        if "S" not in self.law.exponents.values() and (s != only).any():
+            raise ValueError(f"S={s.max():g}: this {self.law.name} law was fitted at S={only:g} and knows no other")
+
         x_MTP = self.law.design(_logs(n.ravel(), d.ravel(), s.ravel()))
         value = log_loss(x_MTP, self.theta[None])[0]
         # Every call draws the same noise, so that an interval under a slider moves with the slider alone.
@@ -160,16 +165,6 @@ class Fit:
         """Returns θ (…, P) with multipliers instead of their logarithms."""
         terms = len(self.law.terms)
         return np.concatenate([np.exp(theta[..., :terms]), theta[..., terms:]], -1)
-
-    def _check(self, n: Array, d: Array, s: Array) -> None:
-        for name, values in (("N", n), ("D", d)):
-            if not (np.isfinite(values) & (values > 0)).all():
-                raise ValueError(f"{name}={values.min():g} must be a finite number above 0")
-        if not ((s >= 0) & (s < 1)).all():
-            raise ValueError(f"S={s.min() if s.min() < 0 else s.max():g} must be at least 0 and below 1")
-        low, high = self.ranges["S"]
-        if "S" not in self.law.exponents.values() and not ((s == low) & (s == high)).all():
-            raise ValueError(f"S={s.max():g}: this {self.law.name} law was fitted at S={low:g} and knows no other")
 
 
 def fit(

@@ -28,6 +28,14 @@ DOMAINS: dict[str, tuple[Callable[[Array], Mask], str]] = {
 }
 
 
+def check_possible(values: Mapping[str, Array]) -> None:
+    """Raises ValueError for a value that its variable cannot have."""
+    for name, value in values.items():
+        possible, words = DOMAINS[name]
+        if not np.all(possible(value)):
+            raise ValueError(f"{name}={value[~possible(value)].flat[0]:g} must be {words}")
+
+
 class LawValue(NamedTuple):
     """The value of a law, in the shape of its variables, and reasons not to trust it."""
 
@@ -98,10 +106,7 @@ class PublishedLaw:
         if set(variables) != set(self.variables):
             raise ValueError(f"{self.name} takes {', '.join(self.variables)}; got {', '.join(variables) or 'nothing'}")
         values = {name: np.asarray(value, float) for name, value in variables.items()}
-        for name, value in values.items():
-            possible, words = DOMAINS[name]
-            if not np.all(possible(value)):
-                raise ValueError(f"{name}={value[~possible(value)].flat[0]:g} must be {words}")
+        check_possible(values)
         return values
 
 
