@@ -67,7 +67,7 @@ class Criterion:
 
     key: str
     name: str
-    description: str  # of what the change does to the sparsity
+    meaning: str  # of what the change does to the sparsity
     wanted: Literal["lower", "same", "higher"]
     trial: Trial  # a vector before and after a random change
 

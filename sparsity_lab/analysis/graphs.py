@@ -7,13 +7,11 @@ be: the Lorenz curve of the sorted degrees is divided by the degrees' total in t
     index = 1 − ρ·(1 − Gini),    ρ = total / total of the complete graph
 
 The full text of the papers was not at hand, so this follows their abstracts and others' use of the index. Their steps
-of the Lorenz curve may differ from trapezoids, and their formula for edge weights from this one: the Gini index of the
-weights of all edges there could be, where absent ones are 0.
+of the Lorenz curve may differ from trapezoids, and their formula for edge weights from `weight_index`.
 
-This project's tests verify: a complete graph has 0, a k-regular graph 1 − ρ, a graph without edges 1, and each added
-edge lowers the index. Of the six criteria, Robin Hood, Rising Tide and Babies hold. Cloning does not, because two
-copies of a graph are sparser than one, nor does Scaling, because twice the degrees are less sparse; the papers are
-reported to say the same. Bill Gates fails too: while no node is added, any degree that grows lowers the index.
+Of the six criteria, Robin Hood, Rising Tide and Babies hold. Cloning does not, because two copies of a graph are
+sparser than one, nor does Scaling, because twice the degrees are less sparse; the papers are reported to say the same.
+Bill Gates fails too: while no node is added, any degree that grows lowers the index.
 
 Legend: A inputs and B outputs of a layer.
 """

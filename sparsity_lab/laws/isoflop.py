@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.polynomial.polynomial import polyfit, polyval
 
 from sparsity_lab.intervals import CONFIDENCE, percentile_interval, verdict
 from sparsity_lab.laws.fitting import finished
@@ -36,8 +37,7 @@ class Parabola:
     samples: Array  # (1 + B, 3)
 
     def loss(self, sizes: Array) -> Array:
-        y: Array = np.vander(np.log(sizes) - self.centre, 3, increasing=True) @ self.samples[0]
-        return y
+        return np.asarray(polyval(np.log(sizes) - self.centre, self.samples[0]))
 
     @property
     def rises(self) -> Array:
@@ -106,18 +106,18 @@ def parabolas(
 
         fits, errors = [], []
         for sparsity, cell in cells:
-            x, y = np.log(cell[size].to_numpy(float)), cell["val_loss"].to_numpy(float)
-            a = np.vander(x - x.mean(), 3, increasing=True)
-            solve = np.linalg.pinv(a)
-            fits.append((sparsity, x, y, solve, a @ (solve @ y)))
-            errors.append(y - fits[-1][-1])
+            log_size, y = np.log(cell[size].to_numpy(float)), cell["val_loss"].to_numpy(float)
+            centre = float(log_size.mean())
+            x = log_size - centre
+            fitted = polyval(x, polyfit(x, y, 2))
+            fits.append((sparsity, centre, x, y, fitted))
+            errors.append(y - fitted)
 
         residuals = _residuals(np.concatenate(errors), WIDTHS * len(cells))
-        for sparsity, x, y, solve, fitted in fits:
+        for sparsity, centre, x, y, fitted in fits:
             noisy = fitted + rng.choice(residuals, (bootstraps, len(y)))
-            centre = float(x.mean())
-            edges = (float(x.min()) - centre, float(x.max()) - centre)
-            made.append(Parabola(budget, sparsity, centre, edges, np.vstack([y, noisy]) @ solve.T))
+            samples = polyfit(x, np.vstack([y, noisy]).T, 2).T
+            made.append(Parabola(budget, sparsity, centre, (float(x.min()), float(x.max())), samples))
     if not made:
         raise ValueError(
             f"no budget has a sparsity with finished runs of {WIDTHS} widths, which a parabola needs, and a run "
@@ -267,14 +267,7 @@ def _slope_in_sparsity(here: list[Parabola]) -> Array:
     inside = [p for p in here if p.bracketed]
     if len(inside) < 2:
         return NOTHING
-    return _slope(-np.log1p([-p.sparsity for p in inside]), np.stack([p.best[0] for p in inside]))
-
-
-def _slope(x: Array, y: Array) -> Array:
-    """Returns least-squares slopes (1, 1 + B) of y (points, 1 + B) in x (points,)."""
-    x = x - x.mean()
-    slopes: Array = x @ y / (x @ x)
-    return slopes[None]
+    return np.polyfit(-np.log1p([-p.sparsity for p in inside]), [p.best[0] for p in inside], 1)[:1]
 
 
 def _judge_surface(surface: Surface | None, budget: float) -> list[dict[str, Any]]:
@@ -298,7 +291,7 @@ def _growth_of_gain(active: list[Parabola]) -> Array:
     gains = {budget: loss - np.min(sparse[budget], axis=0) for budget, loss in dense.items() if sparse[budget]}
     if len(gains) < 2:
         return NOTHING
-    return _slope(np.log10(list(gains)), np.stack(list(gains.values())))
+    return np.polyfit(np.log10(list(gains)), list(gains.values()), 1)[:1]
 
 
 def _checked(runs: pd.DataFrame) -> pd.DataFrame:
