@@ -67,7 +67,7 @@ class Criterion:
 
     key: str
     name: str
-    meaning: str  # of what the change does to the sparsity
+    meaning: str  # what the change should do to the sparsity, in words
     wanted: Literal["lower", "same", "higher"]
     trial: Trial  # a vector before and after a random change
 
