@@ -10,7 +10,7 @@ from benchmarks.timing import Row
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.laws.fitting import fit
-from sparsity_lab.laws.isoflop import verdicts
+from sparsity_lab.laws.isoflop import judge_claims
 
 WIDTHS = {
     1e11: (8, 12, 16, 24, 32),
@@ -65,6 +65,6 @@ def rows() -> Iterator[Row]:
         p95 = float(np.percentile(times, 95))
         yield Row(f"fit, {name}: a prediction with its interval", "p95 ≤ 20 ms", f"p95 {p95:.2f} ms", p95 <= 20)
     start = time.process_time()
-    verdicts(runs)
+    judge_claims(runs)
     seconds = time.process_time() - start
     yield Row(f"verdicts: {len(runs)} runs, 1000 resamples", "≤ 2 s of CPU", f"{seconds:.2f} s", seconds <= 2)

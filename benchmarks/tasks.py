@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from sparsity_lab.analysis.task_scores import score
+from sparsity_lab.analysis.task_scores import score_tasks
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.runs.provenance import write_provenance
 from sparsity_lab.runs.repeat import run_all
@@ -25,7 +25,7 @@ def main(budgets: list[float]) -> None:
     for budget in budgets:
         for seed in SEEDS:
             run = RunConfig(budget=budget, seed=seed, corpus="tasks")
-            runs = run_all([(ModelConfig.on_dial(WIDTHS[budget], s), run) for s in SPARSITIES], score=score)
+            runs = run_all([(ModelConfig.on_dial(WIDTHS[budget], s), run) for s in SPARSITIES], score=score_tasks)
             for record in runs["record"]:
                 store.save(replace(record, curve={"flops": [], "loss": []}))
     write_provenance(FOLDER, "python -m benchmarks.tasks")

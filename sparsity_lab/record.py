@@ -35,7 +35,7 @@ class Record:
     versions: dict[str, str]
     curve: dict[str, list[float]]  # "flops" and "loss": training loss, means of neighbouring steps
     error: str = ""  # what a failed run died of
-    scores: dict[str, float] | None = None  # shares of right answers by task (`task_scores.score`), if asked for
+    scores: dict[str, float] | None = None  # shares of right answers by task (`task_scores.score_tasks`), if asked for
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -1,7 +1,7 @@
 """What should a measure of sparsity do? Six criteria, as changes to a vector and a search for counter-examples.
 
 After Hurley and Rickard 2009 (arXiv 0811.4706, section II), who take four from economics (Dalton's laws, D) and add two
-(P): sparse is like unequal, and numbers are like incomes.
+(P): sparsity is like inequality, and numbers are like incomes.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,14 +13,14 @@ import pandas as pd
 
 from sparsity_lab.analysis.sparsity_measures import EPSILON, MEASURES, Array, Measure
 
-TOLERANCE = 1e-11  # of the larger value: rounding a sum of a few numbers does less, every change tried does more
+TOLERANCE = 1e-11  # of the larger value: rounding a sum of a few numbers does less, every change here does more
 TRIALS = 200
 
 # ---- the changes; c holds at least two different numbers, none negative
 
 
 def robin_hood(c: Array, share: float) -> Array:
-    """The largest number gives a share of half its lead over the smallest to the smallest."""
+    """The largest number gives the smallest a ``share`` of half its lead."""
     return _give(c, int(c.argmax()), int(c.argmin()), share)
 
 
@@ -32,27 +32,28 @@ def _give(c: Array, rich: int, poor: int, share: float) -> Array:
 
 
 def scale(c: Array, factor: float) -> Array:
+    """All numbers are multiplied."""
     return c * factor
 
 
 def rising_tide(c: Array, amount: float) -> Array:
+    """All numbers grow by the same amount."""
     return c + amount
 
 
 def clone(c: Array, copies: int) -> Array:
-    """``copies`` more of the whole vector beside it."""
+    """``copies`` more of the whole vector stand beside it."""
     return np.tile(c, 1 + copies)
 
 
 def bill_gates(c: Array, amount: float) -> Array:
     """The first number grows."""
-    changed = c.copy()
-    changed[0] += amount
-    return changed
+    return np.concatenate([c[:1] + amount, c[1:]])
 
 
 def babies(c: Array, born: int) -> Array:
-    return np.concatenate([c, np.zeros(born)])
+    """Zeros join at the end."""
+    return np.pad(c, (0, born))
 
 
 # ---- the criteria
@@ -62,16 +63,18 @@ Trial = Callable[[Array, np.random.Generator], tuple[Array, Array]]
 
 @dataclass(frozen=True)
 class Criterion:
+    """A change to a vector, and what a good measure does then."""
+
     key: str
     name: str
-    says: str
-    wanted: Literal["lower", "same", "higher"]  # what the change does to the sparsity
+    meaning: str  # what the change should do to the sparsity, in words
+    wanted: Literal["lower", "same", "higher"]
     trial: Trial  # a vector before and after a random change
 
 
 @dataclass(frozen=True)
 class CounterExample:
-    """A change after which a measure did not do what a criterion wants of it."""
+    """A change after which a measure did not do what a criterion asks."""
 
     measure: str
     criterion: str
@@ -94,14 +97,14 @@ def _robin_hood(c: Array, dice: np.random.Generator) -> tuple[Array, Array]:
 
 
 def _bill_gates(c: Array, dice: np.random.Generator) -> tuple[Array, Array]:
-    rich = bill_gates(c, c.sum() * dice.uniform(10, 100))  # "from some size on": far beyond all others together
+    rich = bill_gates(c, c.sum() * dice.uniform(10, 100))  # "from some size on": far above all others together
     return rich, bill_gates(rich, rich[0] * dice.uniform(0.1, 10))
 
 
 CRITERIA: dict[str, Criterion] = {
     c.key: c
     for c in (
-        Criterion("D1", "Robin Hood", "a gift of a larger one to a smaller one lowers it", "lower", _robin_hood),
+        Criterion("D1", "Robin Hood", "a gift from a larger one to a smaller one lowers it", "lower", _robin_hood),
         Criterion("D2", "Scaling", "a factor changes nothing", "same",
                   lambda c, dice: (c, scale(c, 10 ** dice.uniform(-3, 3)))),
         Criterion("D3", "Rising Tide", "adding the same to all lowers it", "lower",
@@ -117,9 +120,9 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def draw(dice: np.random.Generator) -> Array:
-    """3 to 8 numbers, at least two different ones and two that are not 0: skewed, with ties, zeros and tiny ones.
+    """Draws 3 to 8 numbers, at least two of them different and two not 0: skewed, with ties, zeros and tiny ones.
 
-    Two, for of (c, 0, …, 0) Scaling and Bill Gates ask for opposite things.
+    Two are not 0 because for (c, 0, …, 0) Scaling and Bill Gates ask for opposite things.
     """
     while True:
         n = int(dice.integers(3, 9))
@@ -133,7 +136,7 @@ def draw(dice: np.random.Generator) -> Array:
 
 
 def counter_example(measure: Measure, criterion: Criterion, before: Array, after: Array) -> CounterExample | None:
-    """The two vectors, if ``measure`` breaks ``criterion`` on them; None if it does not. NaN breaks any."""
+    """Returns the two vectors if ``measure`` breaks ``criterion`` on them, else None. NaN breaks any criterion."""
     first, then = float(measure.sparsity(before)), float(measure.sparsity(after))
     least = TOLERANCE * max(abs(first), abs(then))
     holds = {
@@ -145,7 +148,7 @@ def counter_example(measure: Measure, criterion: Criterion, before: Array, after
 
 
 def search(measure: Measure, criterion: Criterion, trials: int = TRIALS, seed: int = 0) -> CounterExample | None:
-    """The first counter-example among ``trials`` random vectors; None where there is none, which is no proof."""
+    """Finds the first counter-example among ``trials`` random vectors; None if there is none, which proves nothing."""
     dice = np.random.default_rng(seed)
     for _ in range(trials):
         found = counter_example(measure, criterion, *criterion.trial(draw(dice), dice))
@@ -155,7 +158,7 @@ def search(measure: Measure, criterion: Criterion, trials: int = TRIALS, seed: i
 
 
 def criteria_table(measures: Mapping[str, Measure] = MEASURES, trials: int = TRIALS, seed: int = 0) -> pd.DataFrame:
-    """Which measure (rows) met which criterion (columns) on all ``trials`` random vectors; bools."""
+    """Tells which measure (rows) met which criterion (columns) on all ``trials`` random vectors; bools."""
     return pd.DataFrame(
         {
             key: {name: search(measure, criterion, trials, seed) is None for name, measure in measures.items()}

@@ -1,4 +1,4 @@
-"""Dropping training data: which windows of a text to keep, and training on those alone, at the FLOPs of all of it.
+"""Dropping training data: which windows of a text to keep, and training on those alone with the FLOPs of all.
 
 Legend: W windows, B windows of a batch, T tokens of a window, N = B·T, V vocabulary, D width.
 """
@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from datasketch import MinHash, MinHashLSH
-from torch import Tensor
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.models import Transformer
@@ -25,14 +24,12 @@ from sparsity_lab.training.trainer import Training
 Indices = npt.NDArray[np.int64]
 
 SHINGLE = 8  # bytes
-PERMUTATIONS = 128  # of a MinHash: its estimate of a similarity J is off by about √(J·(1 − J)/128), at most 0.045
+PERMUTATIONS = 128  # of a MinHash, whose estimate of a similarity J is off by about √(J·(1 − J)/128), at most 0.045
 
 
 def part(corpus: Corpus, n_bytes: int) -> Corpus:
-    """The corpus with the first ``n_bytes`` of its training text alone: a random piece, for segments are shuffled.
-
-    Raises ValueError if there are not so many.
-    """
+    """Returns the corpus with only the first ``n_bytes`` of its training text, a random piece because segments are
+    shuffled. Raises ValueError if the text is shorter."""
     if not 0 < n_bytes <= corpus.train.size:
         raise ValueError(f"n_bytes={n_bytes:,} must be from 1 to the corpus's {corpus.train.size:,}")
     name = f"{corpus.name}, first {n_bytes:,} bytes"
@@ -42,7 +39,7 @@ def part(corpus: Corpus, n_bytes: int) -> Corpus:
 class KeptWindows(Windows):
     """The windows of `Windows` with the numbers ``kept`` and no others, in a new random order each epoch.
 
-    Raises ValueError if a number is there twice or is no window's, or if there are none.
+    Raises ValueError if a number appears twice or belongs to no window, or if there are none.
     """
 
     def __init__(self, data: Bytes, context: int, seed: int, kept: Indices) -> None:
@@ -57,7 +54,7 @@ class KeptWindows(Windows):
 
 
 def train_on(corpus: Corpus, kept: Indices, model: ModelConfig, run: RunConfig) -> Record:
-    """Trains on the windows ``kept`` of a corpus within the run's budget: the fewer they are, the more often each is
+    """Trains on the windows ``kept`` of a corpus within the run's budget: the fewer windows, the more often each is
     read. The record's fingerprint is that of the kept part."""
     training = Training(model, run, corpus=replace(corpus, fingerprint=_digest(corpus, "windows", *np.sort(kept))))
     training.windows = KeptWindows(corpus.train, model.context, run.seed, kept)
@@ -75,15 +72,15 @@ def _digest(corpus: Corpus, what: str, *kept: int) -> str:
 
 @torch.no_grad()
 def scores(model: Transformer, corpus: Corpus, batch_size: int = 64) -> pd.DataFrame:
-    """Of each window of the training text, in order, how hard ``model`` finds it; means over its T tokens.
+    """Scores how hard ``model`` finds each window of the training text, in order; means over its T tokens.
 
     - loss: cross-entropy, nats.
     - el2n: ‖p − onehot(y)‖₂, the error of the predicted probabilities p (Paul et al. 2021, arXiv 2107.07075,
       definition 2.2), from 0 to √2.
-    - grand: norm of the gradient of the window's loss (their definition 2.1), by the output table alone:
-      ‖1/T Σ_t (p_t − onehot(y_t)) h_tᵀ‖, with h the last hidden state. `gradient_norms` takes all weights.
+    - grand: norm of the gradient of the window's loss (their definition 2.1) with respect to the output table alone:
+      ‖1/T Σ_t (p_t − onehot(y_t)) h_tᵀ‖, with h the last hidden state.
 
-    The paper averages over ten networks early in training; this is one network, as it is.
+    The paper averages over ten networks early in training; this uses the one network it is given.
     """
     rows = []
     context = model.config.context
@@ -98,21 +95,9 @@ def scores(model: Transformer, corpus: Corpus, batch_size: int = 64) -> pd.DataF
     return pd.DataFrame(torch.cat(rows, 1).t().cpu().numpy(), columns=["loss", "el2n", "grand"])
 
 
-def gradient_norms(model: Transformer, x_BT: Tensor, y_BT: Tensor) -> Tensor:
-    """Norm of the gradient of each window's loss by all weights, (B,); one backward pass a window."""
-    weights = list(model.parameters())
-    norms = []
-    for x_T, y_T in zip(x_BT, y_BT, strict=True):
-        gradients = torch.autograd.grad(model.loss(x_T[None], y_T[None])[0], weights, materialize_grads=True)
-        norms.append(torch.stack([g.norm() for g in gradients]).norm())
-    return torch.stack(norms)
-
-
 def keep(score: npt.ArrayLike, fraction: float, hard: bool) -> Indices:
-    """Numbers of the hardest (highest score) or easiest windows, rising; at least one. Ties go to the earlier window.
-
-    Raises ValueError unless 0 < fraction ≤ 1, and unless there are scores and all are numbers.
-    """
+    """Returns the numbers of the hardest (highest score) or easiest windows, rising; at least one. Ties go to the
+    earlier window. Raises ValueError unless 0 < fraction ≤ 1, and for no scores or NaN."""
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction={fraction} must be above 0 and at most 1")
     values = np.asarray(score, np.float64)
@@ -127,29 +112,29 @@ def keep(score: npt.ArrayLike, fraction: float, hard: bool) -> Indices:
 
 
 def shingles(window: Bytes) -> set[bytes]:
-    """All runs of SHINGLE bytes in a window, (T,)."""
+    """Returns all runs of SHINGLE bytes in a window, (T,)."""
     text = window.tobytes()
     return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
 
 
 def jaccard(a: set[bytes], b: set[bytes]) -> float:
-    """What two sets share, over what they hold together."""
+    """Returns the size of the intersection of two sets over that of their union."""
     return len(a & b) / len(a | b)
 
 
 def distinct(windows_WT: npt.NDArray[np.uint8], threshold: float = 0.5) -> Indices:
-    """Numbers of the windows that resemble no earlier kept one, rising: of near-duplicates the first stays.
+    """Returns the numbers of the windows that resemble no earlier kept one, rising: the first of near-duplicates stays.
 
     Two windows are near-duplicates if the Jaccard index of their shingles is at least ``threshold``. MinHash finds
     candidates (Broder 1997; Lee et al. 2022, arXiv 2107.06499, section 4.2, for training data) and the exact index
-    decides, so what is dropped is a near-duplicate for sure, while one just above the threshold may be missed.
-    Raises ValueError unless 0 < threshold < 1.
+    decides, so everything dropped is a near-duplicate, while one just above the threshold may be missed. Raises
+    ValueError unless 0 < threshold < 1.
     """
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold} must be above 0 and below 1")
     sets = [shingles(window) for window in windows_WT]
     hashes = MinHash.bulk([list(s) for s in sets], num_perm=PERMUTATIONS, seed=0)
-    # Lower than asked, so that few are missed: what is found too much is sorted out below.
+    # A lower threshold than asked for, so that few are missed; the exact index below sorts out the others.
     index = MinHashLSH(threshold=threshold * 0.8, num_perm=PERMUTATIONS)
     kept = []
     for number, (own, hashed) in enumerate(zip(sets, hashes, strict=True)):

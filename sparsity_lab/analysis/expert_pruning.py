@@ -3,7 +3,7 @@
     loads = expert_loads(model, batches)                # or expert_losses(model, batches)
     smaller = keep_experts(model, most(loads, 8))       # or merge_experts(model, loads, 8)
 
-An expert that is gone is as if its logit in the router were −∞: the softmax is over the others, and so is the choice.
+Removing an expert is like setting its logit in the router to −∞: the softmax and the choice are over the others.
 
 Legend: L layers with experts, E experts, e experts that are left, F hidden units, D model width.
 """
@@ -14,15 +14,15 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sparsity_lab.analysis.pruning import Batches, mean_loss
+from sparsity_lab.analysis.routing import routed_layers
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.experts import MoE
-from sparsity_lab.models.transformer import DecoderLayer
 
 
 @torch.no_grad()
 def expert_loads(model: Transformer, batches: Batches) -> Tensor:
-    """The share of the choices in ``batches`` that each expert got, (L, E); rows sum to 1."""
+    """Returns the share of the choices in ``batches`` that each expert got, (L, E); rows sum to 1."""
     counts_LE = torch.zeros(len(model.routers()), model.config.n_experts)
     for x_BT, _ in batches:
         model.hidden(x_BT.to(model.device))
@@ -32,12 +32,12 @@ def expert_loads(model: Transformer, batches: Batches) -> Tensor:
 
 @torch.no_grad()
 def expert_losses(model: Transformer, batches: Batches) -> Tensor:
-    """How much the mean loss over ``batches`` rises when one expert alone is gone, nats a token, (L, E): each is
-    removed once, and comes back. Raises ValueError as `smaller_config` does."""
+    """Returns by how many nats per token the mean loss over ``batches`` rises without each expert, (L, E): each is
+    removed once and put back. Raises ValueError as `smaller_config` does."""
     E = model.config.n_experts
     config = smaller_config(model.config, E - 1)
     whole, rises_LE = mean_loss(model, batches), []
-    for index, moe in _routed(model).items():
+    for index, moe in routed_layers(model).items():
         layer, rises_E = model.layers[index], []
         try:
             for expert in range(E):
@@ -51,16 +51,16 @@ def expert_losses(model: Transformer, batches: Batches) -> Tensor:
 
 
 def most(scores_LE: Tensor, n: int) -> Tensor:
-    """The ``n`` experts of each layer that score highest, (L, n), in their order."""
+    """Returns the ``n`` experts of each layer that score highest, (L, n), in their order."""
     return scores_LE.topk(n, -1).indices.sort(-1).values
 
 
 def smaller_config(config: ModelConfig, n_experts: int) -> ModelConfig:
-    """The config of a model some of whose experts are gone; modules of multi-token prediction, which only train, are
-    left out. Raises ValueError if what is left could not be an ordinary model: for a router that learns nothing or
-    whose experts choose, for groups of experts, and for fewer than two (one alone has no router)."""
+    """Returns the config of the model with fewer experts, and without modules of multi-token prediction, which serve
+    training alone. Raises ValueError if the rest could not be an ordinary model: for a router that learns nothing or
+    whose experts choose, for groups of experts, and for fewer than two experts (one alone has no router)."""
     if config.router not in ("softmax", "sigmoid"):
-        raise ValueError(f"router={config.router!r} can't do without an expert: only softmax and sigmoid choose anew")
+        raise ValueError(f"router={config.router!r} can't lose an expert: only softmax and sigmoid choose again")
     if not config.has_router:
         raise ValueError("n_experts=1: the model has no experts to remove")
     if config.n_groups > 1:
@@ -68,18 +68,19 @@ def smaller_config(config: ModelConfig, n_experts: int) -> ModelConfig:
     least = max(2, config.top_k)
     if not least <= n_experts <= config.n_experts:
         raise ValueError(
-            f"n_experts={n_experts} can't be: of {config.n_experts} at least {least} must stay (two for a router, and "
+            f"n_experts={n_experts} must be from {least} to {config.n_experts} (a router needs two, and each token "
             f"top_k={config.top_k}); lower the sparsity"
         )
     return config.replace(n_experts=n_experts, mtp_depth=0)
 
 
 def keep_experts(model: Transformer, kept_Le: Tensor) -> Transformer:
-    """The model with only these experts in each layer, indices (L, e). Raises ValueError as `smaller_config` does."""
+    """Returns the model with only these experts in each layer, indices (L, e). Raises ValueError as `smaller_config`
+    does."""
     config = smaller_config(model.config, kept_Le.shape[1])
     smaller = Transformer(config, model.backend, model.dtype).to(model.device)
     weights = {name: w for name, w in model.state_dict().items() if not name.startswith("mtp.")}
-    for (index, moe), kept_e in zip(_routed(model).items(), kept_Le, strict=True):
+    for (index, moe), kept_e in zip(routed_layers(model).items(), kept_Le, strict=True):
         weights |= {f"layers.{index}.moe.{name}": w for name, w in _some(moe, kept_e).items()}
     smaller.load_state_dict(weights)
     return smaller
@@ -87,17 +88,18 @@ def keep_experts(model: Transformer, kept_Le: Tensor) -> Transformer:
 
 @torch.no_grad()
 def merge_experts(model: Transformer, loads_LE: Tensor, n: int) -> Transformer:
-    """The model with ``n`` experts a layer, each a mean of some of the old ones.
+    """Returns the model with ``n`` experts per layer, each a mean of some of the old ones.
 
     After M-SMoE (Li et al. 2023, arXiv 2310.01334): the ``n`` with the highest load stay; each of the others joins the
-    one it is most like, puts its hidden units in that one's order (`aligned`), and weights are averaged by load. Two
-    things are simpler here. Alike are experts whose rows of the router point the same way; there it is their logits
-    on a text. And the router keeps the rows of those that stay; there it goes on choosing among all, and tokens of an
-    expert that is gone go where it went. Raises ValueError as `smaller_config` does.
+    one it resembles most, puts its hidden units in that one's order (`aligned`), and weights are averaged by load. Two
+    things are simpler than in the paper. Experts are alike if their rows of the router point the same way; the paper
+    compares their logits on a text. And the router keeps only the rows of those that stay; in the paper it chooses
+    among all, and tokens of a merged expert follow it. Raises ValueError as `smaller_config` does.
     """
     kept_Le = most(loads_LE, n)
     merged = keep_experts(model, kept_Le)
-    pairs = zip(_routed(model).values(), _routed(merged).values(), strict=True)
+    pairs = zip(routed_layers(model).values(), routed_layers(merged).values(), strict=True)
+
     for (old, new), loads_E, kept_e in zip(pairs, loads_LE, kept_Le, strict=True):
         assert old.router is not None
         assert old.router.weight is not None
@@ -107,7 +109,7 @@ def merge_experts(model: Transformer, loads_LE: Tensor, n: int) -> Transformer:
         for place, kept in enumerate(kept_e.tolist()):
             members = (joins_E == place).nonzero()[:, 0].tolist()
             units_F = torch.stack([aligned(_units(old, member), _units(old, kept)) for member in members])
-            shares = loads_E[members].clamp(min=1e-9).to(units_F)  # where nobody was at work all count alike
+            shares = loads_E[members].clamp(min=1e-9).to(units_F)  # idle experts count alike
             gate_FD, up_FD, down_FD = torch.einsum("m,mfx->fx", shares / shares.sum(), units_F).chunk(3, 1)
             new.experts.gate_up_EDG[place] = torch.cat([gate_FD, up_FD]).T
             new.experts.down_EFD[place] = down_FD
@@ -115,25 +117,19 @@ def merge_experts(model: Transformer, loads_LE: Tensor, n: int) -> Transformer:
 
 
 def aligned(units: Tensor, like: Tensor) -> Tensor:
-    """The rows of ``units`` in the order in which they match those of ``like`` best, by the sum of their products. The
-    order of hidden units means nothing to a network, but much to a mean of two (weight matching of Ainsworth et al.
+    """Returns the rows of ``units`` in the order that matches those of ``like`` best, by the sum of their products. The
+    order of hidden units means nothing to a network but much to a mean of two (weight matching of Ainsworth et al.
     2022, arXiv 2209.04836, section 3.2)."""
     _, order = linear_sum_assignment((like @ units.T).cpu().numpy(), maximize=True)
     return units[order]
 
 
 def _units(moe: MoE, expert: int) -> Tensor:
-    """All weights of an expert's hidden units, one below the other: gate, up and down, (F, 3·D)."""
+    """Returns all weights of an expert's hidden units, a row each: gate, up and down, (F, 3·D)."""
     gate_up_DG, down_FD = moe.experts.gate_up_EDG[expert].detach(), moe.experts.down_EFD[expert].detach()
     return torch.cat([*gate_up_DG.T.chunk(2), down_FD], 1)
 
 
-def _routed(model: Transformer) -> dict[int, MoE]:
-    """The mixtures of experts, by their layer."""
-    layers = enumerate(layer for layer in model.layers if isinstance(layer, DecoderLayer))
-    return {index: layer.moe for index, layer in layers if layer.moe.router is not None}
-
-
 def _some(moe: MoE, experts: Tensor) -> dict[str, Tensor]:
-    """The weights of ``moe`` with only these experts and their rows of the router."""
+    """Returns the weights of ``moe`` with only these experts and their rows of the router."""
     return {name: w if name.startswith("shared.") else w[experts] for name, w in moe.state_dict().items()}

@@ -1,19 +1,17 @@
 """How sparse is a network? An index for the degrees of its nodes and one for the weights of its edges.
 
 A network sparsity index after Goswami, Das and Nandy, "Sparsity of weighted networks: measures and applications" (arXiv
-2009.06310), and Goswami, Murthy and Das (arXiv 1612.07074), who make the Gini index know how many edges there could be:
-the Lorenz curve of the sorted degrees is divided by the degrees' total in the *complete* graph. With trapezoids this is
+2009.06310), and Goswami, Murthy and Das (arXiv 1612.07074), who make the Gini index aware of how many edges there could
+be: the Lorenz curve of the sorted degrees is divided by the degrees' total in the *complete* graph. With trapezoids,
 
     index = 1 − ρ·(1 − Gini),    ρ = total / total of the complete graph
 
-The full text of the papers was not at hand. What is written here follows their abstracts and others' use of the index;
-their steps of the Lorenz curve may differ from trapezoids, and their formula for edge weights from this one, the Gini
-index of the weights of all edges there could be, absent ones being 0.
+The full text of the papers was not at hand, so this follows their abstracts and others' use of the index. Their steps
+of the Lorenz curve may differ from trapezoids, and their formula for edge weights from `weight_index`.
 
-Verified by this project's tests: complete graph 0, k-regular graph 1 − ρ, graph without edges 1; each added edge lowers
-it. Of the six criteria, Robin Hood, Rising Tide and Babies hold; Cloning does not (two copies of a graph are sparser
-than one), nor does Scaling (twice the degrees are less sparse): so far, what is reported of the papers. Bill Gates
-fails here too: while no node is added, any degree that grows lowers the index.
+Of the six criteria, Robin Hood, Rising Tide and Babies hold. Cloning does not, because two copies of a graph are
+sparser than one, nor does Scaling, because twice the degrees are less sparse; the papers are reported to say the same.
+Bill Gates fails too: while no node is added, any degree that grows lowers the index.
 
 Legend: A inputs and B outputs of a layer.
 """
@@ -26,16 +24,16 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 
-from sparsity_lab.analysis.sparsity_measures import Array, gini, magnitudes
+from sparsity_lab.analysis.sparsity_measures import Array, absolute_values, gini
 
 
 def sparsity_index(values: Any, total: float) -> float:
-    """1 − ρ·(1 − Gini(values)) with ρ = Σ values / ``total``, their sum in a complete network; 1 if all are 0.
+    """Computes 1 − ρ·(1 − Gini(values)) with ρ = Σ values / ``total``, their sum in a complete network; 1 if all are 0.
 
     For the degrees of a simple graph of V nodes ``total`` is V·(V−1). Raises ValueError if the values sum to more than
     that, and as a measure does.
     """
-    c = magnitudes(values)
+    c = absolute_values(values)
     share = float(c.sum()) / total if total else 0.0
     if share > 1 + 1e-9:
         raise ValueError(f"values sum to {c.sum():g}, more than total={total:g} of a complete network")
@@ -43,12 +41,12 @@ def sparsity_index(values: Any, total: float) -> float:
 
 
 def weight_index(weights: Any, places: int) -> float:
-    """Gini index of the weights of all edges there could be, ``places`` many; 1 without edges.
+    """Computes the Gini index of the weights of all edges there could be, ``places`` many; 1 without edges.
 
-    Only the ``weights`` that are there need be given: the zeros of the others make it 1 − ρ·(1 − Gini), ρ being the
-    share of places taken. Raises ValueError for more weights than places, and as a measure does.
+    Only the ``weights`` of edges that exist need be given: the zeros of the others make it 1 − ρ·(1 − Gini), where ρ is
+    the share of places taken. Raises ValueError for more weights than places, and as a measure does.
     """
-    c = magnitudes(weights) if np.size(weights) else np.zeros(0)
+    c = absolute_values(weights) if np.size(weights) else np.zeros(0)
     if len(c) > places:
         raise ValueError(f"{len(c):,} weights are more than places={places:,} for edges")
     return 1 - len(c) / places * (1 - float(gini(c))) if c.any() else 1.0
@@ -56,11 +54,11 @@ def weight_index(weights: Any, places: int) -> float:
 
 @dataclass(frozen=True)
 class Network:
-    """What `of_graph` finds. Indices and Gini are from 0, all alike, to 1."""
+    """The sparsity of a graph. Indices and Gini go from 0, all alike, to 1."""
 
     nodes: int
     edges: int
-    density: float  # of the edges there could be, the share that is there
+    density: float  # the share of the edges there could be
     degree_index: float
     degree_gini: float  # 0 for any regular graph, however few its edges; NaN without edges
     weight_index: float
@@ -68,7 +66,7 @@ class Network:
 
 
 def of_graph(graph: nx.Graph) -> Network:
-    """Of an undirected graph without loops; an edge without ``weight`` has 1. Raises ValueError for any other graph."""
+    """Measures an undirected graph without loops; an edge without ``weight`` has 1. Raises ValueError for others."""
     if graph.is_directed() or graph.is_multigraph() or nx.number_of_selfloops(graph):
         raise ValueError(f"graph={graph} must be simple: undirected, without parallel edges and loops")
     V = graph.number_of_nodes()
@@ -78,7 +76,7 @@ def of_graph(graph: nx.Graph) -> Network:
     return Network(
         nodes=V,
         edges=len(weights),
-        density=2 * len(weights) / (V * (V - 1)),
+        density=nx.density(graph),
         degree_index=sparsity_index(degrees_V, V * (V - 1)),
         degree_gini=float(gini(degrees_V)),
         weight_index=weight_index(weights, V * (V - 1) // 2),
@@ -87,14 +85,14 @@ def of_graph(graph: nx.Graph) -> Network:
 
 
 def degrees_and_weights(graph: nx.Graph) -> tuple[Array, Array]:
-    """Of each node, and of each edge."""
+    """Returns the degree of each node and the weight of each edge."""
     degrees = np.array([degree for _, degree in graph.degree()], float)
     return degrees, np.array([weight for *_, weight in graph.edges(data="weight", default=1.0)], float)
 
 
 @dataclass(frozen=True)
 class BipartiteLayer:
-    """What `of_layer` finds: a layer of a neural network as a bipartite network of inputs and outputs."""
+    """The sparsity of a layer of a neural network, seen as a bipartite network of inputs and outputs."""
 
     edges: int
     density: float
@@ -106,20 +104,19 @@ class BipartiteLayer:
 
 
 def of_layer(weights_AB: Any, threshold: float = 0.0) -> BipartiteLayer:
-    """A layer's matrix as a bipartite network; an edge is a weight of magnitude above ``threshold``.
+    """Measures a layer's matrix as a bipartite network, whose edges are the weights of magnitude above ``threshold``.
 
     An input can have B edges, an output A: each side's degrees are compared with those of the complete bipartite graph.
     Raises ValueError for anything but a matrix, and for NaN.
     """
     if np.ndim(weights_AB) != 2:
         raise ValueError(f"weights_AB of shape {tuple(np.shape(weights_AB))} must be a matrix: inputs by outputs")
-    c_AB = magnitudes(weights_AB).reshape(np.shape(weights_AB))
+    c_AB = absolute_values(weights_AB).reshape(np.shape(weights_AB))
     there_AB = c_AB > threshold
     degrees_A, degrees_B = there_AB.sum(1), there_AB.sum(0)
-    edges = int(there_AB.sum())
     return BipartiteLayer(
-        edges=edges,
-        density=edges / c_AB.size,
+        edges=int(there_AB.sum()),
+        density=float(there_AB.mean()),
         input_index=sparsity_index(degrees_A, c_AB.size),
         output_index=sparsity_index(degrees_B, c_AB.size),
         input_gini=float(gini(degrees_A)),
@@ -128,21 +125,10 @@ def of_layer(weights_AB: Any, threshold: float = 0.0) -> BipartiteLayer:
     )
 
 
-def bipartite(weights_AB: Any, threshold: float = 0.0) -> nx.Graph:
-    """The same network for NetworkX: nodes ("in", a) and ("out", b). For what `of_layer` does not compute."""
-    c_AB = magnitudes(weights_AB).reshape(np.shape(weights_AB))
-    graph = nx.Graph()
-    graph.add_nodes_from(("in", a) for a in range(c_AB.shape[0]))
-    graph.add_nodes_from(("out", b) for b in range(c_AB.shape[1]))
-    graph.add_weighted_edges_from((("in", int(a)), ("out", int(b)), float(c_AB[a, b])) for a, b in
-                                  np.argwhere(c_AB > threshold))  # fmt: skip
-    return graph
-
-
 def read_edges(path: Path) -> nx.Graph:
-    """A CSV file with the columns source, target and, if it likes, weight: an undirected edge a row.
+    """Reads a CSV file with the columns source, target and, optionally, weight: an undirected edge per row.
 
-    Raises ValueError, which names the row, for what is no simple weighted network.
+    Raises ValueError, which names the row, for anything but a simple weighted network.
     """
     try:
         table = pd.read_csv(path, dtype={"source": str, "target": str}, keep_default_na=False)
@@ -152,16 +138,15 @@ def read_edges(path: Path) -> nx.Graph:
     if missing or table.empty:
         lacks = f"no column {missing[0]!r}" if missing else "no edges"
         raise ValueError(f"{path} has {lacks}: its first line must be source,target or source,target,weight")
+
     weights = pd.to_numeric(table["weight"], errors="coerce") if "weight" in table else pd.Series(1.0, table.index)
     pairs = pd.Series([tuple(sorted(pair)) for pair in zip(table["source"], table["target"], strict=True)], table.index)
     for wrong, why in (
         (~np.isfinite(weights) | (weights == 0), "has no weight: it must be a finite number other than 0"),
-        (table["source"] == table["target"], "is a loop, which a simple network has not"),
+        (table["source"] == table["target"], "is a loop, which a simple network does not have"),
         (pairs.duplicated(), "repeats an edge: an edge of an undirected network stands in one row"),
         ((table["source"] == "") | (table["target"] == ""), "lacks a node"),
     ):
         if wrong.any():
             raise ValueError(f"{path}: row {int(wrong.to_numpy().argmax()) + 2} {why}")
-    graph = nx.Graph()
-    graph.add_weighted_edges_from(zip(table["source"], table["target"], weights, strict=True))
-    return graph
+    return nx.from_pandas_edgelist(table.assign(weight=weights), edge_attr="weight")

@@ -1,15 +1,14 @@
-"""Turning weights off: scores say which matter least, masks which stay, and training goes on around the zeros.
+"""Turning weights off: scores say which matter least, masks say which stay, and training resumes around the zeros.
 
     scores = magnitudes(model)                          # or wanda(model, batches)
     masks = smallest(scores, 0.5, within="row")         # or n_of_m, heads, neurons
     turn_off(model, masks)                              # or training.prune(masks), to keep them off while training
 
-What can be pruned are the matrices of attention and of the feed-forward parts; tables of embeddings, norms, routers and
-modules of multi-token prediction stay whole, as in the papers. Sparsity is the share of *those* weights that is 0.
+The matrices of attention and of the feed-forward parts can be pruned; tables of embeddings, norms, routers and modules
+of multi-token prediction stay whole, as in the papers. Sparsity is the share of the *prunable* weights that is 0.
 
-Which weights go is decided by a method of `torch.nn.utils.prune`. How they stay off is not: it computes masked weights
-in a hook of ``forward``, which experts do not have, and renames what it masks. Here a pruned weight is a 0 in its usual
-place, so all that reads a model or a checkpoint reads a pruned one.
+`torch.nn.utils.prune` computes masked weights in a hook of ``forward``, which experts do not have, and renames what it
+masks. Here a pruned weight is a 0 in its usual place, so whatever reads a model or a checkpoint reads a pruned one.
 
 Legend: L layers, E experts, F hidden units, D model width, H heads, J heads of keys and values, O rows and I columns of
 a matrix that gives O numbers from I.
@@ -21,7 +20,6 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils import prune
 from torch.overrides import TorchFunctionMode
 
 from sparsity_lab.models import Transformer
@@ -29,22 +27,22 @@ from sparsity_lab.models.attention import Attention
 from sparsity_lab.models.mla import LatentAttention
 from sparsity_lab.training.trainer import Step, Training
 
-Scores = dict[str, Tensor]  # by the weights' names, of their shapes; larger matters more
-Masks = dict[str, Tensor]  # bool, of the weights' shapes; True stays
+Scores = dict[str, Tensor]  # by the weights' names, in their shapes; larger matters more
+Masks = dict[str, Tensor]  # bool, in the weights' shapes; True stays
 Batches = Sequence[tuple[Tensor, Tensor]]  # tokens and the next ones, int64 (B, T) each
 Within = Literal["model", "matrix", "row"]
 Choose = Callable[[Transformer, float], Masks]
 
 
 def prunable(model: Transformer) -> dict[str, Tensor]:
-    """The matrices of attention and of feed-forward parts, by name: (O, I), experts' stacked (E, I, O)."""
+    """Returns the matrices of attention and of feed-forward parts, by name: (O, I), or (E, I, O) for experts."""
     weights = model.layers.named_parameters(prefix="layers")
     return {name: w.detach() for name, w in weights if w.ndim > 1 and ".router." not in name}
 
 
 def unread(training: Training, n_tokens: int) -> Batches:
-    """Training text that the run does not read, at least ``n_tokens`` of it unless an epoch is over: to choose by what
-    was neither learnt nor is held out."""
+    """Returns training text that the run does not read, at least ``n_tokens`` of it unless an epoch is over. Choosing
+    weights by it uses neither what was learnt nor what is held out."""
     run, config = training.run_config, training.model_config
     steps = range(training.plan.steps, training.plan.steps - (-n_tokens // (run.sequences * config.context)))
     return [training.windows.batch(step, run.sequences) for step in steps]
@@ -52,7 +50,7 @@ def unread(training: Training, n_tokens: int) -> Batches:
 
 @torch.no_grad()
 def mean_loss(model: Transformer, batches: Batches) -> float:
-    """Mean cross-entropy over ``batches``, nats a token."""
+    """Returns the mean cross-entropy over ``batches``, in nats per token."""
     was_training = model.training
     model.eval()
     losses = [(model.loss(x.to(model.device), y.to(model.device))[0].item(), x.numel()) for x, y in batches]
@@ -64,26 +62,25 @@ def mean_loss(model: Transformer, batches: Batches) -> float:
 
 
 def magnitudes(model: Transformer) -> Scores:
+    """Scores weights by their absolute values."""
     return {name: w.abs() for name, w in prunable(model).items()}
 
 
 def wanda(model: Transformer, batches: Batches) -> Scores:
-    """|W|·‖x‖₂, with the norm of each input over ``batches`` (Sun et al. 2023, arXiv 2306.11695, eq. 1): a weight is as
-    important as what it contributes. An expert's inputs are those of the tokens that chose it; one that none chose is
-    judged by magnitudes alone."""
-    norms = input_norms(model, batches)
-    scores = {}
-    for name, w in prunable(model).items():
-        norm = norms[name]
-        unseen = norm.amax(-1, keepdim=True) == 0
-        scores[name] = w.abs() * _inputs_last(torch.where(unseen, 1.0, norm)[..., None, :], w.ndim)
+    """Scores weights by |W|·‖x‖₂, with the norm of each input over ``batches`` (Sun et al. 2023, arXiv 2306.11695,
+    eq. 1): a weight matters as much as it contributes. An expert's inputs are those of the tokens that chose it; an
+    expert that none chose is judged by magnitudes alone."""
+    norms, scores = input_norms(model, batches), magnitudes(model)
+    for name, score in scores.items():
+        unseen = norms[name].amax(-1, keepdim=True) == 0
+        score *= _inputs_last(torch.where(unseen, 1.0, norms[name])[..., None, :], score.ndim)
     return scores
 
 
 @torch.no_grad()
 def input_norms(model: Transformer, batches: Batches) -> dict[str, Tensor]:
-    """‖x‖₂ of every number that a matrix multiplies, over ``batches``: (I,), of stacked experts (E, I)."""
-    twin = Transformer(model.config, "naive").to(model.device)  # each matrix is multiplied by itself there
+    """Computes ‖x‖₂ of every number that a matrix multiplies, over ``batches``: (I,), or (E, I) for stacked experts."""
+    twin = Transformer(model.config, "naive").to(model.device)  # its matrices are multiplied one at a time
     twin.load_state_dict(model.state_dict())
     watch = _Inputs(prunable(twin))
     with watch:
@@ -93,7 +90,7 @@ def input_norms(model: Transformer, batches: Batches) -> dict[str, Tensor]:
 
 
 class _Inputs(TorchFunctionMode):
-    """Sums the squares of what each of some weights is multiplied by; knows them by where they lie in memory."""
+    """Sums the squares of what certain weights multiply, and recognises these by their place in memory."""
 
     def __init__(self, weights: dict[str, Tensor]):
         super().__init__()
@@ -114,62 +111,50 @@ class _Inputs(TorchFunctionMode):
 # ---- masks
 
 
-class SmallestOfEach(prune.BasePruningMethod):
-    """Of every ``m`` neighbours in memory the ``n`` smallest scores go."""
-
-    PRUNING_TYPE = "unstructured"
-
-    def __init__(self, n: int, m: int):
-        self.n, self.m = n, m
-
-    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-        off = t.reshape(-1, self.m).topk(self.n, largest=False).indices
-        return default_mask.reshape(-1, self.m).scatter(1, off, 0).view_as(default_mask)
-
-
 def _mask(scores: Tensor, sparsity: float, m: int) -> Tensor:
-    return SmallestOfEach(round(sparsity * m), m).compute_mask(scores, torch.ones_like(scores, dtype=torch.bool))
+    """Turns off the round(sparsity·m) smallest scores of every ``m`` neighbours in memory."""
+    groups = scores.reshape(-1, m)
+    off = groups.topk(round(sparsity * m), largest=False).indices
+    return torch.ones_like(groups, dtype=torch.bool).scatter(1, off, False).view_as(scores)
+
+
+def _mask_rows(scores: Tensor, sparsity: float, m: int) -> Tensor:
+    """`_mask` with the inputs of a row as neighbours."""
+    return _inputs_last(_mask(_inputs_last(scores, scores.ndim), sparsity, m), scores.ndim)
 
 
 def smallest(scores: Scores, sparsity: float, within: Within = "model") -> Masks:
-    """Prunes round(sparsity·n) of the n scores of the whole model, of each matrix (every expert has its own two or
-    three), or of each row, that is of all weights that make one number. Raises ValueError outside [0, 1).
+    """Prunes round(sparsity·n) of the n scores of the whole model, of each matrix (every expert has its own), or of
+    each row, which holds all weights that make one number. Raises ValueError outside [0, 1).
 
     By magnitude this is the oldest method (Han et al. 2015, arXiv 1506.02626); Wanda compares within rows.
     """
-    check(sparsity)
+    check_sparsity(sparsity)
     if within not in get_args(Within):
         raise ValueError(f"within={within!r} is not known: use one of {', '.join(get_args(Within))}")
     if within == "model":
         together = torch.cat([s.flatten() for s in scores.values()])
         parts = _mask(together, sparsity, len(together)).split([s.numel() for s in scores.values()])
         return {name: part.view_as(s) for (name, s), part in zip(scores.items(), parts, strict=True)}
-    masks = {}
-    for name, s in scores.items():
-        rows = _inputs_last(s, s.ndim)
-        m = rows.shape[-1] if within == "row" else rows.shape[-1] * rows.shape[-2]
-        masks[name] = _inputs_last(_mask(rows, sparsity, m), s.ndim)
-    return masks
+    axes = 1 if within == "row" else 2
+    return {n: _mask_rows(s, sparsity, _inputs_last(s, s.ndim).shape[-axes:].numel()) for n, s in scores.items()}
 
 
 def n_of_m(scores: Scores, n: int = 2, m: int = 4) -> Masks:
-    """N:M sparsity: of every ``m`` neighbouring inputs of a row the ``n`` largest stay (Mishra et al. 2021, arXiv
-    2104.08378: 2:4 is what NVIDIA's sparse tensor cores skip). Raises ValueError if m does not divide the inputs."""
+    """Keeps the ``n`` largest of every ``m`` neighbouring inputs of a row: N:M sparsity (Mishra et al. 2021, arXiv
+    2104.08378: NVIDIA's sparse tensor cores skip 2:4). Raises ValueError if m does not divide the inputs."""
     if not 1 <= n <= m:
-        raise ValueError(f"n={n} must be from 1 to m={m}: so many of {m} stay")
-    masks = {}
+        raise ValueError(f"n={n} must be from 1 to m={m}: that many of {m} stay")
     for name, s in scores.items():
-        rows = _inputs_last(s, s.ndim)
-        if rows.shape[-1] % m:
-            raise ValueError(f"m={m} must divide the inputs of every matrix, and {name} has {rows.shape[-1]}")
-        masks[name] = _inputs_last(_mask(rows, (m - n) / m, m), s.ndim)
-    return masks
+        if (inputs := _inputs_last(s, s.ndim).shape[-1]) % m:
+            raise ValueError(f"m={m} must divide the inputs of every matrix, and {name} has {inputs}")
+    return {name: _mask_rows(s, (m - n) / m, m) for name, s in scores.items()}
 
 
 def neurons(scores: Scores, sparsity: float) -> Masks:
-    """Hidden units of each feed-forward network, expert by expert: round(sparsity·F) go, those for which the norm of
-    the scores of the weights they write with is smallest. Raises ValueError outside [0, 1)."""
-    check(sparsity)
+    """Prunes round(sparsity·F) hidden units of each feed-forward network, expert by expert: those whose output weights
+    have scores of the smallest norm. Raises ValueError outside [0, 1)."""
+    check_sparsity(sparsity)
     masks = {}
     for name, s_EFD in scores.items():
         if name.endswith("down_EFD"):
@@ -182,16 +167,15 @@ def neurons(scores: Scores, sparsity: float) -> Masks:
 
 
 def heads(model: Transformer, scores: Scores, sparsity: float) -> Masks:
-    """Heads of attention: round(sparsity·L·H) of the model go, those for which the norm of the scores of the weights
-    they write with is smallest. Keys and values that several heads share go with the last of them. Raises ValueError
-    outside [0, 1)."""
-    check(sparsity)
+    """Prunes round(sparsity·L·H) attention heads of the model: those whose output weights have scores of the smallest
+    norm. Keys and values that several heads share go with the last of them. Raises ValueError outside [0, 1)."""
+    check_sparsity(sparsity)
     H = model.config.n_heads
-    modules = {
-        n: m for n, m in model.layers.named_modules(prefix="layers") if isinstance(m, Attention | LatentAttention)
-    }
+    named = model.layers.named_modules(prefix="layers")
+    modules = {name: module for name, module in named if isinstance(module, Attention | LatentAttention)}
     written = [scores[f"{name}.out"].unflatten(1, (H, -1)).norm(dim=(0, 2)) for name in modules]
     keep_LH = _mask(torch.stack(written), sparsity, len(written) * H)
+
     masks = {}
     for (name, attention), keep_H in zip(modules.items(), keep_LH, strict=True):
         out_O = keep_H.repeat_interleave(scores[f"{name}.out"].shape[1] // H)
@@ -209,14 +193,14 @@ def heads(model: Transformer, scores: Scores, sparsity: float) -> Masks:
 
 @torch.no_grad()
 def turn_off(model: Transformer, masks: Masks) -> None:
-    """Sets to 0 what the masks say. `Training.prune` does it, and keeps it so."""
+    """Sets to 0 what the masks turn off. `Training.prune` does the same and keeps it off."""
     for name, mask in masks.items():
         model.get_parameter(name).mul_(mask)
 
 
 def nonzeros(model: Transformer) -> dict[str, int]:
-    """Weights that are not 0, by part of the model: the fields of `accounting.Parameters` that a model has, but for
-    ``routed_active`` and ``mtp``."""
+    """Counts the weights that are not 0, by part of the model: the fields of `accounting.Parameters` that a model has,
+    except ``routed_active`` and ``mtp``."""
     found = dict.fromkeys(("embedding", "attention", "norms", "router", "dense", "shared", "routed", "head"), 0)
     for name, w in model.named_parameters():
         if not name.startswith("mtp."):
@@ -236,11 +220,12 @@ def _part(model: Transformer, name: str, w: Tensor) -> str:
 
 
 def _inputs_last(t: Tensor, ndim: int) -> Tensor:
-    """Between the layout of a weight of ``ndim`` axes and one with inputs last; its own inverse."""
+    """Converts between the layout of a weight of ``ndim`` axes and one with inputs last; it is its own inverse."""
     return t.transpose(-1, -2) if ndim == 3 else t
 
 
-def check(sparsity: float) -> None:
+def check_sparsity(sparsity: float) -> None:
+    """Raises ValueError unless 0 ≤ sparsity < 1."""
     if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
         raise ValueError(f"sparsity={sparsity!r} must be at least 0 and below 1: at 1 nothing would be left; try 0.5")
 
@@ -249,20 +234,20 @@ def check(sparsity: float) -> None:
 
 
 def cubic(progress: float, final: float) -> float:
-    """Sparsity at ``progress``, from 0 to 1, of the pruning: s_f + (s_i − s_f)·(1 − (t − t₀)/(n·Δt))³ with s_i = 0 (Zhu
-    and Gupta 2017, arXiv 1710.01878, eq. 1): fast while there is much to spare, then ever more carefully."""
+    """Returns the sparsity at ``progress``, from 0 to 1, of the pruning: s_f + (s_i − s_f)·(1 − (t − t₀)/(n·Δt))³ with
+    s_i = 0 (Zhu and Gupta 2017, arXiv 1710.01878, eq. 1): fast while many weights are redundant, then slower."""
     return final * (1 - (1 - min(max(progress, 0.0), 1.0)) ** 3)
 
 
 def train_pruning(
     training: Training, choose: Choose, sparsity: float, start: float = 0.25, end: float = 0.7, times: int = 10
 ) -> Iterator[Step]:
-    """Trains to the end of the run's budget; on the way ``choose(model, s)`` gives the masks, ``times`` times from
-    ``start`` to ``end`` (shares of the run), with s as `cubic` has it. One time is one-shot: all of it at ``end``.
+    """Trains to the end of the run's budget. On the way, ``times`` times from ``start`` to ``end`` (shares of the run),
+    ``choose(model, s)`` returns the masks, with s by `cubic`. With ``times=1`` all pruning happens at ``end``.
 
-    Raises ValueError for impossible times. FLOPs are those of the dense kernels: zeros are multiplied too.
+    Raises ValueError for impossible times. FLOPs are those of the dense kernels, which multiply zeros too.
     """
-    check(sparsity)
+    check_sparsity(sparsity)
     if not 0 <= start <= end < 1 or times < 1:
         raise ValueError(f"start={start:g}, end={end:g}, times={times}: need 0 ≤ start ≤ end < 1 and times ≥ 1")
     steps = training.plan.steps

@@ -1,77 +1,71 @@
-"""What the experts learnt: who read which token, and whether that has to do with what kind of token it was.
+"""What the experts learnt: who read which token, and whether that depends on the kind of the token.
 
-Legend: N tokens, L layers with experts, E experts, K experts a token, C kinds of token.
+Legend: N tokens, L layers with experts, E experts, K experts per token, C kinds of token.
 """
 
 import io
 import keyword
+import re
 import tokenize
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
+from scipy.special import rel_entr
 
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.experts import MoE
+from sparsity_lab.models.transformer import DecoderLayer
 
 KINDS = ("keyword", "name", "number", "string", "comment", "operator", "indentation", "space", "newline", "other")
-_OF_TOKEN = {
-    tokenize.NUMBER: "number",
-    tokenize.STRING: "string",
-    tokenize.COMMENT: "comment",
-    tokenize.OP: "operator",
-    tokenize.INDENT: "indentation",
-    tokenize.NEWLINE: "newline",
-    tokenize.NL: "newline",
-}
-for _name in ("FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END"):  # since Python 3.12
-    if hasattr(tokenize, _name):
-        _OF_TOKEN[getattr(tokenize, _name)] = "string"
+_OF_TOKEN = dict.fromkeys(("STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END"), "string")
+_OF_TOKEN |= {"NUMBER": "number", "COMMENT": "comment", "OP": "operator", "INDENT": "indentation"}
+_OF_TOKEN |= {"NEWLINE": "newline", "NL": "newline"}
+# For bytes that are in no token; tokenize marks an indentation only where the depth of a block changes.
+_OF_BLANKS = {"indentation": rb"(?m)^[ \t]+", "space": rb"[ \t]+", "newline": rb"\n"}
 
 
 def kinds(text: bytes) -> np.ndarray:
-    """The kind of each byte of Python source, as indices into `KINDS`, uint8 (bytes,), by Python's own `tokenize`.
+    """Labels each byte of Python source with its kind, as indices into `KINDS`, uint8 (bytes,), by Python's `tokenize`.
 
-    A piece that does not parse, as at the ends of a window cut out of a file, is ``other``; labelling goes on with the
-    next line.
+    A piece that does not parse, as at the ends of a window cut out of a file, is ``other``; labels resume with the next
+    line.
     """
-    # One character a byte, so that positions agree; any letter stands for what is not ASCII.
+    # One character per byte, so that positions agree; any letter can stand for what is not ASCII.
     lines = text.decode("latin-1").translate(dict.fromkeys(range(128, 256), "é")).splitlines(keepends=True)
-    found = np.full(len(text), KINDS.index("other"), np.uint8)
+    other = KINDS.index("other")
+    found = np.full(len(text), other, np.uint8)
     starts = np.cumsum([0, *map(len, lines)])
     first = 0
     while first < len(lines):
         reached = first
         try:
             for token in tokenize.generate_tokens(io.StringIO("".join(lines[first:])).readline):
-                kind = _OF_TOKEN.get(token.type)
+                kind = _OF_TOKEN.get(tokenize.tok_name[token.type])
                 if token.type == tokenize.NAME:
                     kind = "keyword" if keyword.iskeyword(token.string) else "name"
                 if kind is not None:
-                    (row, column), (end_row, end_column) = token.start, token.end
-                    begin = starts[min(first + row - 1, len(lines))] + column
-                    end = starts[min(first + end_row - 1, len(lines))] + end_column
+                    begin, end = (
+                        starts[min(first + row - 1, len(lines))] + column for row, column in (token.start, token.end)
+                    )
                     found[begin:end] = KINDS.index(kind)
-                    reached = max(reached, first + end_row - 1)
+                    reached = max(reached, first + token.end[0] - 1)
             break
         except (tokenize.TokenError, SyntaxError):
-            first = reached + 1  # the line that is no Python, or the rest after what was read
-    whole = np.frombuffer(text, np.uint8)
-    blank = found == KINDS.index("other")
-    found[blank & (whole == ord("\n"))] = KINDS.index("newline")
-    spaces = blank & np.isin(whole, (ord(" "), ord("\t")))
-    found[spaces] = KINDS.index("space")
-    for start, line in zip(starts, lines, strict=False):  # tokenize marks only where the depth of a block changes
-        depth = len(line) - len(line.lstrip(" \t"))
-        begun = found[start : start + depth]
-        begun[begun == KINDS.index("space")] = KINDS.index("indentation")
+            first = reached + 1  # skips the line that is no Python, or the rest of the last one read
+
+    for kind, pattern in _OF_BLANKS.items():
+        for match in re.finditer(pattern, text):
+            part = found[slice(*match.span())]
+            part[part == other] = KINDS.index(kind)
     return found
 
 
 @dataclass
 class Readings:
-    """Who read what: for each layer with experts, the experts of each token, the favourite first."""
+    """For each layer with experts, the experts that read each token, the favourite first."""
 
     tokens_N: np.ndarray
     kinds_N: np.ndarray
@@ -85,7 +79,7 @@ class Readings:
 
 
 @torch.no_grad()
-def read(model: Transformer, text: bytes) -> Readings:
+def trace_routing(model: Transformer, text: bytes) -> Readings:
     """Runs ``model`` over ``text``, in windows of its context, and records the routing. Raises ValueError for a model
     without routers, for one whose experts choose (a token has no favourite), and for a text shorter than one window."""
     context = model.config.context
@@ -97,7 +91,7 @@ def read(model: Transformer, text: bytes) -> Readings:
     windows = len(text) // context
     if windows < 1:
         raise ValueError(f"text of {len(text)} bytes is shorter than the model's context={context}")
-    labels = kinds(text)[: windows * context]
+
     tokens = np.frombuffer(text, np.uint8)[: windows * context]
     was_training = model.training
     model.eval()
@@ -107,46 +101,45 @@ def read(model: Transformer, text: bytes) -> Readings:
         parts.append([router.last.experts_NK.cpu().numpy() for router in routers if router.last is not None])
     model.train(was_training)
     experts_LNK = np.stack([np.concatenate(layer) for layer in zip(*parts, strict=True)])
-    return Readings(tokens, labels, experts_LNK, model.config.n_experts)
+    return Readings(tokens, kinds(text)[: windows * context], experts_LNK, model.config.n_experts)
 
 
-def table(experts_N: np.ndarray, kinds_N: np.ndarray, n_experts: int) -> pd.DataFrame:
-    """How often each expert (rows) read each kind (columns)."""
+def kind_counts(experts_N: np.ndarray, kinds_N: np.ndarray, n_experts: int) -> pd.DataFrame:
+    """Counts how often each expert (rows) read each kind (columns)."""
     counts_EC = np.zeros((n_experts, len(KINDS)), np.int64)
     np.add.at(counts_EC, (experts_N, kinds_N), 1)
     return pd.DataFrame(counts_EC, columns=list(KINDS)).rename_axis(index="expert", columns="kind")
 
 
 def mutual_information(counts_EC: pd.DataFrame) -> float:
-    """I(expert; kind) in bits (Cover and Thomas, Elements of Information Theory, eq. 2.28): how much knowing the
-    expert says about the kind. 0 if they are independent, at most the smaller of the two entropies."""
+    """Computes I(expert; kind) in bits (Cover and Thomas, Elements of Information Theory, eq. 2.28): how much knowing
+    the expert tells about the kind. 0 if they are independent, at most the smaller of the two entropies."""
     joint = counts_EC.to_numpy() / counts_EC.to_numpy().sum()
     independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
-    seen = joint > 0
-    return float((joint[seen] * np.log2(joint[seen] / independent[seen])).sum())
+    return float(rel_entr(joint, independent).sum() / np.log(2))
 
 
 @dataclass(frozen=True)
 class Specialisation:
-    """Of one layer: mutual information of expert and kind, what chance gives, and how often chance gives as much."""
+    """The mutual information of expert and kind in one layer, beside what chance gives."""
 
     bits: float
     by_chance: float  # mean over the shifts
-    largest: float  # of the shifts
+    largest: float  # of all shifts
     p_value: float
 
 
 def specialisation(readings: Readings, layer: int, shifts: int = 99, seed: int = 0) -> Specialisation:
-    """A permutation test: if kinds had nothing to do with tokens, how much would an expert say about them?
+    """Tests by permutation how much an expert would tell about kinds if these had nothing to do with the tokens.
 
-    The kinds are shifted along the text by random distances, round its end. Dealing them out one by one would break
-    their runs, and what is left of chance would look smaller than it is.
+    The kinds are shifted along the text by random distances, round its end. To shuffle them one by one would break up
+    their runs, and chance would then look smaller than it is.
     """
     experts_N, kinds_N = readings.favourites_LN[layer], readings.kinds_N
-    bits = mutual_information(table(experts_N, kinds_N, readings.n_experts))
+    bits = mutual_information(kind_counts(experts_N, kinds_N, readings.n_experts))
     generator = np.random.default_rng(seed)
     chance = [
-        mutual_information(table(experts_N, np.roll(kinds_N, distance), readings.n_experts))
+        mutual_information(kind_counts(experts_N, np.roll(kinds_N, distance), readings.n_experts))
         for distance in generator.integers(len(kinds_N) // 20 + 1, len(kinds_N), shifts)
     ]
     at_least = 1 + sum(value >= bits for value in chance)
@@ -154,8 +147,8 @@ def specialisation(readings: Readings, layer: int, shifts: int = 99, seed: int =
 
 
 def preference(counts_EC: pd.DataFrame) -> pd.DataFrame:
-    """How many times more often than on average a kind goes to an expert: P(expert | kind) / P(expert), 1 for
-    indifference; kinds that do not occur are left out."""
+    """Returns how many times more often than average a kind goes to an expert: P(expert | kind) / P(expert), which is 1
+    for an expert without preference. Kinds that do not occur are left out."""
     counts = counts_EC.loc[:, counts_EC.sum() > 0]
     of_kind = counts / counts.sum()
     share = counts.sum(axis=1) / counts.to_numpy().sum()
@@ -163,46 +156,52 @@ def preference(counts_EC: pd.DataFrame) -> pd.DataFrame:
 
 
 def co_activation(readings: Readings, layer: int) -> np.ndarray:
-    """For each pair of experts the share of tokens that both read, (E, E); the diagonal is each one's own share."""
-    together = np.zeros((readings.n_experts, readings.n_experts))
-    chosen_NE = np.zeros((len(readings.kinds_N), readings.n_experts), np.float32)
+    """Returns for each pair of experts the share of tokens that both read, (E, E); the diagonal is each one's share."""
+    chosen_NE = np.zeros((len(readings.kinds_N), readings.n_experts))
     np.put_along_axis(chosen_NE, readings.experts_LNK[layer], 1.0, axis=1)
-    together[:] = chosen_NE.T @ chosen_NE / len(chosen_NE)
+    together: np.ndarray = chosen_NE.T @ chosen_NE / len(chosen_NE)
     return together
+
+
+def routed_layers(model: Transformer) -> dict[int, MoE]:
+    """Returns the mixtures of experts that have a router, by the index of their layer."""
+    layers = enumerate(layer for layer in model.layers if isinstance(layer, DecoderLayer))
+    return {index: layer.moe for index, layer in layers if layer.moe.router is not None}
 
 
 @torch.no_grad()
 def similarity(model: Transformer, layer: int) -> np.ndarray:
-    """Cosine of the weights of each pair of experts in one layer with experts, (E, E)."""
-    moes = [module for module in model.modules() if isinstance(module, MoE) and module.router is not None]
-    experts = moes[layer].experts
-    weights_EX = torch.cat([experts.gate_up_EDG.flatten(1), experts.down_EFD.flatten(1)], 1)
-    unit_EX = weights_EX / weights_EX.norm(dim=1, keepdim=True)
+    """Returns the cosine of the weights of each pair of experts in one layer with experts, (E, E)."""
+    experts = list(routed_layers(model).values())[layer].experts
+    unit_EX = F.normalize(torch.cat([experts.gate_up_EDG.flatten(1), experts.down_EFD.flatten(1)], 1))
     cosines: np.ndarray = (unit_EX @ unit_EX.T).cpu().numpy()
     return cosines
 
 
 def effective_experts(probs_NE: torch.Tensor) -> float:
-    """exp of the mean entropy of the router's distribution: between how many experts a token is torn, from 1 to E."""
+    """Returns exp of the mean entropy of the router's distribution: the number of experts that a token hesitates
+    between, from 1 to E."""
     return float(torch.special.entr(probs_NE.float()).sum(-1).mean().exp())
 
 
 @torch.no_grad()
 def vectors(model: Transformer, text: bytes) -> list[dict[str, np.ndarray]]:
-    """For each layer with experts what is spread over what, while ``model`` reads up to 32 windows of ``text``.
+    """Collects, for each layer with experts, vectors whose sparsity can be measured, while ``model`` reads up to 32
+    windows of ``text``.
 
-    ``shares`` of the router, (N, E); ``gates``, what of them is left after the choice, (N, E); ``hidden`` numbers
-    silu(gate)·up of the experts at work, (N·K, F), expert by expert; the weights of each expert, ``gate_up``, (E, D·G),
-    and ``down``, (E, F·D). Raises ValueError as `read` does.
+    ``shares`` of the router, (N, E); ``gates``, the shares that the choice leaves, (N, E); ``hidden`` numbers
+    silu(gate)·up of the active experts, (N·K, F), expert by expert; and the weights of each expert, ``gate_up``,
+    (E, D·G), and ``down``, (E, F·D). Raises ValueError as `trace_routing` does.
     """
-    moes = [module for module in model.layers.modules() if isinstance(module, MoE) and module.router is not None]
+    moes = routed_layers(model).values()
     inputs: list[torch.Tensor] = []
     hooks = [moe.register_forward_pre_hook(lambda _, given: inputs.append(given[0].flatten(0, 1))) for moe in moes]
     try:
-        read(model, text[: 32 * model.config.context])
+        trace_routing(model, text[: 32 * model.config.context])
     finally:
         for hook in hooks:
             hook.remove()
+
     found = []
     for moe, x_ND in zip(moes, inputs, strict=True):
         assert moe.router is not None
@@ -211,7 +210,7 @@ def vectors(model: Transformer, text: bytes) -> list[dict[str, np.ndarray]]:
         hidden = []
         for e, gate_up_DG in enumerate(experts.gate_up_EDG.to(x_ND.dtype)):
             gate_SF, up_SF = (x_ND[(routing.experts_NK == e).any(1)] @ gate_up_DG).chunk(2, -1)
-            hidden.append(torch.nn.functional.silu(gate_SF) * up_SF)
+            hidden.append(F.silu(gate_SF) * up_SF)
         parts = {
             "shares": routing.probs_NE,
             "gates": torch.zeros_like(routing.probs_NE).scatter(1, routing.experts_NK, routing.weights_NK),
@@ -219,6 +218,6 @@ def vectors(model: Transformer, text: bytes) -> list[dict[str, np.ndarray]]:
             "gate_up": experts.gate_up_EDG.flatten(1),
             "down": experts.down_EFD.flatten(1),
         }
-        # copies, for training changes the weights
+        # Copies, because training changes the weights.
         found.append({name: part.float().cpu().numpy().copy() for name, part in parts.items()})
     return found

@@ -1,6 +1,6 @@
-"""How many answers of a model are exactly right, and what that says about sparsity, with seeds and intervals.
+"""Which answers of a model are exactly right, and how that depends on sparsity, with seeds and intervals.
 
-Legend: B lines in a batch, T bytes of context, V vocabulary, N lines, L bytes of a line.
+Legend: B lines in a batch, T bytes of context, N lines, L bytes of a line.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from sparsity_lab.analysis.routing import KINDS, kinds
-from sparsity_lab.intervals import mean_interval
+from sparsity_lab.intervals import mean_interval, over_seeds, verdict
 from sparsity_lab.models import Transformer
 from sparsity_lab.record import Record
 from sparsity_lab.training.batches import Bytes
@@ -18,92 +18,84 @@ from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.training.tasks import RANKS, TASKS, Task, facts, lines, recall_lines
 from sparsity_lab.training.trainer import Training
 
-LINES = 1_000  # a task: the standard error of a share is then at most 1.6 %
-SEED = 1_000_000  # far from those of the text
+LINES = 1_000  # per task: the standard error of a share is then at most 1.6 %
+SEED = 1_000_000  # far from the seeds of the text
 CLOZE_KINDS = ("keyword", "name", "number", "operator", "indentation", "newline")  # strings and comments are long
 CLOZE_BYTES = 100_000
 BATCH = 250
 
 
 @torch.no_grad()
-def right(model: Transformer, lines_NL: Bytes, answer: int) -> np.ndarray:
-    """Which answers, the last ``answer`` bytes of each line, ``model`` gives exactly: (N,) bool.
-
-    It reads a newline and the line, answer included, and each byte of the answer has to be the likeliest one where it
-    stands. That is greedy decoding: as long as all bytes were right, it would have read the same.
-    """
+def _likeliest(model: Transformer, tokens_NT: torch.Tensor) -> torch.Tensor:
+    """Returns the byte that ``model`` finds likeliest after each of the given ones, (N, T)."""
     was_training = model.training
     model.eval()
-    start = np.full((len(lines_NL), 1), ord("\n"), np.uint8)
-    found = []
-    for batch_BL in torch.from_numpy(np.concatenate([start, lines_NL], 1).astype(np.int64)).split(BATCH):
-        said_BL = model(batch_BL[:, :-1].to(model.device)).argmax(-1).cpu()
-        found.append((said_BL == batch_BL[:, 1:])[:, -answer:].all(1).numpy())
+    found = [model(tokens_BT.to(model.device)).argmax(-1).cpu() for tokens_BT in tokens_NT.split(BATCH)]
     model.train(was_training)
-    return np.concatenate(found)
+    return torch.cat(found)
 
 
-@torch.no_grad()
-def cloze(model: Transformer, source: bytes) -> pd.DataFrame:
-    """Words of Python source that ``model`` completes exactly, by their kind: columns kind, words, accuracy.
+def right(model: Transformer, lines_NL: Bytes, answer: int) -> np.ndarray:
+    """Tells which answers, the last ``answer`` bytes of each line, ``model`` gives exactly: (N,) bool.
 
-    A word is a run of bytes of one kind (`inside.kinds`). It counts if the model has read at least half a context
-    before it, and is right if each of its bytes is the likeliest: its bytes, not where it ends. A kind without a word
-    has no row.
+    The model reads a newline and the line, answer included, and each byte of the answer has to be the likeliest one at
+    its place. That is greedy decoding: as long as all bytes were right, it would have read the same.
     """
-    context, was_training = model.config.context, model.training
-    model.eval()
-    n = (len(source) - 1) // context
-    data = torch.from_numpy(np.frombuffer(source, np.uint8)[: n * context + 1].astype(np.int64))
-    said = torch.cat([model(x_BT.to(model.device)).argmax(-1).cpu() for x_BT in data[:-1].view(n, context).split(32)])
-    model.train(was_training)
-    is_right = (said.flatten() == data[1:]).numpy()  # of the bytes from the second on
-    words = _words(source, context)
+    started_NT = np.pad(lines_NL, ((0, 0), (1, 0)), constant_values=ord("\n"))
+    tokens_NT = torch.from_numpy(started_NT.astype(np.int64))
+    right_NL = _likeliest(model, tokens_NT[:, :-1]) == tokens_NT[:, 1:]
+    found: np.ndarray = right_NL[:, -answer:].all(1).numpy()
+    return found
+
+
+def cloze(model: Transformer, source: bytes) -> pd.DataFrame:
+    """Examines which words of Python source ``model`` completes exactly, by their kind: columns kind, words, accuracy.
+
+    A word is a run of bytes of one kind (`routing.kinds`). It counts if the model has read at least half a context
+    before it, and is right if each of its bytes is the likeliest; where it ends is not asked. A kind without a word has
+    no row.
+    """
+    words = _words(source, model.config.context)
+    n_bytes = (len(source) - 1) // model.config.context * model.config.context
+    data = torch.from_numpy(np.frombuffer(source, np.uint8)[: n_bytes + 1].astype(np.int64))
+    said = _likeliest(model, data[:-1].view(-1, model.config.context)).flatten()
+    is_right = (said == data[1:]).numpy()  # from the second byte on
     words["right"] = [bool(is_right[b - 1 : e - 1].all()) for b, e in zip(words["begin"], words["end"], strict=True)]
-    found = words.groupby("kind", sort=False)["right"].agg(["size", "mean"]).reset_index()
-    return found.set_axis(["kind", "words", "accuracy"], axis=1)
+    return words.groupby("kind", observed=True).agg(words=("right", "size"), accuracy=("right", "mean")).reset_index()
 
 
 def cloze_chance(source: bytes, context: int) -> dict[str, float]:
-    """The share of the commonest word among those that `cloze` asks for, by kind."""
+    """Returns for each kind the share of the commonest word among those that `cloze` asks for."""
     words = _words(source, context)
-    spelt = [source[b:e] for b, e in zip(words["begin"], words["end"], strict=True)]
-    of_kind = words.assign(spelt=spelt).groupby("kind", sort=False)["spelt"]
-    return {str(kind): float(own.value_counts(normalize=True).iloc[0]) for kind, own in of_kind}
+    words["text"] = [source[b:e] for b, e in zip(words["begin"], words["end"], strict=True)]
+    commonest = words.groupby("kind", observed=True)["text"].agg(lambda own: own.value_counts(normalize=True).iloc[0])
+    return {str(kind): float(share) for kind, share in commonest.items()}
 
 
 def _words(source: bytes, context: int) -> pd.DataFrame:
-    """The words to complete, as columns kind, begin and end (bytes of the source), by kind in their order."""
-    n = (len(source) - 1) // context
-    labels = kinds(source)[1 : n * context + 1]
+    """Returns the words to complete: columns kind (in the order of `CLOZE_KINDS`), begin and end (bytes of source)."""
+    labels = kinds(source)[1 : (len(source) - 1) // context * context + 1]
     begin = np.flatnonzero(np.diff(labels, prepend=255))
     end = np.append(begin[1:], len(labels))
+    found = pd.DataFrame({"kind": np.array(KINDS)[labels[begin]], "begin": begin + 1, "end": end + 1})
     asked = (begin // context == (end - 1) // context) & (begin % context >= context // 2)
-    rows = [
-        (kind, int(b) + 1, int(e) + 1)
-        for kind in CLOZE_KINDS
-        for b, e in zip(begin[asked], end[asked], strict=True)
-        if labels[b] == KINDS.index(kind)
-    ]
-    return pd.DataFrame(rows, columns=["kind", "begin", "end"])
+    words: pd.DataFrame = found[asked & found["kind"].isin(CLOZE_KINDS)]
+    return words.assign(kind=pd.Categorical(words["kind"], CLOZE_KINDS))
 
 
 def recall_by_rank(model: Transformer) -> pd.DataFrame:
-    """Every fact of the table, asked once, by how common it is: columns rank (the facts from it to its double), facts,
+    """Asks for every fact of the table once, by how common it is: columns rank (facts from it to its double), facts,
     accuracy."""
     n = len(facts()[0])
     is_right = right(model, recall_lines(np.arange(n)), TASKS["recall"].answer)
     rank = 1 << np.log2(np.arange(n) + RANKS[0]).astype(int)
-    return (
-        pd.DataFrame({"rank": rank, "right": is_right})
-        .groupby("rank", as_index=False)
-        .agg(facts=("right", "size"), accuracy=("right", "mean"))
-    )
+    groups = pd.DataFrame({"rank": rank, "right": is_right}).groupby("rank", as_index=False)
+    return groups.agg(facts=("right", "size"), accuracy=("right", "mean"))
 
 
-def score(training: Training) -> dict[str, float]:
-    """Shares of right answers: by task; of facts, by the rank they begin with, as "recall rank 8"; of words of held-out
-    source, by kind, as "cloze name"."""
+def score_tasks(training: Training) -> dict[str, float]:
+    """Returns shares of right answers: by task; for facts by the rank they begin with, as "recall rank 8"; for words of
+    held-out source by kind, as "cloze name"."""
     model = training.model
     ranks, by_kind = recall_by_rank(model), cloze(model, load_corpus("python").val[:CLOZE_BYTES].tobytes())
     found = {name: right(model, asked(task), task.answer).mean() for name, task in TASKS.items()}
@@ -113,42 +105,35 @@ def score(training: Training) -> dict[str, float]:
 
 
 def asked(task: Task) -> Bytes:
-    """The lines that models are tested with."""
+    """Returns the lines that models are tested with."""
     return lines(task, LINES, SEED)
 
 
-def table(records: Iterable[Record]) -> pd.DataFrame:
-    """Scores of finished runs, a row each: columns budget, width, sparsity, seed, task, accuracy."""
-    rows = [
-        (record.run["budget"], record.model["d_model"], record.sparsity, record.seed, task, accuracy)
-        for record in records
-        if record.status == "finished"
-        for task, accuracy in (record.scores or {}).items()
-    ]
+def score_table(records: Iterable[Record]) -> pd.DataFrame:
+    """Tabulates the scores of finished runs, one per row: columns budget, width, sparsity, seed, task, accuracy."""
+    runs = [(record.row(), record.scores or {}) for record in records if record.status == "finished"]
+    rows = [row | {"task": task, "accuracy": accuracy} for row, scores in runs for task, accuracy in scores.items()]
     return pd.DataFrame(rows, columns=["budget", "width", "sparsity", "seed", "task", "accuracy"])
 
 
-def summarise(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds with half of their 95 % interval: columns task, budget, sparsity, accuracy, half, seeds."""
-    return _over_seeds(scores, "accuracy")
+BY = ["task", "budget", "sparsity"]
 
 
-def gains(scores: pd.DataFrame) -> pd.DataFrame:
-    """How much more a sparse model gets right than the dense one of the same seed, which read the same text in the same
-    order: columns task, budget, sparsity, gain, half, seeds."""
+def mean_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Returns means over seeds: columns task, budget, sparsity, accuracy, half (of the 95 % interval), seeds."""
+    return over_seeds(scores, BY, "accuracy")
+
+
+def score_gains(scores: pd.DataFrame) -> pd.DataFrame:
+    """Returns how much more a sparse model gets right than the dense one of the same seed, which read the same text in
+    the same order: columns task, budget, sparsity, gain, half, seeds."""
     keys = ["task", "budget", "seed"]
     dense = scores.loc[scores["sparsity"] == 0, [*keys, "accuracy"]].rename(columns={"accuracy": "dense"})
     both = scores[scores["sparsity"] > 0].merge(dense, on=keys)
-    return _over_seeds(both.assign(gain=both["accuracy"] - both["dense"]), "gain")
+    return over_seeds(both.assign(gain=both["accuracy"] - both["dense"]), BY, "gain")
 
 
-def _over_seeds(scores: pd.DataFrame, column: str) -> pd.DataFrame:
-    by = ["task", "budget", "sparsity"]
-    rows = [(*key, *mean_interval(list(own)), len(own)) for key, own in scores.groupby(by, sort=False)[column]]
-    return pd.DataFrame(rows, columns=[*by, column, "half", "seeds"])
-
-
-# What is compared: weights of accuracies, by task and by the place of the sparsity among those measured.
+# Differences of accuracies: weights by task and by the place of the sparsity among those measured.
 NONE, NEXT, MOST = 0, -2, -1
 CLAIMS: dict[str, dict[tuple[str, int], int]] = {
     "sparsity helps recall": {("recall", MOST): 1, ("recall", NONE): -1},
@@ -162,12 +147,12 @@ CLAIMS: dict[str, dict[tuple[str, int], int]] = {
 FLOOR, CEILING = 0.02, 0.98  # above chance, and of all: nearer than that to either, accuracies can't differ
 
 
-def verdicts(scores: pd.DataFrame) -> pd.DataFrame:
-    """`CLAIMS` judged at each budget: columns budget, claim, value, half, seeds, verdict, note.
+def judge_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Judges `CLAIMS` at each budget: columns budget, claim, value, half, seeds, verdict, note.
 
-    ``value`` is the mean over seeds of a difference of accuracies that is positive if the claim holds; ``yes`` or
-    ``no`` if its 95 % interval leaves out zero, else ``not decided``. The note tells where the accuracies compared are
-    all at chance or all perfect, so that no difference could show. Raises ValueError for fewer than two sparsities.
+    ``value`` is the mean over seeds of a difference of accuracies that is positive if the claim holds; the verdict is
+    that of its 95 % interval. The note names tasks in which the compared accuracies are all at chance or all perfect,
+    so that no difference could show. Raises ValueError for fewer than two sparsities.
     """
     rows = []
     for budget, own in scores.groupby("budget"):
@@ -175,12 +160,13 @@ def verdicts(scores: pd.DataFrame) -> pd.DataFrame:
         stops = sorted(own["sparsity"].unique().tolist())
         if len(stops) < 2:
             raise ValueError(f"budget={budget:g} has scores at sparsity {stops} alone: measure dense models too")
+
         for claim, weights in CLAIMS.items():
             cells = {(task, stops[place]): weight for (task, place), weight in weights.items()}
             values = sum(weight * wide[cell] for cell, weight in cells.items()).dropna()
             value, half = mean_interval(list(values))
-            verdict = "yes" if value - half > 0 else "no" if value + half < 0 else "not decided"
-            rows.append((budget, claim, value, half, len(values), verdict, _note(wide[list(cells)].mean())))
+            decision = verdict(value - half, value + half)
+            rows.append((budget, claim, value, half, len(values), decision, _note(wide[list(cells)].mean())))
     return pd.DataFrame(rows, columns=["budget", "claim", "value", "half", "seeds", "verdict", "note"])
 
 

@@ -105,7 +105,7 @@ def _masks(model: "Transformer", method: str, sparsity: float, batches: "Batches
 def _without_experts(model: "Transformer", method: str, sparsity: float, batches: "Batches") -> "Transformer":
     """Returns the smaller model of a method of `OF_EXPERTS`: every layer loses round(sparsity·E) experts."""
     experts = analysis.expert_pruning
-    analysis.pruning.check(sparsity)
+    analysis.pruning.check_sparsity(sparsity)
     n = model.config.n_experts - round(sparsity * model.config.n_experts)
     experts.smaller_config(model.config, n)  # raises what is wrong before the work begins
     if method == "experts-loss":

@@ -9,19 +9,19 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sparsity_lab.analysis.task_scores import summarise
+from sparsity_lab.analysis.task_scores import mean_scores
 from sparsity_lab.figures.laws import LOOKS, asleep, sparsity_axis
 from sparsity_lab.figures.style import GHOST, SPARSE, TEXT, styled
 from sparsity_lab.training.tasks import RANKS, TASKS
 
 APART = 0.12  # between the sparsities of one place, so that their intervals can be told apart
 SHARE = {"tickformat": ".0%", "range": [-0.03, 1.03]}
-RANK, CLOZE = "recall rank ", "cloze "  # what `task_scores.score` writes before a rank and a kind
+RANK, CLOZE = "recall rank ", "cloze "  # what `task_scores.score_tasks` writes before a rank and a kind
 
 
 def accuracy(scores: pd.DataFrame, budget: float, tasks: Sequence[str] = tuple(TASKS), height: int = 0) -> go.Figure:
-    """Right answers against sparsity, a panel for each task. ``scores``: as `task_scores.table` gives them. Dots are
-    seeds, the line is their mean with its 95 % interval, the dotted line is chance. Always three traces a panel, so
+    """Right answers against sparsity, a panel for each task. ``scores``: as `task_scores.score_table` gives them. Dots
+    are seeds, the line is their mean with its 95 % interval, the dotted line is chance. Always three traces a panel, so
     that a slider can move them."""
     columns = min(len(tasks), 2)
     rows = math.ceil(len(tasks) / columns)
@@ -30,7 +30,7 @@ def accuracy(scores: pd.DataFrame, budget: float, tasks: Sequence[str] = tuple(T
     ends = asleep([stops.min(), stops.max()]).tolist()
     for i, task in enumerate(tasks):
         here = scores[(scores["budget"] == budget) & (scores["task"] == task)]
-        mean = summarise(here).sort_values("sparsity")
+        mean = mean_scores(here).sort_values("sparsity")
         traces = (
             go.Scatter(
                 x=ends, y=[TASKS[task].chance] * 2, mode="lines", name="chance", legendgroup="chance",
@@ -59,7 +59,7 @@ def accuracy(scores: pd.DataFrame, budget: float, tasks: Sequence[str] = tuple(T
 
 def recall_by_rank(summary: pd.DataFrame, budget: float, height: int = 420) -> go.Figure:
     """Facts known against how common they are, a line for each sparsity, with 95 % intervals; the dotted line is chance
-    as in the task itself. ``summary``: as `task_scores.summarise` gives it."""
+    as in the task itself. ``summary``: as `task_scores.mean_scores` gives it."""
     ranks = {int(task.removeprefix(RANK)): task for task in summary["task"].unique() if task.startswith(RANK)}
     names = {ranks[rank]: f"{rank}–{min(2 * rank, RANKS[1]) - 1}" for rank in sorted(ranks)}
     figure = _side_by_side(summary, budget, names, "accuracy", "lines+markers")
@@ -83,7 +83,7 @@ def cloze_by_kind(summary: pd.DataFrame, budget: float, chance: Mapping[str, flo
 
 def gains(paired: pd.DataFrame, budget: float, tasks: Sequence[str] = tuple(TASKS), height: int = 380) -> go.Figure:
     """How much more sparse models get right than the dense one, by task, with 95 % intervals. ``paired``: as
-    `task_scores.gains` gives it."""
+    `task_scores.score_gains` gives it."""
     figure = _side_by_side(paired, budget, {task: task for task in tasks}, "gain", "markers", first=1)
     figure.add_hline(0, line={"color": TEXT, "dash": "dot"})
     return styled(figure, height, yaxis={"title": "right answers, sparse minus dense", "tickformat": "+.0%"})

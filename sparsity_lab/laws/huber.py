@@ -1,8 +1,8 @@
 """Sums of powers fitted to losses: Huber's loss on log-loss, for many starts and many resamples at once.
 
-The papers minimise by L-BFGS. These are steps of Levenberg and Marquardt on reweighted least squares (Holland and
-Welsch 1977, doi 10.1080/03610927708827533), which reach the same minima, and all problems take theirs in one call.
-SciPy's L-BFGS-B takes them one by one, and on a machine with other work BLAS's threads made it twenty times slower.
+The papers minimise by L-BFGS. This module takes steps of Levenberg and Marquardt on reweighted least squares (Holland
+and Welsch 1977, doi 10.1080/03610927708827533), which reach the same minima, for all problems in one call. SciPy's
+L-BFGS-B solves one problem at a time, and BLAS's threads made it twenty times slower on a busy machine.
 
 R runs, T terms, P coefficients, B problems.
 """
@@ -14,25 +14,25 @@ from sparsity_lab.laws.power_law import Array
 
 DELTA = 1e-3  # of the Huber loss on log-loss: Hoffmann et al. 2022 (arXiv 2203.15556), Abnar et al. 2025
 STEPS = 400
-TOLERANCE, PATIENCE = 1e-7, 5  # a problem is done when so many steps in turn have lowered its loss by less than this
-STUCK = 1e9  # or when even so short a step does not lower it
+# A problem is done after PATIENCE steps in a row that lower its loss by less than TOLERANCE (relative), or when even
+# steps with a damping of STUCK, which are tiny, do not lower it.
+TOLERANCE, PATIENCE, STUCK = 1e-7, 5, 1e9
 
 
 def log_loss(x_RTP: Array, theta_BP: Array) -> Array:
-    """log Σ_t exp(X_t·θ): (B, R)."""
+    """Computes log Σ_t exp(X_t·θ): (B, R)."""
     return _log_loss_and_shares(x_RTP, theta_BP)[0]
 
 
 def huber(errors_BR: Array, weights_BR: Array) -> Array:
-    """Σ weight · Huber(error) with δ = 1: (B,)."""
+    """Computes Σ weight · Huber(error) with δ = 1: (B,)."""
     inner = np.clip(errors_BR, -1, 1)
-    value: Array = (weights_BR * inner * (errors_BR - inner / 2)).sum(-1)
-    return value
+    return np.asarray((weights_BR * inner * (errors_BR - inner / 2)).sum(-1))
 
 
 def minimise(x_RTP: Array, y_R: Array, weights_BR: Array, starts_BP: Array, bounds_2P: Array) -> tuple[Array, Array]:
-    """θ (B, P) within the bounds where Σ weight · Huber((log L − y)/δ) is lowest, seen from each start, and how low it
-    is there (B,), in units of δ²."""
+    """Finds from each start the θ (B, P) within the bounds where Σ weight · Huber((log L − y)/δ) is lowest, and its
+    value there (B,), in units of δ²."""
     low, high = bounds_2P
     theta = np.clip(starts_BP, low, high)
     errors, shares = _errors(x_RTP, y_R, theta)
@@ -40,15 +40,18 @@ def minimise(x_RTP: Array, y_R: Array, weights_BR: Array, starts_BP: Array, boun
     damping, quiet = np.full(len(theta), 1e-2), np.zeros(len(theta), int)
     todo = np.arange(len(theta))
     for _ in range(STEPS):
+        # A coefficient at a bound stays there while the loss falls towards the outside.
         gradient, curvature = derivatives(x_RTP, errors[todo], shares[todo], weights_BR[todo])
         pinned = ((theta[todo] <= low) & (gradient > 0)) | ((theta[todo] >= high) & (gradient < 0))
         tried = np.clip(theta[todo] + _step(gradient, curvature, damping[todo], pinned), low, high)
+
         errors_new, shares_new = _errors(x_RTP, y_R, tried)
         value_new = huber(errors_new, weights_BR[todo])
         lower = value_new < value[todo]
         much = value[todo] - value_new > TOLERANCE * value[todo]
         damping[todo] *= np.where(lower, 1 / 4, 5)
         quiet[todo] = np.where(much, 0, quiet[todo] + 1)
+
         moved = todo[lower]
         theta[moved], value[moved] = tried[lower], value_new[lower]
         errors[moved], shares[moved] = errors_new[lower], shares_new[lower]
@@ -59,8 +62,8 @@ def minimise(x_RTP: Array, y_R: Array, weights_BR: Array, starts_BP: Array, boun
 
 
 def derivatives(x_RTP: Array, errors_BR: Array, shares_BRT: Array, weights_BR: Array) -> tuple[Array, Array]:
-    """Of the loss that `minimise` lowers: gradient (B, P), and the curvature (B, P, P) of least squares in which an
-    error beyond δ weighs only δ/|error|."""
+    """Computes the gradient (B, P) of the loss that `minimise` lowers, and the curvature (B, P, P) of least squares in
+    which an error beyond δ weighs only δ/|error|."""
     slopes_BRP = np.einsum("brt,rtp->brp", shares_BRT, x_RTP) / DELTA
     weighted_BRP = (weights_BR / np.maximum(1, np.abs(errors_BR)))[..., None] * slopes_BRP
     gradient = np.einsum("br,brp->bp", errors_BR, weighted_BRP)
@@ -72,15 +75,14 @@ def _step(gradient: Array, curvature: Array, damping: Array, pinned: npt.NDArray
     free = ~pinned
     h = curvature * (free[:, :, None] & free[:, None, :])
     diagonal = np.einsum("bpp->bp", h)
-    # The second part keeps H regular where a coefficient moves nothing.
+    # The second part keeps H regular where a coefficient changes nothing.
     ridge = damping[:, None] * diagonal + 1e-9 * diagonal.max(1, keepdims=True) + pinned
-    step: Array = np.linalg.solve(h + ridge[:, None, :] * np.eye(h.shape[-1]), -(gradient * free)[..., None])[..., 0]
-    return step
+    return np.linalg.solve(h + ridge[:, None, :] * np.eye(h.shape[-1]), -(gradient * free)[..., None])[..., 0]
 
 
 def _errors(x_RTP: Array, y_R: Array, theta_BP: Array) -> tuple[Array, Array]:
-    """Errors in units of δ (B, R), and each term's share of the loss (B, R, T), which is the gradient of log L in the
-    term's logarithm."""
+    """Returns errors in units of δ (B, R), and each term's share of the loss (B, R, T): the gradient of log L with
+    respect to the term's logarithm."""
     log_BR, shares_BRT = _log_loss_and_shares(x_RTP, theta_BP)
     return (log_BR - y_R) / DELTA, shares_BRT
 

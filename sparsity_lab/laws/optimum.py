@@ -1,8 +1,8 @@
-"""The best model that a budget can buy, by a published law.
+"""The best model that a budget can buy, according to a published law.
 
-Along a line of equal compute every law here is a sum of exponentials in log N, so it has one valley: a grid and finer
-grids between the neighbours of its best point find the bottom. Abnar's law is such a sum in log N and log(1 − S)
-together (a posynomial), so the valley over S of the best losses is one valley too.
+Along a line of equal compute every law here is a sum of exponentials in log N, so it has a single valley. A grid finds
+the bottom, refined again and again between the neighbours of its best point. Abnar's law is such a sum in log N and
+log(1 − S) together (a posynomial), so the best losses over S have a single valley too.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ import numpy as np
 
 from sparsity_lab.laws.published import LAWS, Array, PublishedLaw
 
-POINTS, ROUNDS = 33, 9  # each round is 16 times as fine; then float64 sees no difference in loss
+POINTS, ROUNDS = 33, 9  # each round is 16 times as fine; after the last, float64 sees no difference in loss
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """A model as the law counts it, and its loss. ``n_total`` is None where the law doesn't know."""
+    """A model as the law counts it, and its loss. ``n_total`` is None if the law does not determine it."""
 
     n_total: float | None
     n_active: float
@@ -37,12 +37,12 @@ def optimal(
     serve: float = 0.0,
     granularity: float | None = None,
 ) -> Optimum:
-    """The least loss within ``compute`` FLOPs: 6·N_a·D for training, and 2·N_a for each of ``serve`` tokens generated
-    later (Sardana et al. 2023, arXiv 2401.00448).
+    """Finds the model with the least loss within ``compute`` FLOPs: 6·N_a·D for training, and 2·N_a for each of
+    ``serve`` tokens generated later (Sardana et al. 2023, arXiv 2401.00448).
 
-    sparsity: S, or the range in which to look for it; None: the range of the fit. With nothing else held, the best S
-        is the end of the range, for then N grows without bound; the answer says so.
-    memory, active: at most so many parameters in all, and so many at work on a token (2·N_a FLOPs forward).
+    sparsity: S, or the range in which to look for it; None is the range of the fit. If nothing else is bounded, N can
+        grow freely and the best S is the end of the range; a warning says so.
+    memory, active: the most parameters in total, and the most active for each token (2·N_a FLOPs forward).
     granularity: G, for a law that has it.
 
     Raises ValueError for a law without an optimum under compute, and for bounds that leave nothing.
@@ -58,10 +58,11 @@ def optimal(
     if ("G" in law.variables) != (granularity is not None):
         words = "needs it, e.g. 8" if "G" in law.variables else "has none"
         raise ValueError(f"granularity={granularity}: {law.name} {words}")
+
     low_s, high_s = _range_of_sparsity(law, sparsity)
 
     def model(log_active: Array, S: Array) -> dict[str, Array]:
-        """The law's variables for N_a on the line of equal compute."""
+        """Returns the law's variables for N_a on the line of equal compute."""
         n_active = np.exp(log_active)
         tokens = (compute / n_active - 2 * serve) / 6
         values = {"N": law.n_from("active", n_active, S), "D": tokens, "S": S, "E": 1 / (1 - S)}
@@ -70,8 +71,8 @@ def optimal(
         return {name: np.broadcast_to(values[name], np.shape(log_active)) for name in law.variables}
 
     def best_active(S: Array) -> tuple[Array, Array]:
-        """log N_a and loss at the best N_a, for each S."""
-        most = np.full_like(S, compute / (6 + 2 * serve))  # which leaves one token to train on
+        """Returns log N_a and loss at the best N_a, for each S."""
+        most = np.full_like(S, compute / (6 + 2 * serve))  # one token is left to train on
         if active is not None:
             most = np.minimum(most, active)
         if memory is not None:
@@ -88,6 +89,7 @@ def optimal(
         S = np.clip(1 - np.exp(log_density), low_s, high_s)
     else:
         S = np.array([low_s], float)
+
     log_active, loss = best_active(S)
     values = {name: value[0] for name, value in model(log_active, S).items()}
     warnings = law.warnings(**values)
@@ -98,12 +100,11 @@ def optimal(
 
 
 def _range_of_sparsity(law: PublishedLaw, sparsity: float | tuple[float, float] | None) -> tuple[float, float]:
-    if law.fixed_sparsity is not None:
-        if sparsity not in (None, law.fixed_sparsity):
-            raise ValueError(
-                f"sparsity={sparsity}: every model of {law.name} has {law.fixed_sparsity:.4g}; leave it out"
-            )
-        return law.fixed_sparsity, law.fixed_sparsity
+    fixed = law.fixed_sparsity
+    if fixed is not None:
+        if sparsity not in (None, fixed):
+            raise ValueError(f"sparsity={sparsity}: every model of {law.name} has {fixed:.4g}; leave it out")
+        return fixed, fixed
     if sparsity is None:
         limits = law.ranges["S" if "S" in law.variables else "E"]
         assert limits is not None
@@ -115,8 +116,8 @@ def _range_of_sparsity(law: PublishedLaw, sparsity: float | tuple[float, float] 
 
 
 def _least(f: Callable[[Array], Array], low: Array, high: Array) -> tuple[Array, Array]:
-    """Where f is least between ``low`` and ``high`` (n,), and how low; f maps (n, POINTS) to (n, POINTS) and has one
-    valley in each row."""
+    """Finds where f is least between ``low`` and ``high`` (n,), and its value there; f maps (n, POINTS) to (n, POINTS)
+    and has one valley in each row."""
     rows, steps = np.arange(len(low)), np.linspace(0, 1, POINTS)
     for _ in range(ROUNDS):
         x = low[:, None] + (high - low)[:, None] * steps

@@ -1,5 +1,5 @@
-"""Forms of laws. Every one is a sum of powers, L = Σ_t exp(X_t·θ): θ holds the logarithms of the terms' multipliers and
-the exponents, X_t the logarithms of what is raised to them. So one loss and one gradient serve all.
+"""Forms of laws. Each is a sum of powers, L = Σ_t exp(X_t·θ), so one loss and one gradient serve all: θ holds the
+logarithms of the terms' multipliers and the exponents, X_t the logarithms of what is raised to them.
 
 R runs, T terms, P coefficients.
 """
@@ -13,18 +13,18 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-# At the centre of the runs a term is worth from 1e-4 nats, which is nothing, to 20.
+# Bounds. At the centre of the runs a term contributes from 1e-4 nats, which is nothing, to 20.
 MULTIPLIER = (math.log(1e-4), math.log(20))
 EXPONENT = {"N": (0.0, 3.0), "D": (0.0, 3.0), "S": (-2.0, 2.0)}
-# Where starts are drawn: the exponents of Abnar's grid.
+# The ranges that starts are drawn from: the exponents of Abnar's grid.
 START_MULTIPLIER = (math.log(0.03), math.log(3))
 START_EXPONENT = {"N": (0.0, 1.25), "D": (0.0, 1.25), "S": (-1.0, 1.0)}
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """A sum of powers. ``terms`` maps each multiplier to its term's exponents, and these to what they are powers of:
-    N stands for 1/N, D for 1/D, S for 1/(1 − S)."""
+    """A sum of powers. ``terms`` maps each multiplier to the exponents of its term, and each exponent to its base: N
+    stands for 1/N, D for 1/D, S for 1/(1 − S)."""
 
     name: str
     equation: str
@@ -32,15 +32,16 @@ class PowerLaw:
 
     @property
     def exponents(self) -> dict[str, str]:
+        """All exponents and their bases."""
         return {name: of for term in self.terms.values() for name, of in term.items()}
 
     @property
     def names(self) -> list[str]:
-        """Of the coefficients in θ: multipliers, then exponents."""
+        """The names of the coefficients in θ: multipliers, then exponents."""
         return [*self.terms, *self.exponents]
 
     def design(self, logs: Mapping[str, Array]) -> Array:
-        """X (R, T, P), from the logarithms (R,) of 1/N, 1/D and 1/(1 − S)."""
+        """Builds X (R, T, P) from the logarithms (R,) of 1/N, 1/D and 1/(1 − S)."""
         names = self.names
         x_RTP = np.zeros((len(logs["N"]), len(self.terms), len(names)))
         for t, (multiplier, exponents) in enumerate(self.terms.items()):
@@ -50,7 +51,7 @@ class PowerLaw:
         return x_RTP
 
     def box(self, multiplier: tuple[float, float], exponent: Mapping[str, tuple[float, float]]) -> Array:
-        """Lowest and highest θ: (2, P)."""
+        """Returns the lowest and the highest θ: (2, P)."""
         return np.array([*[multiplier] * len(self.terms), *(exponent[of] for of in self.exponents.values())]).T
 
 
@@ -77,7 +78,7 @@ LAWS = {
 
 
 def named(law: str) -> PowerLaw:
-    """Raises ValueError for a name that no law has."""
+    """Returns the law of that name. Raises ValueError for an unknown one."""
     if law not in LAWS:
         raise ValueError(f"law={law!r} is not known: use one of {', '.join(LAWS)}")
     return LAWS[law]

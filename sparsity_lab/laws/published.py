@@ -2,12 +2,12 @@
 was fitted, and where to read it.
 
     N, D     parameters (each law counts its own), training tokens
-    S, E     sparsity by experts (E − K)/E; number of experts, one of which works on a token
-    G, A     granularity (Krajewski: d_ff/d_expert; Ling: twice d_model/d_expert); share of experts that work
+    S, E     sparsity by experts (E − K)/E; number of experts, one of which is active for each token
+    G, A     granularity (Krajewski: d_ff/d_expert; Ling: twice d_model/d_expert); share of experts that are active
     C        training FLOPs
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,21 +19,25 @@ Mask = NDArray[np.bool_]
 Share = Callable[[Array], Array | float]
 
 
-def _positive(x: Array) -> Mask:
-    return (x > 0) & (x < np.inf)
-
-
-# What a variable can be at all: a test, and its words.
+# The values that a variable can have at all: a test, and how an error message puts it.
 DOMAINS: dict[str, tuple[Callable[[Array], Mask], str]] = {
-    **dict.fromkeys(("N", "D", "C", "G"), (_positive, "above 0 and finite")),
+    **dict.fromkeys(("N", "D", "C", "G"), (lambda x: (x > 0) & (x < np.inf), "above 0 and finite")),
     "E": (lambda x: (x >= 1) & (x < np.inf), "at least 1 and finite"),
     "S": (lambda x: (x >= 0) & (x < 1), "at least 0 and below 1"),
     "A": (lambda x: (x > 0) & (x <= 1), "above 0 and at most 1"),
 }
 
 
+def check_possible(values: Mapping[str, Array]) -> None:
+    """Raises ValueError for a value that its variable cannot have."""
+    for name, value in values.items():
+        possible, words = DOMAINS[name]
+        if not np.all(possible(value)):
+            raise ValueError(f"{name}={value[~possible(value)].flat[0]:g} must be {words}")
+
+
 class LawValue(NamedTuple):
-    """What a law says, in the shape of its variables, and what speaks against believing it."""
+    """The value of a law, in the shape of its variables, and reasons not to trust it."""
 
     value: Array
     warnings: list[str]
@@ -41,7 +45,7 @@ class LawValue(NamedTuple):
 
 @dataclass(frozen=True)
 class PublishedLaw:
-    """A published law. ``dataclasses.replace(law, coefficients=…)`` is the same equation with your own."""
+    """A published law. ``dataclasses.replace(law, coefficients=…)`` is the same equation with coefficients of yours."""
 
     name: str
     equation: str
@@ -56,11 +60,11 @@ class PublishedLaw:
     formula: Callable[..., Array]
     # What N would be if it counted "total" or "active" parameters, as a share of N given the sparsity.
     counts: Mapping[str, Share]
-    fixed_sparsity: float | None = None  # of every model the law was fitted on, where it is no variable
+    fixed_sparsity: float | None = None  # of every model that the law was fitted to, if S is not a variable
     notes: str = ""
 
     def __call__(self, **variables: ArrayLike) -> LawValue:
-        """Evaluates, outside the fit range too, but never without a warning that names variable, value and range.
+        """Evaluates the law. Outside the range of its fit, a warning names the variable, its value and the range.
 
         Variables are numbers or arrays that broadcast. Raises ValueError for a missing, unknown or impossible one.
         """
@@ -68,7 +72,7 @@ class PublishedLaw:
         return LawValue(np.asarray(self.formula(self.coefficients, **values)), self.warnings(**values))
 
     def warnings(self, **variables: ArrayLike) -> list[str]:
-        """One line for each variable beyond the range of the fit. A range of C holds for 6·N_a·D."""
+        """Returns a line for each variable that lies beyond the range of the fit. A range of C applies to 6·N_a·D."""
         values = self._checked(variables)
         if "C" in self.ranges and "C" not in values:
             values["C"] = 6 * self.count("active", values["N"], values.get("S", 0.0)) * values["D"]
@@ -85,11 +89,11 @@ class PublishedLaw:
         return lines
 
     def count(self, what: str, n: ArrayLike, sparsity: ArrayLike = 0.0) -> Array:
-        """This law's N as "total" or "active" parameters. Raises ValueError where the law does not say how."""
+        """Converts this law's N to "total" or "active" parameters. Raises ValueError if the law does not say how."""
         return np.asarray(n, float) * self._share(what)(np.asarray(sparsity, float))
 
     def n_from(self, what: str, n: ArrayLike, sparsity: ArrayLike = 0.0) -> Array:
-        """This law's N from "total" or "active" parameters: the inverse of `count`."""
+        """Converts "total" or "active" parameters to this law's N: the inverse of `count`."""
         return np.asarray(n, float) / self._share(what)(np.asarray(sparsity, float))
 
     def _share(self, what: str) -> Share:
@@ -102,49 +106,23 @@ class PublishedLaw:
         if set(variables) != set(self.variables):
             raise ValueError(f"{self.name} takes {', '.join(self.variables)}; got {', '.join(variables) or 'nothing'}")
         values = {name: np.asarray(value, float) for name, value in variables.items()}
-        for name, value in values.items():
-            possible, words = DOMAINS[name]
-            if not np.all(possible(value)):
-                raise ValueError(f"{name}={value[~possible(value)].flat[0]:g} must be {words}")
+        check_possible(values)
         return values
 
 
 def published_law(name: str) -> PublishedLaw:
-    """Raises ValueError for an unknown name."""
+    """Returns the law of that name. Raises ValueError for an unknown one."""
     if name not in LAWS:
         raise ValueError(f"law={name!r} is not known: use one of {', '.join(LAWS)}")
     return LAWS[name]
-
-
-def shared_axis(laws: Sequence[PublishedLaw], count: str | None = None) -> str:
-    """What N means on an axis that all these laws can share: as they are, or with N converted by `PublishedLaw.count`.
-
-    Raises ValueError if they don't predict the same, or mean different things by N. Embeddings count: leaving them out
-    is another N, and no share of it gives them back.
-    """
-    if len({law.predicts for law in laws}) > 1:
-        raise ValueError(f"one axis can't show {'; '.join(f'{law.name}: {law.predicts}' for law in laws)}")
-    meanings = {law.name: _meaning(law, count) for law in laws}
-    if len(set(meanings.values())) > 1:
-        said = "; ".join(f"{name}: {meaning or 'no N'}" for name, meaning in meanings.items())
-        advice = "draw them apart" + (", or try to convert with count='active'" if count is None else "")
-        raise ValueError(f"N means different things ({said}): {advice}")
-    return next(iter(meanings.values()))
-
-
-def _meaning(law: PublishedLaw, count: str | None) -> str:
-    if count is None:
-        return law.n_means
-    law._share(count)
-    return f"{count}, {'without' if 'without' in law.n_means else 'with'} embeddings"
 
 
 # ---- The equations. k: coefficients.
 
 
 def _abnar(k: Mapping[str, float], N: Array, D: Array, S: Array) -> Array:
-    """Abnar et al. 2025 (arXiv 2501.12370), Eq. 6 and its table of coefficients. λ is negative: the third term falls
-    as S grows; the fourth says how sparsity uses up N."""
+    """Abnar et al. 2025 (arXiv 2501.12370), Eq. 6 and its table of coefficients. λ is negative, so the third term falls
+    as S grows; the fourth says how much of N sparsity costs."""
     return (
         k["a"] / N ** k["alpha"]
         + k["b"] / D ** k["beta"]
@@ -184,8 +162,8 @@ def _ludziejewski(k: Mapping[str, float], N: Array, D: Array, E: Array) -> Array
 
 
 def _ling(k: Mapping[str, float], A: Array, G: Array, C: Array) -> Array:
-    """Tian et al. 2025 (arXiv 2507.17702), the joint law of efficiency leverage: the FLOPs a dense model would need for
-    the same loss, over those of the sparse model."""
+    """Tian et al. 2025 (arXiv 2507.17702), the joint law of efficiency leverage: the FLOPs that a dense model needs for
+    the same loss, divided by those of the sparse model."""
     g = np.log2(G)
     exponent = k["a"] + k["d"] * np.log10(C) + k["gamma"] * g**2 + k["beta"] * g
     return np.asarray(_saturated(A, k["A_start"], k["A_max"]) ** exponent)
@@ -199,11 +177,11 @@ def _frantar(k: Mapping[str, float], N: Array, D: Array, S: Array) -> Array:
 
 # ---- The registry
 
-LOSS = "loss, nats a token"
+LOSS = "loss, nats per token"
 CHINCHILLA = "L = E + A/N^α + B/D^β"
 SATURATING = "1/Ê = 1/(E − 1 + (1/E_start − 1/E_max)⁻¹) + 1/E_max"
 DENSE: dict[str, Share] = {"total": np.ones_like, "active": np.ones_like}
-# A block has 4·d² weights of attention and 64 times the 8·d² of a dense feed-forward part, of which one time works.
+# A block has 4·d² weights of attention and 64 times the 8·d² of a dense feed-forward part; one 64th of it is active.
 KRAJEWSKI_ACTIVE = (4 + 8) / (4 + 8 * 64)
 
 LAWS: dict[str, PublishedLaw] = {
@@ -220,9 +198,9 @@ LAWS: dict[str, PublishedLaw] = {
             {"S": (0, 0.98), "C": (3e19, 1e21)},
             "Abnar et al. 2025, Parameters vs FLOPs, arXiv 2501.12370, Eq. 6", "checked", _abnar,
             {"total": np.ones_like, "active": lambda S: 1 - S},
-            notes="Fitted on compute-optimal models alone; S = 0.98 was held out and is predicted with R² 68 %, "
-            "against 99 % within the fit. S counts experts of feed-forward layers, so N_a = (1−S)·N leaves out that "
-            "attention and embeddings always work.",
+            notes="Fitted to compute-optimal models alone. S = 0.98 was held out and is predicted with R² 68 %, "
+            "against 99 % within the fit. S counts experts of feed-forward layers, so N_a = (1−S)·N ignores that "
+            "attention and embeddings are always active.",
         ),
         PublishedLaw(
             "hoffmann", CHINCHILLA, {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28},
@@ -237,7 +215,7 @@ LAWS: dict[str, PublishedLaw] = {
             "none", LOSS, "total, with embeddings", ("N", "D"),
             {"N": (7e7, 1.6e10), "D": (5e9, 5e11)},
             "Besiroglu et al. 2024, Chinchilla scaling: a replication attempt, arXiv 2404.10102", "checked",
-            _chinchilla, DENSE, 0.0, "Fitted anew on Hoffmann's runs, read off a figure of their paper.",
+            _chinchilla, DENSE, 0.0, "Fitted again to Hoffmann's runs, read off a figure of their paper.",
         ),
         PublishedLaw(
             "clark", f"log L = a·log N + b·log Ê + c·log N·log Ê + d, {SATURATING}",
@@ -246,8 +224,8 @@ LAWS: dict[str, PublishedLaw] = {
             {"N": (5e6, 1.3e9), "E": (1, 512)},
             "Clark et al. 2022, Unified scaling laws for routed language models, arXiv 2202.01169, S-BASE", "checked",
             _clark, {},
-            notes="N is that of the dense model into which the experts were put. D was 130B tokens for every model: "
-            "the law says nothing about less or more.",
+            notes="N is that of the dense model into which the experts were put. D was 130B tokens for every model, so "
+            "the law says nothing about fewer or more.",
         ),
         PublishedLaw(
             "krajewski", "L = c + (g/G^γ + a)/N^α + b/D^β",
@@ -256,8 +234,8 @@ LAWS: dict[str, PublishedLaw] = {
             {"N": (1.29e8, 3.7e9), "D": (1.6e10, 1.3e11), "G": (1, 16)},
             "Krajewski et al. 2024, Scaling laws for fine-grained mixture of experts, arXiv 2402.07871", "checked",
             _krajewski, {"total": np.ones_like, "active": lambda S: np.full_like(S, KRAJEWSKI_ACTIVE)}, 63 / 64,
-            "Every model has 64·G experts of which G work. The law leaves out what routing costs, which is what "
-            "bounds G in the paper: by the law alone more is always better.",
+            "Every model has 64·G experts, and G of them are active. The law leaves out the cost of routing, which is "
+            "what bounds G in the paper; by the law alone a larger G is always better.",
         ),
         PublishedLaw(
             "ludziejewski", f"L = a·Ê^δ·N^(α + γ·ln Ê) + b·Ê^ω·D^(β + ζ·ln Ê) + c, {SATURATING}",
@@ -269,16 +247,18 @@ LAWS: dict[str, PublishedLaw] = {
             {"N": (0, 2.7e9), "D": None, "E": (1, 32)},
             "Ludziejewski et al. 2025, Joint MoE scaling laws, arXiv 2502.05172", "checked", _ludziejewski,
             {"active": np.ones_like},
-            notes="Total parameters depend on the shape of the model and can't be had from N and E alone.",
+            notes="Total parameters depend on the shape of the model and don't follow from N and E alone.",
         ),
         PublishedLaw(
             "ling", "EL = Â^(a + d·log10 C + γ·(log2 G)² + β·log2 G), 1/Â = 1/(A + (1/A_start − 1/A_max)⁻¹) + 1/A_max",
             {"a": 1.23, "d": -0.0761, "gamma": 0.0167, "beta": -0.117, "A_start": 0.0163, "A_max": 5.28e16},
-            "10 of C, 2 of G: inferred, for the paper writes log for both", "efficiency leverage", "", ("A", "G", "C"),
+            "10 of C, 2 of G: inferred, because the paper writes log for both",
+            "efficiency leverage", "", ("A", "G", "C"),
             {"A": (1 / 128, 1), "G": (2, 16), "C": (3e18, 6e20)},
             "Tian et al. 2025, Towards greater leverage, arXiv 2507.17702", "inferred", _ling, {},
-            notes="No law of loss: it compares FLOPs at equal loss. With these bases it gives 7.24 at A = 3.1 %, "
-            "G = 12, C = 1e22, where the paper says more than 7. A = (E_a + E_s)/(E + E_s) with E_s shared experts.",
+            notes="It does not predict a loss but compares FLOPs at equal loss. With these bases it gives 7.24 at "
+            "A = 3.1 %, G = 12, C = 1e22, where the paper says more than 7. With E_s shared experts, "
+            "A = (E_a + E_s)/(E + E_s).",
         ),
         PublishedLaw(
             "frantar", "L = (a_S·(1−S)^b_S + c_S)/N^b_N + (a_D/D)^b_D + c",
@@ -288,7 +268,7 @@ LAWS: dict[str, PublishedLaw] = {
             "Frantar et al. 2023, Scaling laws for sparsely-connected foundation models, arXiv 2309.08520, T5 on C4",
             "second-hand", _frantar, {},
             notes="Coefficients from others' summaries of the paper, not from the paper. S is the share of weights "
-            "that gradual pruning set to zero, not of experts; training costs more than 6·N·D, for it begins dense.",
+            "that gradual pruning set to zero, not of experts. Training costs more than 6·N·D because it begins dense.",
         ),
     )
 }  # fmt: skip

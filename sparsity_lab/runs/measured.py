@@ -28,7 +28,7 @@ def runs() -> pd.DataFrame:
 
 @functools.cache
 def task_records() -> list[Record]:
-    """The records in data/tasks, with scores (see `task_scores.table`); none where only the package was installed."""
+    """The records in data/tasks, with scores (see `task_scores.score_table`); none if only the package is installed."""
     return RunStore(DATA / "tasks").load()
 
 

@@ -18,7 +18,6 @@ from sparsity_lab.analysis.data_pruning import (
     SHINGLE,
     KeptWindows,
     distinct,
-    gradient_norms,
     jaccard,
     keep,
     part,
@@ -200,29 +199,6 @@ def test_grand_is_the_gradient_through_the_output_table_alone(model: ModelConfig
         whole.append(torch.autograd.grad(loss, transformer.head)[0].norm().item())
     # A tied table is also the embedding, and has that gradient besides.
     assert (list(found) == pytest.approx(whole, rel=1e-4)) != tied
-
-
-@pytest.mark.parametrize("more", [{}, {"tied_embeddings": True}, {"mtp_depth": 1}, {"n_experts": 64}])
-def test_gradient_norms_by_backward_on_the_whole_model(
-    model: ModelConfig, corpus: Corpus, more: dict[str, int]
-) -> None:
-    config = model.replace(**more)
-    transformer, naive = some_model(config), some_model(config, "naive")
-    naive.load_state_dict(transformer.state_dict())
-    pairs = pairs_of(part(corpus, 4 * model.context + 1), model.context)
-    found = gradient_norms(transformer, *(torch.stack(side) for side in zip(*pairs, strict=True)))
-    for number, (x_T, y_T) in enumerate(pairs):
-        naive.zero_grad()
-        F.cross_entropy(naive(x_T[None])[0], y_T).backward()
-        squares = sum(w.grad.double().square().sum().item() for w in naive.parameters() if w.grad is not None)
-        assert found[number].item() == pytest.approx(math.sqrt(squares), rel=1e-4)
-    assert all(w.grad is None for w in transformer.parameters())
-
-
-def test_all_weights_have_more_gradient_than_the_output_table(model: ModelConfig, corpus: Corpus) -> None:
-    small, transformer = part(corpus, 500), some_model(model)
-    x_BT, y_BT = (torch.stack(side) for side in zip(*pairs_of(small, model.context), strict=True))
-    assert (gradient_norms(transformer, x_BT, y_BT).numpy() > scores(transformer, small)["grand"]).all()
 
 
 # ---- What to keep

@@ -128,12 +128,12 @@ def test_most() -> None:
 @pytest.mark.parametrize(
     ("changes", "n", "message"),
     [
-        ({}, 1, r"n_experts=1 can't be: of 6 at least 2 must stay .* lower the sparsity"),
-        ({"top_k": 3}, 2, "of 6 at least 3 must stay"),
-        ({}, 7, "n_experts=7 can't be"),
+        ({}, 1, r"n_experts=1 must be from 2 to 6 .* lower the sparsity"),
+        ({"top_k": 3}, 2, "n_experts=2 must be from 3 to 6"),
+        ({}, 7, "n_experts=7 must be from 2 to 6"),
         ({"n_experts": 1}, 1, "n_experts=1: the model has no experts to remove"),
-        ({"router": "hash"}, 4, "router='hash' can't do without an expert: only softmax and sigmoid choose anew"),
-        ({"router": "expert_choice"}, 4, "router='expert_choice' can't do without"),
+        ({"router": "hash"}, 4, "router='hash' can't lose an expert: only softmax and sigmoid choose again"),
+        ({"router": "expert_choice"}, 4, "router='expert_choice' can't lose an expert"),
         ({"n_groups": 2}, 4, "n_groups=2: experts can't leave their groups"),
     ],
 )

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from networkx.algorithms import bipartite
+from scipy.sparse import csr_array
 
 from sparsity_lab.analysis.criteria import CRITERIA, counter_example, criteria_table, search
 from sparsity_lab.analysis.graphs import (
-    bipartite,
     degrees_and_weights,
     of_graph,
     of_layer,
@@ -135,15 +136,13 @@ def test_impossible_sums() -> None:
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 99), st.floats(0, 2))
 def test_layer_is_its_bipartite_graph(A: int, B: int, seed: int, threshold: float) -> None:
     weights_AB = np.random.default_rng(seed).standard_normal((A, B))
-    found, graph = of_layer(weights_AB, threshold), bipartite(weights_AB, threshold)
-    inputs = [d for (side, _), d in graph.degree() if side == "in"]
-    outputs = [d for (side, _), d in graph.degree() if side == "out"]
-    assert nx.is_bipartite(graph)
+    cut = np.where(np.abs(weights_AB) > threshold, np.abs(weights_AB), 0)
+    found, graph = of_layer(weights_AB, threshold), bipartite.from_biadjacency_matrix(csr_array(cut))
+    inputs, outputs = ([graph.degree[n] for n in graph if graph.nodes[n]["bipartite"] == side] for side in (0, 1))
     assert (len(inputs), len(outputs), graph.number_of_edges()) == (A, B, found.edges)
     assert found.density == found.edges / (A * B)
     assert found.input_index == pytest.approx(by_trapezoids(inputs, A * B), abs=1e-12)
     assert found.output_index == pytest.approx(by_trapezoids(outputs, A * B), abs=1e-12)
-    cut = np.where(np.abs(weights_AB) > threshold, np.abs(weights_AB), 0)
     assert found.weight_index == pytest.approx(float(gini(cut)) if found.edges else 1, abs=1e-9)
 
 

@@ -123,16 +123,16 @@ def trained() -> Transformer:
     return Transformer(ModelConfig(d_model=8, n_heads=1, d_expert=16, context=16, n_experts=6, top_k=2))
 
 
-def test_read(trained: Transformer) -> None:
+def test_trace_routing(trained: Transformer) -> None:
     text = b"for x in range(10): print(x)  # many\n" * 5
-    found = inside.read(trained, text)
+    found = inside.trace_routing(trained, text)
     windows = len(text) // 16
     assert found.experts_LNK.shape == (2, windows * 16, 2)
     assert found.tokens_N.tobytes() == text[: windows * 16]
     assert trained.training, "as before"
-    again = inside.read(trained, text)
+    again = inside.trace_routing(trained, text)
     assert np.array_equal(again.experts_LNK, found.experts_LNK)
-    counts = inside.table(found.favourites_LN[0], found.kinds_N, 6)
+    counts = inside.kind_counts(found.favourites_LN[0], found.kinds_N, 6)
     assert counts.to_numpy().sum() == windows * 16
     together = inside.co_activation(found, 0)
     assert np.allclose(together, together.T)
@@ -149,9 +149,9 @@ def test_effective_experts() -> None:
 
 def test_mistakes(trained: Transformer) -> None:
     with pytest.raises(ValueError, match="text of 3 bytes is shorter than the model's context=16"):
-        inside.read(trained, b"abc")
+        inside.trace_routing(trained, b"abc")
     with pytest.raises(ValueError, match="no router: n_experts=1"):
-        inside.read(Transformer(ModelConfig(d_model=8, n_heads=1)), b"a" * 500)
+        inside.trace_routing(Transformer(ModelConfig(d_model=8, n_heads=1)), b"a" * 500)
 
 
 # ---- Figures

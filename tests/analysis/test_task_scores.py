@@ -11,7 +11,15 @@ import torch
 
 from sparsity_lab.analysis import routing as inside
 from sparsity_lab.analysis import task_scores
-from sparsity_lab.analysis.task_scores import cloze, cloze_chance, gains, right, summarise, table, verdicts
+from sparsity_lab.analysis.task_scores import (
+    cloze,
+    cloze_chance,
+    judge_scores,
+    mean_scores,
+    right,
+    score_gains,
+    score_table,
+)
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.generation import generate
@@ -149,7 +157,7 @@ def test_scores_are_kept_and_asked_once(
     assert [record.scores for record in scored["record"]] == expected, "trained again, to be asked"
     monkeypatch.setattr("sparsity_lab.training.trainer.Training", lambda *_, **__: pytest.fail("it was trained again"))
     run_all(pairs, tmp_path, score)
-    frame = table(RunStore(tmp_path / "runs").load())
+    frame = score_table(RunStore(tmp_path / "runs").load())
     assert sorted(zip(frame["seed"], frame["task"], frame["accuracy"], strict=True)) == [
         (0, "arithmetic", 0.0), (0, "recall", 0.25), (1, "arithmetic", 1.0), (1, "recall", 0.25)
     ]  # fmt: skip
@@ -160,15 +168,15 @@ def test_everything_is_scored(
     brackets: Transformer, monkeypatch: pytest.MonkeyPatch, model: ModelConfig, run: RunConfig
 ) -> None:
     monkeypatch.setattr(task_scores, "load_corpus", lambda name: SimpleNamespace(val=np.frombuffer(SOURCE, np.uint8)))
-    found = task_scores.score(SimpleNamespace(model=brackets))  # type: ignore[arg-type]
+    found = task_scores.score_tasks(SimpleNamespace(model=brackets))  # type: ignore[arg-type]
     ranks = {f"recall rank {1 << octave}" for octave in range(3, 12)}
     assert set(TASKS) | ranks <= set(found)
     assert found.keys() - set(TASKS) - ranks <= {f"cloze {kind}" for kind in task_scores.CLOZE_KINDS}
     assert all(0 <= share <= 1 for share in found.values())
     assert found["brackets"] > 0.04
     *_, record = train(model, run.replace(budget=2e7))
-    assert set(table([replace(record, scores=found)])["task"]) == set(found)
-    assert table([replace(record, scores=found, status="diverged")]).empty
+    assert set(score_table([replace(record, scores=found)])["task"]) == set(found)
+    assert score_table([replace(record, scores=found, status="diverged")]).empty
 
 
 def test_ranks_hold_the_whole_table(brackets: Transformer) -> None:
@@ -193,33 +201,33 @@ def made(cells: dict[str, tuple[float, ...]], noise: float, seeds: int = 5) -> p
 
 def test_gains_are_paired_by_seed() -> None:
     scores = made({"recall": (0.3, 0.4, 0.6)}, noise=0.0)
-    found = gains(scores).set_index("sparsity")
+    found = score_gains(scores).set_index("sparsity")
     assert found["gain"].to_dict() == {0.75: pytest.approx(0.1), 0.9375: pytest.approx(0.3)}
     assert (found["half"] < 1e-9).all(), "what seeds have in common is taken out"
-    assert (summarise(scores)["half"] > 0.05).all(), "and is in the means"
+    assert (mean_scores(scores)["half"] > 0.05).all(), "and is in the means"
 
 
 def verdict(scores: pd.DataFrame) -> dict[str, str]:
-    found = verdicts(scores)
+    found = judge_scores(scores)
     return dict(zip(found["claim"], found["verdict"], strict=True))
 
 
 def test_verdicts_find_the_truth() -> None:
     assert verdict(made({"recall": (0.2, 0.4, 0.6), "arithmetic": (0.5, 0.6, 0.45)}, 0.005)) == {
-        "sparsity helps recall": "yes",
-        "sparsity helps arithmetic": "no",
-        "recall rises in the last step": "yes",
-        "arithmetic rises in the last step": "no",
-        "recall gains more than arithmetic": "yes",
+        "sparsity helps recall": "holds",
+        "sparsity helps arithmetic": "does not hold",
+        "recall rises in the last step": "holds",
+        "arithmetic rises in the last step": "does not hold",
+        "recall gains more than arithmetic": "holds",
     }
     assert set(verdict(made({"recall": (0.4, 0.4, 0.4), "arithmetic": (0.5, 0.5, 0.5)}, 0.05)).values()) == {
-        "not decided"
+        "undecided"
     }
 
 
 def test_one_seed_decides_nothing() -> None:
     assert set(verdict(made({"recall": (0.2, 0.4, 0.6), "arithmetic": (0.5, 0.6, 0.4)}, 0, seeds=1)).values()) == {
-        "not decided"
+        "undecided"
     }
 
 
@@ -228,14 +236,14 @@ def test_false_alarms_are_as_rare_as_the_interval_says() -> None:
     nothing = made({"recall": (0.4, 0.4, 0.4), "arithmetic": (0.5, 0.5, 0.5)}, 0, seeds=3)
     for _ in range(n):
         noisy = nothing.assign(accuracy=nothing["accuracy"] + random.normal(0, 0.05, len(nothing)))
-        alarms += verdict(noisy)["sparsity helps recall"] != "not decided"
+        alarms += verdict(noisy)["sparsity helps recall"] != "undecided"
     assert alarms / n == pytest.approx(0.05, abs=0.06)
 
 
 def test_floors_and_ceilings_are_told() -> None:
     flat = made({"recall": (0, 0, 0), "arithmetic": (0, 0, 0)}, 0)
     flat["accuracy"] = flat["task"].map({"recall": 0.05, "arithmetic": 0.99})
-    found = verdicts(flat)
+    found = judge_scores(flat)
     told = dict(zip(found["claim"], found["note"], strict=True))
     assert told["sparsity helps recall"] == "recall is at chance"
     assert told["sparsity helps arithmetic"] == "arithmetic is at its ceiling"
@@ -245,4 +253,4 @@ def test_floors_and_ceilings_are_told() -> None:
 def test_one_sparsity_is_no_comparison() -> None:
     scores = made({"recall": (0.2, 0.4, 0.6), "arithmetic": (0.5, 0.6, 0.4)}, 0)
     with pytest.raises(ValueError, match=r"budget=1e\+11 has scores at sparsity \[0\.75\] alone"):
-        verdicts(scores[scores["sparsity"] == 0.75])
+        judge_scores(scores[scores["sparsity"] == 0.75])

@@ -614,6 +614,6 @@ def test_prune_mistakes(trained: Path, tmp_path: Path, capsys: Capture) -> None:
         (tmp_path / "none", "wanda", "0.5", f"{tmp_path / 'none'} is no Sparsity Lab checkpoint"),
         (trained, "wanda", "1", "sparsity=1.0 must be at least 0 and below 1"),
         (trained, "2:4", "0.7", "sparsity=0.7: 2:4 keeps two of four, use 0.5"),
-        (trained, "merge", "0.9", "n_experts=0 can't be: of 4 at least 2 must stay"),
+        (trained, "merge", "0.9", "n_experts=0 must be from 2 to 4"),
     ):
         assert failed(["prune", str(path), "--method", method, "--sparsity", sparsity], capsys).startswith(message)

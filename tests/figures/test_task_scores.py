@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from sparsity_lab.analysis.task_scores import gains, summarise, table
+from sparsity_lab.analysis.task_scores import mean_scores, score_gains, score_table
 from sparsity_lab.figures import task_scores as task_charts
 from sparsity_lab.figures.laws import asleep
 from sparsity_lab.runs import measured as shipped
@@ -17,7 +17,7 @@ BUDGETS = (1e11, 1e12)
 
 @pytest.fixture(scope="module")
 def scores() -> pd.DataFrame:
-    return table(shipped.task_records())
+    return score_table(shipped.task_records())
 
 
 def by_name(figure: go.Figure) -> dict[str, go.Scatter]:
@@ -57,7 +57,7 @@ def test_a_slider_can_move_a_panel(scores: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_ranks_go_from_common_to_rare(scores: pd.DataFrame, budget: float) -> None:
-    summary = summarise(scores)
+    summary = mean_scores(scores)
     figure = task_charts.recall_by_rank(summary.sample(frac=1, random_state=0), budget)
     assert list(figure.layout.xaxis.ticktext[:2]) == ["8–15", "16–31"]
     assert figure.layout.xaxis.ticktext[-1] == "2048–4095"
@@ -70,13 +70,13 @@ def test_ranks_go_from_common_to_rare(scores: pd.DataFrame, budget: float) -> No
 
 
 def test_sparsities_look_different_and_stand_apart(scores: pd.DataFrame) -> None:
-    data = task_charts.recall_by_rank(summarise(scores), BUDGETS[0]).data
+    data = task_charts.recall_by_rank(mean_scores(scores), BUDGETS[0]).data
     assert len({trace.line.color for trace in data}) == len({trace.marker.symbol for trace in data}) == len(data) == 4
     assert len({x for trace in data for x in trace.x}) == sum(len(trace.x) for trace in data)
 
 
 def test_cloze_shows_chance_of_its_kind(scores: pd.DataFrame) -> None:
-    summary = summarise(scores)
+    summary = mean_scores(scores)
     figure = task_charts.cloze_by_kind(summary, BUDGETS[0], {"name": 0.1, "keyword": 0.2})
     kinds = list(figure.layout.xaxis.ticktext)
     marks = by_name(figure)
@@ -87,11 +87,11 @@ def test_cloze_shows_chance_of_its_kind(scores: pd.DataFrame) -> None:
 
 
 def test_gains_are_those_of_the_table_in_the_looks_of_their_sparsity(scores: pd.DataFrame) -> None:
-    paired = gains(scores)
+    paired = score_gains(scores)
     marks = by_name(task_charts.gains(paired, BUDGETS[1]))
     assert set(marks) == {"S = 0.75", "S = 0.938", "S = 0.984"}
     own = paired[(paired["budget"] == BUDGETS[1]) & (paired["sparsity"] == 0.75)].set_index("task")
     assert list(marks["S = 0.75"].y) == [own.loc[task, "gain"] for task in TASKS]
     assert list(marks["S = 0.75"].error_y.array) == [own.loc[task, "half"] for task in TASKS]
-    ranks = by_name(task_charts.recall_by_rank(summarise(scores), BUDGETS[1]))
+    ranks = by_name(task_charts.recall_by_rank(mean_scores(scores), BUDGETS[1]))
     assert all(marks[name].marker.symbol == ranks[name].marker.symbol for name in marks)

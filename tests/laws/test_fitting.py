@@ -14,7 +14,7 @@ from scipy.optimize import approx_fprime, minimize
 
 from benchmarks.fit import grid, law, measured
 from sparsity_lab.laws import huber
-from sparsity_lab.laws.fitting import Fit, _starts, finished, fit, fit_each, load_fits, save_fits, score
+from sparsity_lab.laws.fitting import Fit, _starts, finished, fit, fit_each, load_fits, save_fits
 from sparsity_lab.laws.power_law import EXPONENT, LAWS, MULTIPLIER
 
 # Besiroglu et al. 2024 (arXiv 2404.10102), and sizes and tokens like those of Hoffmann et al.
@@ -133,20 +133,21 @@ def test_minimum_is_that_of_l_bfgs(runs: pd.DataFrame) -> None:
 def test_chinchilla_gives_its_coefficients_back(chinchilla_runs: pd.DataFrame) -> None:
     made = fit(chinchilla_runs, "chinchilla")
     assert all(made.identified.values())
+    found = made.table().set_index("coefficient")
     for name, value in CHINCHILLA.items():
-        low, high = made.intervals[name]
-        assert low <= made.coefficients[name] <= high
+        low, high = found.loc[name, ["low", "high"]]
+        assert low <= found.loc[name, "value"] <= high
         assert low * 0.98 <= value <= high * 1.02, name
-    assert made.coefficients["E"] == pytest.approx(CHINCHILLA["E"], abs=0.02)
-    assert made.coefficients["alpha"] == pytest.approx(CHINCHILLA["alpha"], abs=0.01)
-    assert made.coefficients["beta"] == pytest.approx(CHINCHILLA["beta"], abs=0.01)
+    for name, off in {"E": 0.02, "alpha": 0.01, "beta": 0.01}.items():
+        assert found.loc[name, "value"] == pytest.approx(CHINCHILLA[name], abs=off)
 
 
 def test_an_outlier_hardly_moves_it(chinchilla_runs: pd.DataFrame) -> None:
     broken = chinchilla_runs.copy()
     broken.loc[::20, "val_loss"] *= 1.5
     first, second = (fit(table, "chinchilla", bootstraps=2) for table in (chinchilla_runs, broken))
-    assert second.coefficients["E"] == pytest.approx(first.coefficients["E"], abs=0.01)
+    e = [made.table().set_index("coefficient").loc["E", "value"] for made in (first, second)]
+    assert e[1] == pytest.approx(e[0], abs=0.01)
 
 
 def test_abnar_predicts_what_it_cannot_identify(abnar: Fit, runs: pd.DataFrame) -> None:
@@ -196,7 +197,7 @@ def test_one_budget_and_one_sparsity_identify_nothing(runs: pd.DataFrame) -> Non
 def test_one_sparsity_says_nothing_about_sparsity(runs: pd.DataFrame) -> None:
     made = fit(runs[runs["sparsity"] == 0.75], "reduced")
     assert made.identified == {"b": True, "d": False, "e": True, "beta": True, "delta": False, "gamma": True}
-    low, high = made.intervals["delta"]
+    low, high = made.table().set_index("coefficient").loc["delta", ["low", "high"]]
     assert high - low > 1
 
 
@@ -263,11 +264,11 @@ def test_a_file_without_fits(text: str, tmp_path: Path) -> None:
 
 def test_score(abnar: Fit, runs: pd.DataFrame) -> None:
     held = runs[runs["budget"] == 1e13]
-    assert score(abnar, held) == abnar.held_out
+    assert abnar.score(held) == abnar.held_out
     error = abnar.predict(held["params_total"], held["tokens"], held["sparsity"]).value - held["val_loss"]
-    assert score(abnar, held).rmse == pytest.approx(np.sqrt(np.mean(error**2)))
-    assert score(abnar, held).r2 == pytest.approx(1 - np.mean(error**2) / np.var(held["val_loss"]))
-    assert score(abnar, held[:1]).r2 is None
+    assert abnar.score(held).rmse == pytest.approx(np.sqrt(np.mean(error**2)))
+    assert abnar.score(held).r2 == pytest.approx(1 - np.mean(error**2) / np.var(held["val_loss"]))
+    assert abnar.score(held[:1]).r2 is None
 
 
 def test_only_finished_runs_count(runs: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.fit import grid, measured
-from sparsity_lab.laws.isoflop import CLAIMS, optima, parabolas, surfaces, verdicts
+from sparsity_lab.laws.isoflop import CLAIMS, judge_claims, optima, parabolas, surfaces
 
 Array = np.ndarray
 Loss = Callable[[Array, Array, Array], Array]  # of log N_a, s = −log(1 − S) and log10 of the budget over 1e11
@@ -44,7 +44,7 @@ def bowl(active: Array, s: Array, c: Array) -> Array:
 
 
 def verdict_of(loss: Loss, claim: str, **options: float) -> set[str]:
-    table = verdicts(made(loss, **options), bootstraps=300)
+    table = judge_claims(made(loss, **options), bootstraps=300)
     return set(table.loc[table["claim"] == claim, "verdict"])
 
 
@@ -123,9 +123,7 @@ def test_surface_gives_a_polynomial_back() -> None:
         return 5 - 0.4 * n + 0.02 * n**2 + 0.3 * s + 0.02 * s**2 - 0.04 * n * s + 0.0001 * (n * s) ** 2
 
     for surface in surfaces(made(loss, noise=1e-6)):
-        np.testing.assert_allclose(
-            surface.coefficients, [5, -0.4, 0.02, 0.3, 0.02, -0.04, 0.0001], rtol=0.01, atol=1e-5
-        )
+        np.testing.assert_allclose(surface.samples[0], [5, -0.4, 0.02, 0.3, 0.02, -0.04, 0.0001], rtol=0.01, atol=1e-5)
         N, S = np.array([1e4, 3e4]), np.array([0.5, 0.9])
         s = -np.log(1 - S)
         np.testing.assert_allclose(surface.loss(N, S), loss(np.log(N) - SHARE * s, s, s), rtol=1e-4)
@@ -148,7 +146,7 @@ def test_window_holds_three_sparsities_at_least() -> None:
 
 
 def test_the_story_holds_where_it_is_true() -> None:
-    table = verdicts(made(bowl), bootstraps=300)
+    table = judge_claims(made(bowl), bootstraps=300)
     assert table["claim"].nunique() == len(CLAIMS)
     without_2a = table[table["claim"] != "2a"]
     assert set(without_2a["verdict"]) == {"holds"}, table
@@ -199,13 +197,13 @@ def test_the_best_sparsity_is_inside() -> None:
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_noise_leaves_a_claim_undecided(claim: str) -> None:
     """Seeds that differ by more than all there is to see."""
-    table = verdicts(made(bowl, noise=1.0, seeds=1), bootstraps=300)
+    table = judge_claims(made(bowl, noise=1.0, seeds=1), bootstraps=300)
     assert "undecided" in set(table.loc[table["claim"] == claim, "verdict"])
 
 
 def test_what_was_not_measured_is_undecided() -> None:
     runs = made(bowl)
-    table = verdicts(runs[(runs["sparsity"] == 0.75) & (runs["budget"] == 1e12)], bootstraps=50).set_index("claim")
+    table = judge_claims(runs[(runs["sparsity"] == 0.75) & (runs["budget"] == 1e12)], bootstraps=50).set_index("claim")
     assert table.loc[["1a", "1b", "1c", "2a", "2b", "4", "5"], "estimate"].isna().all()
     assert set(table.loc[["1a", "1b", "1c", "2a", "2b", "4", "5"], "verdict"]) == {"undecided"}
     assert table.loc["3", "verdict"] == "holds"
@@ -216,14 +214,14 @@ def test_an_optimum_at_the_edge_is_no_evidence_for_sizes() -> None:
     def loss(active: Array, s: Array, c: Array) -> Array:
         return 0.05 * (active - (12.5 - s)) ** 2 + 2
 
-    table = verdicts(made(loss), bootstraps=50).set_index("claim")
+    table = judge_claims(made(loss), bootstraps=50).set_index("claim")
     assert set(table.loc["1b", "note"]) == {"not bracketed: S = 0"}
 
 
 def test_the_same_seed_gives_the_same_table() -> None:
     runs = made(bowl)
-    pd.testing.assert_frame_equal(verdicts(runs, bootstraps=20), verdicts(runs, bootstraps=20))
-    assert not verdicts(runs, bootstraps=20).equals(verdicts(runs, bootstraps=20, seed=1))
+    pd.testing.assert_frame_equal(judge_claims(runs, bootstraps=20), judge_claims(runs, bootstraps=20))
+    assert not judge_claims(runs, bootstraps=20).equals(judge_claims(runs, bootstraps=20, seed=1))
 
 
 def test_mistakes() -> None:
@@ -237,4 +235,4 @@ def test_mistakes() -> None:
             optima(few)
     mixed = pd.concat([runs, runs[runs["sparsity"] == 0.75].assign(top_k=4)])
     with pytest.raises(ValueError, match=r"sparsity=0.75 was measured with top_k=1 and 4"):
-        verdicts(mixed)
+        judge_claims(mixed)

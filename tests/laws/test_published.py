@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsity_lab.laws.published import DOMAINS, LAWS, LOSS, PublishedLaw, published_law, shared_axis
+from sparsity_lab.laws.published import DOMAINS, LAWS, LOSS, PublishedLaw, published_law
 
 ABNAR, HOFFMANN, BESIROGLU, LUDZIEJEWSKI = (LAWS[n] for n in ("abnar", "hoffmann", "besiroglu", "ludziejewski"))
 EXAMPLE = {"N": 1e9, "D": 2e10, "S": 0.5, "E": 8, "G": 8, "A": 0.1, "C": 1e20}
@@ -167,18 +167,13 @@ def test_total_and_active_by_abnars_convention(n: float, S: float) -> None:
     assert ABNAR.n_from("active", ABNAR.count("active", n, S), S) == pytest.approx(n)
 
 
-def test_laws_share_an_axis_only_if_they_mean_the_same_by_n() -> None:
-    assert shared_axis([HOFFMANN, BESIROGLU, ABNAR]) == "total, with embeddings"
-    with pytest.raises(
-        ValueError, match=r"N means different things \(abnar: total, with embeddings; ludziejewski: act"
-    ):
-        shared_axis([ABNAR, LUDZIEJEWSKI])
-    assert shared_axis([ABNAR, LUDZIEJEWSKI, BESIROGLU], "active") == "active, with embeddings"
-    with pytest.raises(ValueError, match="ludziejewski can't say N as 'total'"):
-        shared_axis([ABNAR, LUDZIEJEWSKI], "total")
-    with pytest.raises(ValueError, match="krajewski: active, without embeddings"):
-        shared_axis([ABNAR, LAWS["krajewski"]], "active")
-    with pytest.raises(ValueError, match=r"clark can't say N as 'active': its N \(dense-equivalent\) is known in no"):
-        shared_axis([ABNAR, LAWS["clark"]], "active")
-    with pytest.raises(ValueError, match=r"one axis can't show .*ling: efficiency leverage"):
-        shared_axis([ABNAR, LAWS["ling"]])
+@pytest.mark.parametrize(("name", "what", "message"), [
+    ("ludziejewski", "total", r"ludziejewski can't say N as 'total'.* known as active parameters"),
+    ("clark", "active", r"clark can't say N as 'active': its N \(dense-equivalent\) is known in no other way"),
+    ("ling", "total", r"ling can't say N as 'total': its N \(none\)"),
+])  # fmt: skip
+def test_a_law_counts_only_what_it_knows(name: str, what: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LAWS[name].count(what, 1e9)
+    with pytest.raises(ValueError, match=message):
+        LAWS[name].n_from(what, 1e9)

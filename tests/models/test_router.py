@@ -12,7 +12,7 @@ from transformers import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 
 from sparsity_lab.accounting import count_parameters
-from sparsity_lab.analysis.routing import read
+from sparsity_lab.analysis.routing import trace_routing
 from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
 from sparsity_lab.models import Transformer, generate
 from sparsity_lab.models.experts import MoE
@@ -220,7 +220,7 @@ def test_experts_that_choose_see_later_tokens() -> None:
     changed[0, 12:] = (changed[0, 12:] + 1) % 256
     assert not torch.allclose(model(x)[0, :12], model(changed)[0, :12])
     with pytest.raises(ValueError, match="router='expert_choice': tokens choose no experts"):
-        read(model, b"a" * 100)
+        trace_routing(model, b"a" * 100)
 
 
 # ---- Random routing

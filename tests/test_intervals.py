@@ -1,0 +1,109 @@
+"""Intervals cover as often as they promise, agree with SciPy and with printed tables, and decide claims."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from sparsity_lab.intervals import mean_interval, median_interval, over_seeds, percentile_interval, verdict
+
+SAMPLES = st.lists(st.integers(-10_000, 10_000).map(lambda n: n / 8), min_size=2, max_size=12)
+
+# ---- Means
+
+
+@pytest.mark.parametrize(("n", "t"), [(2, 12.706), (3, 4.303), (5, 2.776), (10, 2.262), (31, 2.042)])
+def test_students_t_of_a_printed_table(n: int, t: float) -> None:
+    """The interval of a sample of unit standard error is the quantile itself."""
+    values = np.linspace(-1, 1, n)
+    mean, half = mean_interval(list(values / values.std(ddof=1) * n**0.5))
+    assert mean == pytest.approx(0, abs=1e-12)
+    assert half == pytest.approx(t, abs=6e-4)
+
+
+@given(SAMPLES)
+def test_mean_interval_is_scipys(values: list[float]) -> None:
+    mean, half = mean_interval(values)
+    if np.ptp(values) == 0:
+        assert half == pytest.approx(0, abs=1e-9)
+    else:
+        expected = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+        assert (mean - half, mean + half) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_mean_interval_covers_as_often_as_it_says(n: int, confidence: float) -> None:
+    found = [mean_interval(values, confidence) for values in np.random.default_rng(0).normal(3, 2, (4_000, n))]
+    assert np.mean([abs(mean - 3) <= half for mean, half in found]) == pytest.approx(confidence, abs=0.015)
+
+
+def test_one_value_says_nothing_about_the_mean() -> None:
+    assert mean_interval([2.5]) == (2.5, math.inf)
+
+
+def test_over_seeds_is_a_row_for_each_group() -> None:
+    table = pd.DataFrame({"way": ["b", "a", "b", "b"], "s": [0.5, 0, 0.5, 0], "loss": [1.0, 9.0, 2.0, 5.0]})
+    found = over_seeds(table, ["way", "s"], "loss")
+    assert list(found.columns) == ["way", "s", "loss", "half", "seeds"]
+    rows = found.drop(columns="half").to_numpy().tolist()
+    assert rows == [["b", 0.5, 1.5, 2], ["a", 0, 9, 1], ["b", 0, 5, 1]]
+    assert found["half"].tolist() == [mean_interval([1.0, 2.0])[1], math.inf, math.inf]
+    assert over_seeds(table[:0], ["way"], "loss").empty
+
+
+# ---- Medians
+
+
+@pytest.mark.parametrize("n", [1, 5, 6, 9, 15, 40])
+def test_median_interval_covers_as_often_as_it_says(n: int) -> None:
+    found = np.array([median_interval(v) for v in np.random.default_rng(0).exponential(size=(1_000, n))])
+    covered = ((found[:, 1] <= math.log(2)) & (math.log(2) <= found[:, 2])).mean()
+    assert covered >= 0.935
+    assert np.isinf(found).any() == (n < 6), "five values can't say: 2 · 2⁻⁵ > 0.05"
+
+
+@pytest.mark.parametrize(("n", "rank"), [(6, 1), (9, 2), (15, 4), (20, 6), (25, 8), (40, 14)])
+def test_median_interval_has_the_ranks_of_the_sign_test(n: int, rank: int) -> None:
+    """The ranks that tables print (Conover 1999, table A3), which are binomial quantiles."""
+    median, low, high = median_interval(list(range(1, n + 1)))
+    assert (median, low, high) == ((n + 1) / 2, rank, n + 1 - rank)
+    assert 2 * stats.binom.cdf(rank - 1, n, 0.5) <= 0.05 < 2 * stats.binom.cdf(rank, n, 0.5)
+
+
+# ---- Resamples and verdicts
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.floats(0.1, 0.99))
+def test_percentile_interval_is_scipys(values: list[float], confidence: float) -> None:
+    outside = 50 * (1 - confidence)
+    expected = [stats.scoreatpercentile(values, p) for p in (outside, 100 - outside)]
+    assert percentile_interval(values, confidence) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_percentile_interval_of_each_column_and_of_infinities() -> None:
+    low, high = percentile_interval(np.arange(0, 202, 2).reshape(101, 1) * [1, 10])
+    assert low == pytest.approx([5, 50])
+    assert high == pytest.approx([195, 1950])
+    assert percentile_interval([1.0] * 50 + [math.inf] * 50) == (1, math.inf)
+    assert percentile_interval([math.inf] * 9) == (math.inf, math.inf)
+    assert percentile_interval([1.0] * 99 + [math.inf]) == (1, 1), "one of a hundred is outside the middle 95"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decision"),
+    [
+        (0.1, 2, "holds"),
+        (-2, -0.1, "does not hold"),
+        (-1, 1, "undecided"),
+        (0, 1, "undecided"),
+        (-math.inf, math.inf, "undecided"),
+        (math.nan, math.nan, "undecided"),
+    ],
+)
+def test_verdict(low: float, high: float, decision: str) -> None:
+    assert verdict(low, high) == decision
