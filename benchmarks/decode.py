@@ -19,8 +19,8 @@ from sparsity_lab.cli.report import attention_twins
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models.attention import Attention, rotations
 from sparsity_lab.models.cache import Cache, new_cache
-from sparsity_lab.models.deepseek import attention_weights
 from sparsity_lab.models.mla import LatentAttention
+from tests.models.deepseek import attention_weights
 
 SHAPE = preset("deepseek-v2-lite").config.replace(n_layers=1, n_dense_layers=0, context=20_000, qk_norm="head")
 SECONDS = 8.0

@@ -63,7 +63,7 @@ class Workers:
         self.own = set()
         for module in model.modules():
             if isinstance(module, Router):
-                module.everywhere = self.sum
+                module.all_reduce = self.sum
         if self.mode == "data":
             return
         if model.config.n_experts % self.size or not model.config.has_router:
