@@ -72,7 +72,9 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.randn(E, config.d_model) * config.d_model**-0.5) if learns else None
         biased = config.bias_rate and config.router in ("softmax", "sigmoid")
         self.register_buffer("bias_E", torch.zeros(E) if biased else None)
-        self.register_buffer("table_VK", _hash_table(config) if config.router == "hash" else None, persistent=False)
+        self.register_buffer(
+            "table_VK", _drawn(config.vocab_size, config) if config.router == "hash" else None, persistent=False
+        )
         # the seed of the next draw is kept with the weights, so that a resumed run draws what it would have drawn
         self.register_buffer("draw", torch.randint(2**62, ()) if config.router == "random" else None)
 
@@ -119,12 +121,7 @@ class Router(nn.Module):
         return RoutingStats(load_E.tolist(), (load_E.max() * len(load_E)).item(), int((load_E == 0).sum()))
 
 
-def _hash_table(config: ModelConfig) -> Tensor:
-    """Draws K different experts for each of the V tokens, (V, K), the same for every layer and seed."""
-    return _drawn(config.vocab_size, config, seed=0)
-
-
-def _drawn(n_tokens: int, config: ModelConfig, seed: int) -> Tensor:
+def _drawn(n_tokens: int, config: ModelConfig, seed: int = 0) -> Tensor:
     """Draws K different experts for each token, uniformly, (N, K)."""
     draws_NE = torch.rand(n_tokens, config.n_experts, generator=torch.Generator().manual_seed(seed))
     return draws_NE.topk(config.top_k).indices

@@ -1,4 +1,4 @@
-"""A run on disk: one safetensors file with weights, AdamW's moments and, as JSON metadata, everything else."""
+"""A run on disk is one safetensors file with weights, AdamW's moments and, as JSON metadata, everything else."""
 
 import json
 import os
@@ -32,8 +32,9 @@ def save(
     state: dict[str, Any],
     workers: Workers | None = None,
 ) -> None:
-    """Atomic: a reader, or a kill at any moment, sees the old file or the new one. Of several processes all have to
-    call it; the first writes one file for all, the same as one process would. Raises OSError if it can't be written.
+    """Writes atomically: a reader, or a kill at any moment, finds the old file or the new one. If there are several
+    processes, all of them have to call it; the first writes one file for all, the same as a single process would.
+    Raises OSError if it can't be written.
     """
     tensors: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
@@ -42,6 +43,7 @@ def save(
         tensors |= {key: workers.whole(weight, value) if workers else value for key, value in values.items()}
     if workers is not None and workers.rank > 0:
         return
+
     tensors |= {f"buffer.{name}": buffer for name, buffer in _buffers(model).items()}
     try:
         with atomic(path) as temporary:
@@ -60,25 +62,25 @@ def load(
     identity: dict[str, Any],
     workers: Workers | None = None,
 ) -> dict[str, Any]:
-    """Fills ``model`` and ``optimizer``; gives the state that was saved. It does not matter how many processes saved it
-    and how many read it.
+    """Fills ``model`` and ``optimizer``, and returns the state that was saved. It does not matter how many processes
+    saved it and how many read it.
 
-    Raises ValueError if the file is no checkpoint of ours, or if its state differs from ``identity``.
+    Raises ValueError if the file is not a checkpoint of this lab, or if its state differs from ``identity``.
     """
     try:
         with safe_open(path, "pt") as file:
-            state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+            state = _state(file)
             if state["version"] != VERSION:
                 raise ValueError(f"checkpoint {path} has version {state['version']}, this lab reads {VERSION}")
             for key, mine in identity.items():
                 if state[key] != mine:
                     raise ValueError(f"checkpoint {path} is of another run: {_difference(key, state[key], mine)}")
-            names = set(file.keys())
 
             def tensor(name: str, weight: Tensor) -> Tensor:
                 value: Tensor = file.get_tensor(name)
                 return workers.part(weight, value).clone() if workers else value
 
+            names = set(file.keys())
             with torch.no_grad():
                 for name, weight in model.named_parameters():
                     weight.copy_(tensor(f"model.{name}", weight))
@@ -95,16 +97,21 @@ def load(
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes beside the weights: the biases of routers."""
+    """Returns what training changes beside the weights: the routers' biases and seeds."""
     weights = dict(model.named_parameters(remove_duplicate=False))
     return {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
 
 
+def _state(file: Any) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+    return state
+
+
 def peek(path: Path) -> dict[str, Any] | None:
-    """The state in a checkpoint, without its tensors; None if it is not one."""
+    """Returns the state in a checkpoint, without its tensors; None if it is not one."""
     try:
         with safe_open(path, "pt") as file:
-            state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
+            state = _state(file)
         return state if state["version"] == VERSION else None
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
         return None
