@@ -26,11 +26,7 @@ def check_path(path: Path) -> None:
 
 
 def save(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.AdamW,
-    state: dict[str, Any],
-    workers: Workers | None = None,
+    path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: dict[str, Any], workers: Workers | None = None
 ) -> None:
     """Writes atomically: a reader, or a kill at any moment, finds the old file or the new one. If there are several
     processes, all of them have to call it; the first writes one file for all, the same as a single process would.
@@ -56,11 +52,7 @@ def save(
 
 
 def load(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.AdamW,
-    identity: dict[str, Any],
-    workers: Workers | None = None,
+    path: Path, model: nn.Module, optimizer: torch.optim.AdamW, identity: dict[str, Any], workers: Workers | None = None
 ) -> dict[str, Any]:
     """Fills ``model`` and ``optimizer``, and returns the state that was saved. It does not matter how many processes
     saved it and how many read it.
@@ -69,7 +61,7 @@ def load(
     """
     try:
         with safe_open(path, "pt") as file:
-            state = _state(file)
+            state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
             if state["version"] != VERSION:
                 raise ValueError(f"checkpoint {path} has version {state['version']}, this lab reads {VERSION}")
             for key, mine in identity.items():
@@ -84,11 +76,10 @@ def load(
             with torch.no_grad():
                 for name, weight in model.named_parameters():
                     weight.copy_(tensor(f"model.{name}", weight))
-                    if f"optimizer.step.{name}" in names:
-                        optimizer.state[weight] = {
-                            key: tensor(f"optimizer.{key}.{name}", weight).to(weight.device)
-                            for key in ("step", "exp_avg", "exp_avg_sq")
-                        }
+                    if f"optimizer.step.{name}" in names:  # a run that was saved before its first step has none
+                        for key in ("step", "exp_avg", "exp_avg_sq"):
+                            moment = tensor(f"optimizer.{key}.{name}", weight).to(weight.device)
+                            optimizer.state[weight][key] = moment
                 for name, buffer in _buffers(model).items():
                     buffer.copy_(file.get_tensor(f"buffer.{name}"))
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
@@ -102,16 +93,11 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
 
 
-def _state(file: Any) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
-    return state
-
-
 def peek(path: Path) -> dict[str, Any] | None:
     """Returns the state in a checkpoint, without its tensors; None if it is not one."""
     try:
         with safe_open(path, "pt") as file:
-            state = _state(file)
+            state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
         return state if state["version"] == VERSION else None
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
         return None

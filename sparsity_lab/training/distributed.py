@@ -39,10 +39,8 @@ class Workers:
 
     @classmethod
     def join(cls, mode: Mode) -> "Workers":
-        """Joins the group that ``torchrun`` made."""
-        if "RANK" not in os.environ:
-            raise ValueError(f"parallel={mode!r} needs several processes: start them with torchrun")
-        if not dist.is_initialized():
+        """Joins the group that ``torchrun`` made. Raises ValueError as `Workers` does."""
+        if "RANK" in os.environ and not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return cls(mode)
 
@@ -57,10 +55,9 @@ class Workers:
     def prepare(self, model: Transformer) -> None:
         """Keeps this process's share of a model that every process built from one seed. Raises ValueError if the
         experts can't be shared out evenly, or for a router whose choices depend on the whole batch."""
-        if model.config.router in ("expert_choice", "random"):
-            raise ValueError(
-                f"router={model.config.router!r} chooses for the whole batch at once: train it in one process"
-            )
+        router = model.config.router
+        if router in ("expert_choice", "random"):
+            raise ValueError(f"router={router!r} chooses for the whole batch at once: train it in one process")
         self.local_weights = set()
         for module in model.modules():
             if isinstance(module, Router):
@@ -75,8 +72,7 @@ class Workers:
             if isinstance(moe, MoE) and moe.router is not None:
                 for name in ("gate_up_EDG", "down_EFD"):
                     whole = getattr(moe.experts, name).detach()
-                    share = whole[self.rank * mine : (self.rank + 1) * mine].clone()
-                    setattr(moe.experts, name, nn.Parameter(share))
+                    setattr(moe.experts, name, nn.Parameter(whole[self.rank * mine : (self.rank + 1) * mine].clone()))
                 moe.experts.top_k = 1  # because what arrives is one row for each choice
                 moe.route_to = _Spread(moe.route_to, self.size)
                 self.local_weights |= {id(weight) for weight in moe.experts.parameters()}

@@ -13,15 +13,9 @@ from sparsity_lab.training.corpus import Corpus
 from sparsity_lab.training.trainer import Training
 
 PROBES = (  # width, sparsity, batch size
-    (8, 0.0, 2),
-    (8, 0.9375, 4),
-    (16, 0.984375, 8),
-    (32, 0.0, 8),
-    (32, 0.9375, 8),
-    (64, 0.0, 8),
-    (64, 0.9375, 4),
-    (64, 0.984375, 2),
-)
+    (8, 0.0, 2), (8, 0.9375, 4), (16, 0.984375, 8), (32, 0.0, 8),
+    (32, 0.9375, 8), (64, 0.0, 8), (64, 0.9375, 4), (64, 0.984375, 2),
+)  # fmt: skip
 
 
 def matmul_rate(seconds: float = 0.3, size: int = 1024) -> float:

@@ -76,10 +76,9 @@ class Training:
         self.model_config, self.run_config = model_config, run_config
         self.plan = plan(model_config, run_config)
         self.corpus = corpus or load_corpus(run_config.corpus)
-        if self.corpus.vocab_size > model_config.vocab_size:
-            raise ValueError(
-                f"vocab_size={model_config.vocab_size} is too small for the corpus: use {self.corpus.vocab_size}"
-            )
+        needed = self.corpus.vocab_size
+        if needed > model_config.vocab_size:
+            raise ValueError(f"vocab_size={model_config.vocab_size} is too small for the corpus: use {needed}")
 
         self.device = choose_device(run_config.device)
         torch.set_num_threads(run_config.threads)
@@ -189,6 +188,7 @@ class Training:
         step_flops = flops_per_step(model, run.sequences)
         versions = {"sparsity_lab": sparsity_lab.__version__, "torch": torch.__version__}
         versions["python"] = platform.python_version()
+        gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else ""
         status = "diverged" if self.diverged else "finished" if self.done else "stopped"
         return Record(
             status=status,
@@ -205,7 +205,7 @@ class Training:
             model=model.to_dict(),
             run=run.to_dict(),
             corpus={"name": self.corpus.name, "fingerprint": self.corpus.fingerprint},
-            device=device_name(self.device),
+            device=gpu or platform.processor() or platform.machine(),
             versions=versions,
             curve=decimate(self.losses, step_flops, curve_points),
         )
@@ -244,9 +244,8 @@ def train(model_config: ModelConfig, run_config: RunConfig, **options: Any) -> I
 
 
 def learning_rate_at(step: int, steps: int, run: RunConfig) -> float:
-    """Returns the peak rate with a linear warm-up over ``run.warmup`` of the steps and a linear decay over the last
-    ``run.decay`` (Hägele et al. 2024, arXiv 2405.18392: as good as a cosine, and the plateau does not depend on the
-    length of the run)."""
+    """Warms up linearly over ``run.warmup`` of the steps and decays linearly over the last ``run.decay`` (Hägele et al.
+    2024, arXiv 2405.18392: as good as a cosine, and the plateau does not depend on the length of the run)."""
     assert run.learning_rate is not None
     up = (step + 1) / (run.warmup * steps + 1)
     down = (steps - step) / (run.decay * steps + 1)
@@ -258,10 +257,6 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda' but torch finds no CUDA GPU: use device='auto' or 'cpu'")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
 
 
 def decimate(losses: list[float], step_flops: int, points: int = CURVE_POINTS) -> dict[str, list[float]]:
