@@ -1,7 +1,7 @@
 """One new token over a long cache: latent attention against multi-head attention of the same heads, and against
 Hugging Face's DeepSeek-V3, which makes keys and values of the whole cache anew; and a prefill.
 
-One thread, float32, one layer of the shape of DeepSeek-V2-Lite. Time is wall time, for memory decides.
+One thread, float32, one layer of the shape of DeepSeek-V2-Lite. Time is wall time, because memory decides.
 """
 
 import time

@@ -29,9 +29,8 @@ def save(
     path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: dict[str, Any], workers: Workers | None = None
 ) -> None:
     """Writes atomically: a reader, or a kill at any moment, finds the old file or the new one. If there are several
-    processes, all of them have to call it; the first writes one file for all, the same as a single process would.
-    Raises OSError if it can't be written.
-    """
+    processes, all have to call it; the first writes one file for all, as a single process would. Raises OSError if it
+    can't be written."""
     tensors: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
         values = {f"model.{name}": weight.detach()}

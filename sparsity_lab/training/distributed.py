@@ -127,9 +127,8 @@ class Workers:
 
     def part(self, weight: Tensor, value: Tensor) -> Tensor:
         """Returns this process's part of what `whole` gave the first."""
-        if id(weight) not in self.local_weights or not value.ndim:
-            return value
-        return value[self.rank * len(weight) : (self.rank + 1) * len(weight)]
+        split = id(weight) in self.local_weights and value.ndim > 0  # a count of steps is the same everywhere
+        return value[self.rank * len(weight) : (self.rank + 1) * len(weight)] if split else value
 
 
 class _Spread:

@@ -48,8 +48,7 @@ def calibrate(corpus: Corpus) -> Speed:
     """Times a few steps of a few models (about a second) and fits `Speed` to them."""
     from scipy.optimize import nnls  # here, so that a dashboard does not wait for scipy
 
-    rows: list[np.ndarray] = []
-    times: list[float] = []
+    rows, times = list[np.ndarray](), list[float]()
     for width, sparsity, batch_size in PROBES:
         model = ModelConfig.of_width(width).with_sparsity(sparsity)
         training = Training(model, RunConfig(budget=1e13, batch_size=batch_size), corpus=corpus)

@@ -118,7 +118,7 @@ class Training:
         x_BT, y_BT = self.windows.batch(self.steps_done, run.sequences)
         if self.workers is not None:
             x_BT, y_BT = self.workers.share(x_BT), self.workers.share(y_BT)
-        self.model.train()
+        self.model.train()  # because an evaluation may have come before
         loss, aux_loss = self.model.loss(x_BT.to(self.device), y_BT.to(self.device))
         (loss + aux_loss).backward()
 
@@ -165,8 +165,7 @@ class Training:
 
     @torch.no_grad()
     def evaluate(self, stop: Callable[[], bool] = lambda: False) -> float | None:
-        """Returns the mean cross-entropy on the held-out text, in nats per token; None if ``stop`` asked to stop or the
-        run diverged."""
+        """Returns the mean cross-entropy on held-out text, nats per token; None if ``stop`` or divergence ended it."""
         if self.diverged:
             return None
 
@@ -186,8 +185,7 @@ class Training:
         """Returns what is kept of the run, as it stands now."""
         model, run, params = self.model_config, self.run_config, count_parameters(self.model_config)
         step_flops = flops_per_step(model, run.sequences)
-        versions = {"sparsity_lab": sparsity_lab.__version__, "torch": torch.__version__}
-        versions["python"] = platform.python_version()
+        lab, python = sparsity_lab.__version__, platform.python_version()
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else ""
         status = "diverged" if self.diverged else "finished" if self.done else "stopped"
         return Record(
@@ -206,13 +204,12 @@ class Training:
             run=run.to_dict(),
             corpus={"name": self.corpus.name, "fingerprint": self.corpus.fingerprint},
             device=gpu or platform.processor() or platform.machine(),
-            versions=versions,
+            versions={"sparsity_lab": lab, "torch": torch.__version__, "python": python},
             curve=decimate(self.losses, step_flops, curve_points),
         )
 
     def save(self, path: Path | str) -> None:
-        """Writes all that `Training` needs to resume, in one safetensors file, atomically. If there are several
-        processes, all of them have to call it."""
+        """Writes all that `Training` needs to resume, in one file, atomically. Every process has to call it."""
         state = {"step": self.steps_done, "seconds": self.seconds, "losses": self.losses, **self._identity()}
         if self.masks:  # by name alone, because their zeros are in the weights
             state["pruned"] = list(self.masks)
@@ -244,8 +241,8 @@ def train(model_config: ModelConfig, run_config: RunConfig, **options: Any) -> I
 
 
 def learning_rate_at(step: int, steps: int, run: RunConfig) -> float:
-    """Warms up linearly over ``run.warmup`` of the steps and decays linearly over the last ``run.decay`` (Hägele et al.
-    2024, arXiv 2405.18392: as good as a cosine, and the plateau does not depend on the length of the run)."""
+    """Returns a rate that warms up linearly over ``run.warmup`` of the steps and decays linearly over the last
+    ``run.decay`` (Hägele et al. 2024, arXiv 2405.18392: as good as a cosine, with a plateau for any length of run)."""
     assert run.learning_rate is not None
     up = (step + 1) / (run.warmup * steps + 1)
     down = (steps - step) / (run.decay * steps + 1)

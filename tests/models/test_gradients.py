@@ -96,7 +96,7 @@ def empty(choice: Tensor, n_experts: int, weights: Tensor) -> Routing:
 def test_bfloat16_experts(n: int, d: int, f: int) -> None:
     torch.manual_seed(0)
     layer = Experts(5, f, ModelConfig(d_model=d, n_heads=1))
-    choice = torch.randint(4, (n, 1))  # the last expert has nothing to do
+    choice = torch.randint(4, (n, 1))  # the last expert gets no token
     routing = empty(choice, 5, torch.rand(n, 1))
     x = torch.randn(n, d)
     exact = layer.naive(x, routing).detach()
@@ -132,7 +132,7 @@ def test_shared_experts_work_on_every_token(backend: str) -> None:
 
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_the_router_learns_from_the_answers(top_k: int) -> None:
-    """Without any auxiliary loss a gradient reaches it, also when one expert works on a token."""
+    """Without any auxiliary loss a gradient reaches it, also when one expert is active on a token."""
     torch.manual_seed(0)
     config = ModelConfig(d_model=8, n_heads=1, n_experts=4, top_k=top_k, balance_loss=0, z_loss=0)
     layer = MoE(config, "grouped")

@@ -83,7 +83,7 @@ def test_nothing_tested_was_trained_on(name: str) -> None:
     asked = {e.prompt for e in examples(task, 2_000, 1)}
     assert trained.isdisjoint(asked) != task.from_memory
     if task.from_memory:
-        assert asked <= trained, "who was never told cannot remember"
+        assert asked <= trained, "a fact that was never read cannot be remembered"
 
 
 @given(st.lists(st.binary(min_size=6, max_size=6), min_size=1, max_size=20))
