@@ -64,7 +64,7 @@ class _Config:
 
 
 def _checked_type(name: str, value: Any, kind: Any) -> Any:
-    """Returns the value in its field's type: 2.0 becomes the whole number 2, or 2 becomes 2.0 where fractions may be."""
+    """Returns the value in its field's type: 2.0 becomes the whole number 2, or 2 becomes the float 2.0."""
     if isinstance(value, int) and abs(value) > 10**30:  # past what a float can hold
         raise ValueError(f"{name}={value!r} is out of range")
     optional = kind in (int | None, float | None)

@@ -75,8 +75,7 @@ def examples(task: Task, n: int, seed: int, held_out: bool = True) -> list[Examp
 
 
 def is_held_out(prompts_NP: Bytes) -> np.ndarray:
-    """Tells which prompts are held out, (N,) bool: one in `HELD_OUT`, by a multiplicative hash (Knuth, The Art of
-    Computer Programming, section 6.4)."""
+    """Holds out one prompt in `HELD_OUT`, (N,) bool, by a multiplicative hash (Knuth, TAOCP vol. 3, section 6.4)."""
     hashes_N = np.zeros(len(prompts_NP), np.uint64)
     for column_N in prompts_NP.T:
         hashes_N = (hashes_N ^ column_N) * np.uint64(0x9E3779B97F4A7C15)  # modulo 2⁶⁴; 2⁶⁴ over the golden ratio

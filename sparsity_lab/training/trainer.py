@@ -188,6 +188,7 @@ class Training:
         lab, python = sparsity_lab.__version__, platform.python_version()
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else ""
         status = "diverged" if self.diverged else "finished" if self.done else "stopped"
+
         return Record(
             status=status,
             val_loss=val_loss,
