@@ -1,7 +1,7 @@
 """One new token over a long cache: latent attention against multi-head attention of the same heads, and against
 Hugging Face's DeepSeek-V3, which makes keys and values of the whole cache anew; and a prefill.
 
-One thread, float32, one layer of the shape of DeepSeek-V2-Lite. Time is wall time, for memory decides.
+One thread, float32, one layer of the shape of DeepSeek-V2-Lite. Time is wall time, because memory decides.
 """
 
 import time
@@ -18,8 +18,8 @@ from sparsity_lab.accounting.presets import preset
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models.attention import Attention, rotations
 from sparsity_lab.models.cache import Cache, new_cache
-from sparsity_lab.models.deepseek import attention_weights
 from sparsity_lab.models.mla import LatentAttention
+from tests.models.deepseek import attention_weights
 
 SHAPE = preset("deepseek-v2-lite").config.replace(n_layers=1, n_dense_layers=0, context=20_000, qk_norm="head")
 SECONDS = 8.0

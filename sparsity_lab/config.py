@@ -1,7 +1,7 @@
-"""The two configs everything else is derived from: the shape of a model, and how to train it.
+"""Two configs, from which everything else is derived: the shape of a model, and how to train it.
 
-Both are frozen, checked when they are built, and go to JSON and back. A mistake raises ``ValueError`` that names
-the field, the value and what would be right.
+Both are frozen, are checked when they are built, and go to JSON and back. A mistake raises a ``ValueError`` that names
+the field, its value and what would be right.
 """
 
 import json
@@ -15,11 +15,11 @@ BACKENDS = ("grouped", "megablocks", "naive")  # ways to compute the experts
 ROUTERS = ("softmax", "sigmoid", "expert_choice", "hash", "random")  # the last two learn nothing: baselines
 
 MAX_EXPERTS = 4096
-SLIDER_EXPERTS = 256  # the dial's last stop; past it a laptop spends its time on routing
+SLIDER_EXPERTS = 256  # the dial's last stop; beyond it a laptop spends its time on routing
 
 
 def _number(default: float | None, low: float, high: float) -> Any:
-    """A field for a number from ``low`` to ``high``, or None where its type allows that."""
+    """Declares a field for a number from ``low`` to ``high``, or None where its type allows that."""
     return field(default=default, metadata={"range": (low, high)})
 
 
@@ -40,7 +40,7 @@ class _Config:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Raises ValueError for a field this config does not have."""
+        """The inverse of `to_dict`. Raises ValueError for a field that this config does not have."""
         known = [field.name for field in fields(cls)]
         unknown = [name for name in values if name not in known]
         if unknown:
@@ -59,16 +59,18 @@ class _Config:
         return cls.from_dict(values)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, checked again."""
+        """Returns a copy with some fields changed, checked again."""
         return replace(self, **changes)
 
 
 def _checked_type(name: str, value: Any, kind: Any) -> Any:
+    """Returns the value in its field's type: 2.0 becomes the whole number 2, or 2 becomes the float 2.0."""
     if isinstance(value, int) and abs(value) > 10**30:  # past what a float can hold
         raise ValueError(f"{name}={value!r} is out of range")
     optional = kind in (int | None, float | None)
     if optional and value is None:
         return None
+
     if kind in (int, int | None):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ValueError(f"{name}={value!r} must be a whole number")
@@ -104,7 +106,7 @@ class ModelConfig(_Config):
 
     A dense model is the special case ``n_experts == top_k == 1``: one expert, no router. Every count, FLOP and byte is
     derived from this shape (`sparsity_lab.accounting`). ``None`` means what the comment says. The last block of fields
-    describes published models: it can be counted, but `sparsity_lab.models` does not build it.
+    describes published models: they can be counted, but `sparsity_lab.models` does not build them.
     """
 
     vocab_size: int = _number(256, 2, 2**20)
@@ -116,7 +118,7 @@ class ModelConfig(_Config):
     d_head: int | None = _number(None, 1, 2**16)  # width of a head; None: d_model / n_heads
     kv_lora_rank: int | None = _number(None, 1, 2**16)  # width of MLA's latent; None: no multi-head latent attention
     q_lora_rank: int | None = _number(None, 1, 2**16)  # MLA: width of the queries' latent; None: not compressed
-    qk_nope_head_dim: int | None = _number(None, 1, 2**16)  # MLA: part of a head that knows no position; None: head_dim
+    qk_nope_head_dim: int | None = _number(None, 1, 2**16)  # MLA: part of a head without position; None: head_dim
     qk_rope_head_dim: int | None = _number(None, 2, 2**16)  # MLA: part of a head that RoPE turns; None: head_dim / 2
     v_head_dim: int | None = _number(None, 1, 2**16)  # MLA: width of a value head; None: head_dim
     d_expert: int = _number(96, 1, 2**20)  # hidden width of one expert
@@ -133,7 +135,7 @@ class ModelConfig(_Config):
     top_groups: int | None = _number(None, 1, MAX_EXPERTS)  # groups that a token may choose from; None: all
     route_scale: float = _number(1.0, 1e-6, 1e6)  # factor on the weights of the chosen experts
     bias_rate: float = _number(0.0, 0, 1)  # step of the bias that balances the load (DeepSeek-V3); 0: no bias
-    mtp_depth: int = _number(0, 0, 8)  # tokens predicted beside the next one while training
+    mtp_depth: int = _number(0, 0, 8)  # tokens that are predicted beyond the next one, in training
     mtp_weight: float = _number(0.3, 0, 10)  # weight of their loss
     balance_loss: float = _number(0.05, 0, 10)  # weight of the load-balance loss
     z_loss: float = _number(1e-3, 0, 10)  # weight of the router z-loss
@@ -153,6 +155,7 @@ class ModelConfig(_Config):
         super().__post_init__()
         if self.top_k > self.n_experts:
             raise ValueError(f"top_k={self.top_k} needs n_experts ≥ {self.top_k}, got {self.n_experts}")
+
         if self.d_head is None and self.d_model % (2 * self.n_heads):
             raise ValueError(
                 f"n_heads={self.n_heads} must split d_model={self.d_model} into heads of even width (RoPE turns pairs)"
@@ -161,6 +164,7 @@ class ModelConfig(_Config):
             raise ValueError(f"d_head={self.d_head} must be even (RoPE turns pairs)")
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_kv_heads={self.n_kv_heads} must divide n_heads={self.n_heads}")
+
         if self.n_dense_layers > self.n_layers:
             raise ValueError(f"n_dense_layers={self.n_dense_layers} is more than n_layers={self.n_layers}")
         if self.has_router and not self.n_moe_layers:
@@ -168,6 +172,7 @@ class ModelConfig(_Config):
                 f"n_experts={self.n_experts}, but none of n_layers={self.n_layers} has experts: lower "
                 f"n_dense_layers={self.n_dense_layers} or moe_every={self.moe_every}"
             )
+
         if self.kv_lora_rank is None:
             for name in ("q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
                 if getattr(self, name) is not None:
@@ -176,10 +181,12 @@ class ModelConfig(_Config):
             raise ValueError(f"n_kv_heads={self.n_kv_heads} and kv_lora_rank={self.kv_lora_rank}: use one of them")
         elif self.rope_dim % 2:
             raise ValueError(f"qk_rope_head_dim={self.rope_dim} must be even (RoPE turns pairs)")
+
         if self.full_attention_every is not None and self.window is None:
             raise ValueError(f"full_attention_every={self.full_attention_every} needs a window for the other layers")
         if self.mtp_depth >= self.context:
             raise ValueError(f"mtp_depth={self.mtp_depth} must be below context={self.context}")
+
         _one_of("router", self.router, ROUTERS)
         if self.n_experts % self.n_groups:
             raise ValueError(f"n_groups={self.n_groups} must divide n_experts={self.n_experts}")
@@ -189,6 +196,7 @@ class ModelConfig(_Config):
                 f"top_groups={self.top_groups} must be from 1 to n_groups={self.n_groups} and hold at least "
                 f"top_k={self.top_k} experts"
             )
+
         _one_of("qk_norm", self.qk_norm, ("head", "full", "none"))
         _one_of("attention_bias", self.attention_bias, ("none", "qkv", "all"))
         _one_of("ffn", self.ffn, ("swiglu", "plain"))
@@ -196,9 +204,9 @@ class ModelConfig(_Config):
 
     @classmethod
     def of_width(cls, d_model: int, **changes: Any) -> Self:
-        """The lab's default dense model of a width: experts three times as wide, heads of about 16.
+        """Returns the lab's default dense model of a width: experts three times as wide, heads of about 16.
 
-        Raises ValueError for an odd width.
+        Raises ValueError for a width that is not a positive multiple of 4.
         """
         if isinstance(d_model, bool) or not isinstance(d_model, int) or d_model < 4 or d_model % 4:
             raise ValueError(f"d_model={d_model!r} must be a positive multiple of 4")
@@ -207,8 +215,9 @@ class ModelConfig(_Config):
 
     @classmethod
     def on_dial(cls, width: int, sparsity: float, hold: Hold = "active") -> Self:
-        """The model the dial shows. ``hold="active"``: experts of 3·width hidden units, ever more of them.
-        ``hold="total"``: 48·width hidden units a layer, cut ever finer. The two meet at 16 experts, S = 0.9375."""
+        """Returns the model that the dial shows. ``hold="active"``: experts of 3·width hidden units, more and more of
+        them. ``hold="total"``: 48·width hidden units per layer, in ever smaller experts. The two meet at 16 experts,
+        S = 0.9375."""
         _one_of("hold", hold, ("active", "total"))
         dense = cls.of_width(width) if hold == "active" else cls.of_width(width, d_expert=48 * width)
         return dense.with_sparsity(sparsity, hold)
@@ -227,7 +236,7 @@ class ModelConfig(_Config):
 
     @property
     def nope_dim(self) -> int:
-        """MLA: the part of a query and key head that knows no position."""
+        """MLA: the part of a query and key head without position."""
         return self.qk_nope_head_dim or self.head_dim
 
     @property
@@ -245,7 +254,7 @@ class ModelConfig(_Config):
 
     @property
     def router_width(self) -> int:
-        """Scores that a router computes for a token: one an expert, or none if nothing is learnt."""
+        """Scores that a router computes for a token: one per expert, or none if nothing is learnt."""
         return 0 if self.router in ("hash", "random") or not self.has_router else self.n_experts
 
     @property
@@ -254,12 +263,12 @@ class ModelConfig(_Config):
         return self.replace(n_layers=1, n_dense_layers=0, moe_every=1, mtp_depth=0)
 
     def is_moe_layer(self, layer: int) -> bool:
-        """Whether ``layer``, from 0, has the routed experts (or, in a dense model, the one expert)."""
+        """Tells whether ``layer``, from 0, has the routed experts (or, in a dense model, the one expert)."""
         return layer >= self.n_dense_layers and (layer + 1) % self.moe_every == 0
 
     @property
     def n_moe_layers(self) -> int:
-        """Layers for which `is_moe_layer` holds, by arithmetic."""
+        """Number of layers for which `is_moe_layer` holds, by arithmetic."""
         return self.n_layers // self.moe_every - self.n_dense_layers // self.moe_every
 
     @property
@@ -269,31 +278,34 @@ class ModelConfig(_Config):
 
     @property
     def sparsity(self) -> float:
-        """S = (E − K)/E, the share of routed experts that sleep on a token (Abnar et al. 2025, arXiv 2501.12370)."""
+        """S = (E − K)/E, the share of routed experts inactive on a token (Abnar et al. 2025, arXiv 2501.12370)."""
         return (self.n_experts - self.top_k) / self.n_experts
 
     def with_sparsity(self, sparsity: float, hold: Hold = "active") -> Self:
-        """This model with the dial at the achievable value nearest to ``sparsity``; ask ``.sparsity`` what it became.
+        """Returns this model at the achievable sparsity nearest to ``sparsity``; its ``.sparsity`` says which that is.
 
-        ``top_k`` stays and the number of experts becomes E = K/(1 − S). With ``hold="active"`` the experts keep their
-        width, so what works on a token stays and the total grows. With ``hold="total"`` the same E·d_expert hidden
-        units are cut into more, narrower experts, so the total stays and the active part shrinks. (The router, d_model
-        weights an expert, comes on top in both.) Raises ValueError outside [0, 1).
+        ``top_k`` stays, and the number of experts becomes E = K/(1 − S). With ``hold="active"``, the experts keep their
+        width, so the active part stays and the total grows. With ``hold="total"``, the same E·d_expert hidden units are
+        cut into more, narrower experts, so the total stays and the active part shrinks. (In both, the router adds
+        d_model weights per expert.) Raises ValueError outside [0, 1).
         """
         if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
             raise ValueError(
                 f"sparsity={sparsity!r} must be at least 0 and below 1: at 1 no expert would be left; try 0.9375"
             )
+
         wanted = self.top_k / (1 - sparsity)
         if wanted > MAX_EXPERTS:
             raise ValueError(
-                f"sparsity={sparsity!r} needs {wanted:.0f} experts a layer, more than {MAX_EXPERTS}; with top_k="
+                f"sparsity={sparsity!r} needs {wanted:.0f} experts per layer, more than {MAX_EXPERTS}; with top_k="
                 f"{self.top_k} use at most {1 - self.top_k / MAX_EXPERTS:.6f}"
             )
+
         _one_of("hold", hold, ("active", "total"))
         if hold == "active":
             around = (max(self.top_k, math.floor(wanted)), math.ceil(wanted))
             return self.replace(n_experts=min(around, key=lambda e: abs(self.top_k / e - (1 - sparsity))))
+
         pool = self.n_experts * self.d_expert
         divisors = (e for e in range(self.top_k, MAX_EXPERTS + 1) if pool % e == 0)
         experts = min(divisors, key=lambda e: abs(self.top_k / e - (1 - sparsity)), default=0)
@@ -302,7 +314,7 @@ class ModelConfig(_Config):
         return self.replace(n_experts=experts, d_expert=pool // experts)
 
     def sparsities(self, hold: Hold = "active") -> list[float]:
-        """The stops of the dial: S for E = K, 2K, 4K, … up to 256 experts, those that `with_sparsity` hits exactly."""
+        """Returns the dial's stops: S for E = K, 2K, 4K, … up to 256 experts, where `with_sparsity` hits it exactly."""
         doublings = [self.top_k << i for i in range(9) if i == 0 or self.top_k << i <= SLIDER_EXPERTS]
         stops = [(e - self.top_k) / e for e in doublings]
         return [s for s in stops if self.with_sparsity(s, hold).sparsity == s]
@@ -339,11 +351,11 @@ class RunConfig(_Config):
 
     @property
     def sequences(self) -> int:
-        """Sequences a step: ``batch_size``, or the lab's choice, 4 at 1e11 FLOPs and twice as many for each tenfold.
+        """Sequences per step: ``batch_size``, or the lab's choice: 4 at 1e11 FLOPs, and twice as many for each tenfold.
 
-        The lower the loss a run reaches, the more tokens a step can use well (the critical batch size of Kaplan et al.
-        2020, arXiv 2001.08361, section 5.1). The choice depends on the budget alone, so that models compared at equal
-        FLOPs also take about as many steps.
+        The lower the loss that a run reaches, the more tokens a step can use well (the critical batch size of Kaplan et
+        al. 2020, arXiv 2001.08361, section 5.1). The choice depends on the budget alone, so models that are compared at
+        equal FLOPs also take about the same number of steps.
         """
         if self.batch_size is not None:
             return self.batch_size
@@ -351,7 +363,7 @@ class RunConfig(_Config):
 
 
 def resolve(model: ModelConfig, run: RunConfig) -> RunConfig:
-    """``run`` with every choice made that was left to the lab. Resolving twice changes nothing."""
+    """Returns ``run`` with every choice made that was left to the lab. Resolving twice changes nothing."""
     if run.batch_size is None:
         run = run.replace(batch_size=run.sequences)
     if run.learning_rate is None:
@@ -360,7 +372,7 @@ def resolve(model: ModelConfig, run: RunConfig) -> RunConfig:
 
 
 def default_learning_rate(run: RunConfig) -> float:
-    """8e-3 at 1e11 FLOPs, and a factor of 0.63 less for each tenfold budget.
+    """Returns 8e-3 at 1e11 FLOPs, and 0.63 times as much for each tenfold budget.
 
     Tried at the corners of the lab: see `benchmarks/learning_rate.py`.
     """

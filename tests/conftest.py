@@ -96,7 +96,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 kB that a model can learn something of in a few steps."""
+    """48 kB of text, from which a model can learn something in a few steps."""
     path = tmp_path_factory.mktemp("corpus") / "text.txt"
     path.write_text("".join(f"line {i} says {i * i}\n" for i in range(2_400)))
     return path
@@ -109,7 +109,7 @@ def corpus(corpus_file: Path) -> Corpus:
 
 @pytest.fixture
 def model() -> ModelConfig:
-    """Four experts, one of which works."""
+    """Four experts, one of which is active."""
     return ModelConfig(d_model=8, n_heads=1, d_expert=16, context=32, n_experts=4)
 
 

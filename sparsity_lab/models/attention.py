@@ -5,7 +5,6 @@ attention, Ainslie et al. 2023, arXiv 2305.13245), C width of a head, D model wi
 P = (H + 2·J)·C all three.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,14 +15,9 @@ from sparsity_lab.config import ModelConfig
 from sparsity_lab.models.cache import Cache
 from sparsity_lab.models.ops import EPS, apply, is_fast, linear, linear_plain, rms_norm_plain
 
-aten = torch.ops.aten
-
-LONGEST = 512  # tokens for the fast version if there are gradients, for which it keeps T²/2 probabilities a head
-BLOCK = 64  # queries that share a range of keys
-
 
 def rotations(config: ModelConfig) -> Tensor:
-    """The turn of each pair of numbers at each position, complex (context, rope_dim / 2), of rotary positions
+    """Returns the turn of each pair of numbers at each position, complex (context, rope_dim / 2), for rotary positions
     (Su et al. 2021, arXiv 2104.09864, eq. 34; neighbours make a pair)."""
     half = torch.arange(0, config.rope_dim, 2) / config.rope_dim
     angles_TC = torch.outer(torch.arange(config.context).float(), config.rope_base**-half)
@@ -31,21 +25,23 @@ def rotations(config: ModelConfig) -> Tensor:
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turns neighbouring pairs of the last axis, seen as complex numbers. x float32 (…, n), turns complex (…, n/2)."""
+    """Turns neighbouring pairs of the last axis, read as complex numbers. x float32 (…, n), turns complex (…, n/2)."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = turns.real, turns.imag
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
 class Attention(nn.Module):
-    """Queries and keys pass an RMSNorm each before they are turned (QK-norm, Dehghani et al. 2023, arXiv 2302.05442):
-    with it the learning rates that small models like don't blow up the scores."""
+    """Multi-head attention in which queries and keys pass an RMSNorm each before they are turned (QK-norm, Dehghani et
+    al. 2023, arXiv 2302.05442). It keeps scores small at the high learning rates that suit small models."""
 
     def __init__(self, config: ModelConfig, plain: bool):
         super().__init__()
         d = config.d_model
-        self.n_heads, self.window, self.plain = config.n_heads, config.window, plain
+        self.n_heads, self.window = config.n_heads, config.window
         self.linear = linear_plain if plain else linear
+        self.norm_rope = norm_rope_plain if plain else norm_rope
+
         inner, kv = config.n_heads * config.head_dim, config.kv_heads * config.head_dim
         self.qkv = nn.Parameter(torch.randn(inner + 2 * kv, d) * d**-0.5)
         self.out = nn.Parameter(torch.randn(d, inner) * (2 * inner * config.n_layers) ** -0.5)
@@ -54,18 +50,13 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
         """(B, T, D) → (B, T, D). ``turns``: rows of `rotations` for the tokens' positions, (T, C/2) or (B, T, C/2)."""
-        qkv_BTP = self.linear(x_BTD, self.qkv)
-        short = x_BTD.shape[1] <= LONGEST and self.window is None
-        if cache is None and not self.plain and is_fast(x_BTD) and short:
-            y_BTD = attend(norm_rope(qkv_BTP, self.n_heads, self.q_norm, self.k_norm, turns), self.n_heads)
+        qkv = self.norm_rope(self.linear(x_BTD, self.qkv), self.n_heads, self.q_norm, self.k_norm, turns)
+        if cache is not None:
+            k_BJSC, v_BJSC = cache.append(layer, *(self._by_head(x) for x in qkv[1:]))
+        if cache is None or cache.only_new:
+            y_BTD = attend(qkv, self.n_heads, self.window)
         else:
-            qkv = norm_rope_plain(qkv_BTP, self.n_heads, self.q_norm, self.k_norm, turns)
-            held = None if cache is None else cache.append(layer, *(self._by_head(x) for x in qkv[1:]))
-            if cache is None or held is None or cache.only_new:
-                y_BTD = attend_plain(qkv, self.n_heads, self.window)
-            else:
-                k_BJSC, v_BJSC = held
-                y_BTD = attend_held(qkv[0], k_BJSC, v_BJSC, cache.mask(x_BTD.device))
+            y_BTD = attend_held(qkv[0], k_BJSC, v_BJSC, cache.mask(x_BTD.device))
         return self.linear(y_BTD, self.out)
 
     def _by_head(self, x: Tensor) -> Tensor:
@@ -75,16 +66,11 @@ class Attention(nn.Module):
 QKV = tuple[Tensor, Tensor, Tensor]  # (B, T, H·C), (B, T, J·C) and (B, T, J·C)
 
 
-def _split(qkv_BTP: Tensor, n_heads: int, C: int) -> tuple[Tensor, ...]:
-    kv = (qkv_BTP.shape[-1] - n_heads * C) // 2
-    parts: tuple[Tensor, ...] = qkv_BTP.split((n_heads * C, kv, kv), -1)
-    return parts
-
-
 def norm_rope_plain(qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: Tensor, turns: Tensor) -> QKV:
-    """Queries and keys normalised head by head and turned; values as they are."""
+    """Returns queries and keys, normalised head by head and turned, and values as they are."""
     C = len(q_norm_C)
-    q, k, v = (x.unflatten(-1, (-1, C)) for x in _split(qkv_BTP, n_heads, C))
+    kv = (qkv_BTP.shape[-1] - n_heads * C) // 2  # width of all keys, and of all values
+    q, k, v = (x.unflatten(-1, (-1, C)) for x in qkv_BTP.split((n_heads * C, kv, kv), -1))
     turned = [
         rotate(rms_norm_plain(x.float(), w_C), turns[..., None, :]).to(v.dtype).flatten(-2)
         for x, w_C in ((q, q_norm_C), (k, k_norm_C))
@@ -93,27 +79,29 @@ def norm_rope_plain(qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: T
 
 
 def causal_mask(T: int, window: int | None, device: torch.device) -> Tensor | None:
-    """Which tokens a token may look at, bool (T, T), with a sliding window; None if it may look at all before it."""
+    """Returns which tokens each token may look at, bool (T, T); None if no window hides any that came before."""
     if window is None or window >= T:
         return None
     back_TT = torch.arange(T, device=device)[:, None] - torch.arange(T, device=device)
     return (back_TT >= 0) & (back_TT < window)
 
 
-def attend_plain(qkv: QKV, n_heads: int, window: int | None = None) -> Tensor:
-    """softmax(q·k/√C)·v over each token's own and earlier tokens, at most ``window`` of them."""
+def attend(qkv: QKV, n_heads: int, window: int | None = None) -> Tensor:
+    """Returns softmax(q·k/√C)·v over each token and those before it, at most ``window`` of them in all."""
     C = qkv[0].shape[-1] // n_heads
     q_BHTC, k_BJTC, v_BJTC = (x.unflatten(-1, (-1, C)).transpose(1, 2) for x in qkv)
+
     shared = n_heads // k_BJTC.shape[1]  # heads of queries that share keys and values
     k_BHTC, v_BHTC = (x if shared == 1 else x.repeat_interleave(shared, 1) for x in (k_BJTC, v_BJTC))
+
     mask = causal_mask(q_BHTC.shape[2], window, q_BHTC.device)
     y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BHTC, v_BHTC, attn_mask=mask, is_causal=mask is None)
     return y_BHTC.transpose(1, 2).flatten(-2)
 
 
 def attend_held(q_BTD: Tensor, k_BJSC: Tensor, v_BJSC: Tensor, mask: Tensor | None) -> Tensor:
-    """The same for new queries over what a cache holds. Heads of queries that share keys stand below each other as if
-    they were more tokens, so that no key is copied."""
+    """Returns the same for new queries over what a cache holds. Heads of queries that share keys stand below each other
+    as if they were more tokens, so that no key is copied."""
     B, J, _, C = k_BJSC.shape
     q_BHTC = q_BTD.unflatten(-1, (-1, C)).transpose(1, 2)
     H, T = q_BHTC.shape[1:3]
@@ -123,20 +111,22 @@ def attend_held(q_BTD: Tensor, k_BJSC: Tensor, v_BJSC: Tensor, mask: Tensor | No
     return y_BJMC.reshape(B, H, T, C).transpose(1, 2).flatten(-2)
 
 
-# ---- The fast twins, for float32 on a CPU. Whole rows, all heads side by side, go through each operation: loops over
-# the 8 to 32 numbers of one head are slow. One number a head is spread over its width by a small product.
+# ---- The fast twin, for float32 on a CPU. Whole rows, all heads side by side, go through each operation, because loops
+# over the 8 to 32 numbers of one head are slow. A small product spreads one number per head over the head's width.
 
 
-def norm_rope(qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: Tensor, turns_TC: Tensor) -> QKV:
-    """`norm_rope_plain` in few passes."""
+def norm_rope(qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: Tensor, turns: Tensor) -> QKV:
+    """Does what `norm_rope_plain` does, in few passes."""
+    if not is_fast(qkv_BTP) or turns.ndim > 2:  # sequences at different positions, as a cache may hold them
+        return norm_rope_plain(qkv_BTP, n_heads, q_norm_C, k_norm_C, turns)
     C = len(q_norm_C)
     heads = (n_heads + qkv_BTP.shape[-1] // C) // 2  # H + J
-    qkv: QKV = apply(_NormRope, qkv_BTP, n_heads, q_norm_C, k_norm_C, turns_TC.repeat(1, heads))
+    qkv: QKV = apply(_NormRope, qkv_BTP, n_heads, q_norm_C, k_norm_C, turns.repeat(1, heads))
     return qkv
 
 
 def _rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """`rotate` in one pass, for tensors without gaps."""
+    """Does what `rotate` does in one pass, for tensors without gaps."""
     return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
 
 
@@ -148,9 +138,11 @@ class _NormRope(torch.autograd.Function):
         C, Q = len(q_norm_C), turns_TQ.shape[1] * 2
         spread_HQ = torch.eye(Q // C, dtype=qkv_BTP.dtype).repeat_interleave(C, 1)
         qk_BTQ, v_BTJ = qkv_BTP[..., :Q], qkv_BTP[..., Q:]
+
         mean_BTH = (qk_BTQ * qk_BTQ).unflatten(-1, (-1, C)).sum(-1).div_(C)
         r_BTQ = mean_BTH.add_(EPS).rsqrt_() @ spread_HQ
         xhat_BTQ = qk_BTQ * r_BTQ
+
         w_Q = torch.cat([q_norm_C.repeat(n_heads), k_norm_C.repeat(Q // C - n_heads)])
         ctx.queries = n_heads * C
         q_BTH, k_BTJ = _rotate(xhat_BTQ * w_Q, turns_TQ).split((ctx.queries, Q - ctx.queries), -1)
@@ -162,75 +154,15 @@ class _NormRope(torch.autograd.Function):
         xhat_BTQ, r_BTQ, w_Q, turns_TQ, spread_HQ = ctx.saved_tensors
         heads, Q = spread_HQ.shape
         C = Q // heads
-        g_BTQ = _rotate(torch.cat([gq_BTH, gk_BTJ], -1), turns_TQ.conj().resolve_conj())
+        g_BTQ = _rotate(torch.cat([gq_BTH, gk_BTJ], -1), turns_TQ.conj().resolve_conj())  # turned back
+
         t_BTQ = g_BTQ * xhat_BTQ
         dw_HC = t_BTQ.flatten(0, -2).sum(0).view(heads, C)
         dq_norm_C, dk_norm_C = dw_HC[: ctx.queries // C].sum(0), dw_HC[ctx.queries // C :].sum(0)
+
         mean_BTQ = t_BTQ.mul_(w_Q / C).unflatten(-1, (-1, C)).sum(-1) @ spread_HQ
         d_BTP = g_BTQ.new_empty(*g_BTQ.shape[:-1], Q + gv_BTJ.shape[-1])
         dx_BTQ = g_BTQ.mul_(w_Q).addcmul_(xhat_BTQ, mean_BTQ, value=-1)
         torch.mul(dx_BTQ, r_BTQ, out=d_BTP[..., :Q])
         d_BTP[..., Q:] = gv_BTJ
         return d_BTP, None, dq_norm_C, dk_norm_C, None
-
-
-def attend(qkv: QKV, n_heads: int, scale: float | None = None) -> Tensor:
-    """`attend_plain`: a product over the batch for each head and block of queries. ``scale`` of the scores: 1/√C."""
-    y_BTD: Tensor = apply(_Attend, *qkv, n_heads, scale)
-    return y_BTD
-
-
-def _blocks(T: int) -> list[slice]:
-    return [slice(start, min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
-
-
-def _heads(of_queries: tuple[Tensor, ...], of_keys: tuple[Tensor, ...], n_heads: int, kv_heads: int) -> Iterator[Any]:
-    """Views of each head; neighbouring heads of queries may share one of keys and values."""
-    queries, keys = [x.chunk(n_heads, -1) for x in of_queries], [x.chunk(kv_heads, -1) for x in of_keys]
-    for head in range(n_heads):
-        yield (*(x[head] for x in queries), *(x[head * kv_heads // n_heads] for x in keys))
-
-
-class _Attend(torch.autograd.Function):
-    """Reads and writes the heads in place, never touches keys after a block's last query, and keeps the probabilities
-    for the backward pass: at a context of 128 that is less work than computing them again. Values may be of another
-    width than keys."""
-
-    @staticmethod
-    def forward(ctx: Any, q_BTH: Tensor, k_BTJ: Tensor, v_BTJ: Tensor, n_heads: int, scale: float | None) -> Tensor:
-        B, T, inner = q_BTH.shape
-        C = inner // n_heads
-        ctx.heads, ctx.scale = (n_heads, k_BTJ.shape[-1] // C), C**-0.5 if scale is None else scale
-        y_BTH = q_BTH.new_empty(B, T, v_BTJ.shape[-1] // ctx.heads[1] * n_heads)
-        heads = list(_heads((q_BTH, y_BTH), (k_BTJ, v_BTJ), *ctx.heads))
-        probs, keep = [], any(ctx.needs_input_grad)
-        for rows in _blocks(T):
-            seen = slice(0, rows.stop)
-            shape = (rows.stop - rows.start, rows.stop)
-            causal = torch.full(shape, float("-inf"), dtype=q_BTH.dtype).triu_(rows.start + 1)
-            for q, y, k, v in heads:
-                p = torch.baddbmm(causal, q[:, rows], k[:, seen].transpose(1, 2), alpha=ctx.scale)
-                aten._softmax.out(p, -1, False, out=p)
-                torch.bmm(p, v[:, seen], out=y[:, rows])
-                if keep:
-                    probs.append(p)
-        ctx.save_for_backward(q_BTH, k_BTJ, v_BTJ, *probs)
-        return y_BTH
-
-    @staticmethod
-    def backward(ctx: Any, g_BTH: Tensor) -> tuple[Tensor | None, ...]:
-        q_BTH, k_BTJ, v_BTJ, *probs = ctx.saved_tensors
-        left = iter(probs)
-        dq_BTH = torch.empty_like(q_BTH, memory_format=torch.contiguous_format)
-        dk_BTJ, dv_BTJ = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (k_BTJ, v_BTJ))
-        heads = list(_heads((q_BTH, g_BTH, dq_BTH), (k_BTJ, v_BTJ, dk_BTJ, dv_BTJ), *ctx.heads))
-        for rows in _blocks(g_BTH.shape[1]):
-            seen = slice(0, rows.stop)
-            for q, g, dq, k, v, dk, dv in heads:
-                p = next(left)
-                dv[:, seen].baddbmm_(p.transpose(1, 2), g[:, rows])
-                ds = torch.bmm(g[:, rows], v[:, seen].transpose(1, 2))
-                aten._softmax_backward_data.out(ds, p, -1, p.dtype, grad_input=ds)
-                torch.bmm(ds, k[:, seen], out=dq[:, rows])
-                dk[:, seen].baddbmm_(ds.transpose(1, 2), q[:, rows], alpha=ctx.scale)
-        return dq_BTH.mul_(ctx.scale), dk_BTJ, dv_BTJ, None, None

@@ -1,33 +1,27 @@
-"""What attention remembers of the tokens it has read, so that the next token costs one token's work.
+"""Attention remembers here what it needs of the tokens it has read, so that each new token costs one token's work.
 
 Legend: L layers, B sequences, H heads kept (of keys and values; 1 for MLA), S slots, T new tokens, C width of what is
 kept.
 """
 
-import json
-from pathlib import Path
-from typing import Any, Self
-
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsity_lab.config import ModelConfig
-from sparsity_lab.files import atomic
 
 FIRST_ROOM = 64  # slots taken at first; the room doubles when it is full
 
 
 class Cache:
-    """Room for every layer, taken ahead and doubled when it is full, at most ``config.context`` tokens a sequence.
+    """Memory of every layer, taken ahead and doubled when it is full, for at most ``config.context`` tokens per
+    sequence.
 
     Slot s of a sequence holds its token at position ``first_B + s``. Sequences may differ in length: rows of a batch
-    are padded on the right, and ``counts_B`` says how many of the tokens are real. With ``config.window`` only what a
-    next token can see is kept. ``int8`` stores numbers in 8 bits with one scale for each vector, and gives them back
-    as ``dtype``.
+    are padded on the right, and ``counts_B`` says how many of the tokens are real. With ``config.window``, only what
+    the next token can see is kept. ``int8`` stores numbers in 8 bits with one scale for each vector, and gives them
+    back as ``dtype``.
 
-    A model calls `begin`, then `append` once a layer, then `commit`; before `commit` nothing that was held is lost.
+    A model calls `begin`, then `append` once per layer, then `commit`. Before `commit`, nothing that was held is lost.
     """
 
     names: tuple[str, ...]  # of the tensors a layer keeps
@@ -47,6 +41,8 @@ class Cache:
         self.config, self.dtype, self.int8 = config, dtype, int8
         self.lengths_B = torch.zeros(batch_size, dtype=torch.int64)  # tokens read
         self.first_B = torch.zeros(batch_size, dtype=torch.int64)  # position of slot 0
+        self._slots_BT: Tensor | None = None  # where the new tokens go, between `begin` and `commit`
+
         room = min(room, self._most_slots())
         stored = torch.int8 if int8 else dtype
         self.tensors: dict[str, Tensor] = {}
@@ -55,11 +51,10 @@ class Cache:
             self.tensors[name] = torch.zeros(*shape, width, device=device, dtype=stored)
             if int8:
                 self.tensors[f"{name}_scale"] = torch.zeros(*shape, 1, device=device, dtype=torch.float32)
-        self._slots_BT: Tensor | None = None
 
     @staticmethod
     def shapes(config: ModelConfig) -> list[tuple[int, int]]:
-        """(heads, width) of what a layer keeps for one token, tensor by tensor."""
+        """Returns (heads, width) of what a layer keeps for one token, tensor by tensor."""
         raise NotImplementedError
 
     @property
@@ -80,19 +75,14 @@ class Cache:
     @property
     def nbytes(self) -> int:
         """Bytes of the tokens that are kept, over all layers and sequences."""
-        a_token = sum(t.shape[0] * t.shape[2] * t.shape[4] * t.element_size() for t in self.tensors.values())
-        return int(self.held_B.sum()) * a_token
-
-    @property
-    def allocated(self) -> int:
-        """Bytes taken, used or not."""
-        return sum(t.nbytes for t in self.tensors.values())
+        per_token = sum(t.shape[0] * t.shape[2] * t.shape[4] * t.element_size() for t in self.tensors.values())
+        return int(self.held_B.sum()) * per_token
 
     # ---- a forward pass
 
     def begin(self, batch_size: int, T: int, counts_B: Tensor | None = None) -> Tensor:
-        """Makes room for T tokens a sequence; gives their positions, int64 (B, T). Raises ValueError, and changes
-        nothing that is held, if they don't fit."""
+        """Makes room for T tokens per sequence and returns their positions, int64 (B, T). Raises ValueError, and
+        changes nothing that is held, if they don't fit."""
         if batch_size != self.batch_size:
             raise ValueError(f"the cache holds {self.batch_size} sequences, got tokens for {batch_size}")
         counts_B = torch.full((batch_size,), T) if counts_B is None else counts_B.cpu()
@@ -101,6 +91,7 @@ class Cache:
         end = int((self.lengths_B + counts_B).max())
         if end > self.config.context:
             raise ValueError(f"the cache holds {self.config.context} tokens, asked to hold {end}: start a new one")
+
         self._make_room(T)
         positions_BT = self.lengths_B[:, None] + torch.arange(T)
         self._counts_B, self._slots_BT = counts_B, positions_BT - self.first_B[:, None]
@@ -110,7 +101,7 @@ class Cache:
         return positions_BT.clamp(max=self.config.context - 1)  # padding may stick out
 
     def append(self, layer: int, *new: Tensor) -> tuple[Tensor, ...]:
-        """Writes one layer's new tensors, each (B, H, T, C); gives all it holds, each (B, H, S, C)."""
+        """Writes one layer's new tensors, each (B, H, T, C), and returns all it holds, each (B, H, S, C)."""
         assert self._slots_BT is not None, "begin() comes first"
         held = []
         for name, x_BHTC in zip(self.names, new, strict=True):
@@ -126,7 +117,7 @@ class Cache:
         return tuple(held)
 
     def mask(self, device: torch.device | str) -> Tensor | None:
-        """Which slots a new token may look at, bool (B or 1, 1, T, S); None if every token may look at all."""
+        """Returns which slots a new token may look at, bool (B or 1, 1, T, S); None if every token may look at all."""
         assert self._slots_BT is not None, "begin() comes first"
         T, window = self._slots_BT.shape[1], self.config.window
         if T == 1 and self._even and (window is None or self._used <= window):
@@ -138,66 +129,22 @@ class Cache:
 
     @property
     def only_new(self) -> bool:
-        """Whether the new tokens are the first, and held as they are: then they need not be read back."""
+        """Tells whether the new tokens are the first, and held as they are: then they need not be read back."""
         return self._even and self._start == 0 and not self.int8
 
     def commit(self) -> None:
-        """The new tokens count as read."""
+        """Counts the new tokens as read."""
         self.lengths_B = self.lengths_B + self._counts_B
         self._slots_BT = None
 
-    # ---- between forward passes
-
     def truncate(self, length: int) -> None:
-        """Forgets what comes after the first ``length`` tokens of each sequence. Raises ValueError for a length that is
-        negative, or before which a sliding window has dropped what the next token would see."""
+        """Forgets what comes after the first ``length`` tokens of each sequence. Raises ValueError if the length is
+        negative, or if a sliding window has dropped what the next token would see."""
         dropped = int(self.first_B.max())
         least = dropped + self.config.window - 1 if self.config.window is not None and dropped else 0
         if length < least:
-            raise ValueError(f"length={length} must be at least {least}, from where on this cache can go on")
+            raise ValueError(f"length={length} must be at least {least}: what came before has left the window")
         self.lengths_B = self.lengths_B.clamp(max=length)
-
-    def copy(self, times: int = 1) -> Self:
-        """A cache of its own with each sequence ``times`` times: a prompt that several texts share is read once."""
-        if times < 1:
-            raise ValueError(f"times={times} must be at least 1")
-        new = type(self)(self.config, 1, dtype=self.dtype, int8=self.int8, room=1)
-        new.lengths_B = self.lengths_B.repeat_interleave(times)
-        new.first_B = self.first_B.repeat_interleave(times)
-        new.tensors = {name: tensor.repeat_interleave(times, 1) for name, tensor in self.tensors.items()}
-        return new
-
-    def save(self, path: Path) -> None:
-        """As safetensors, atomically: what is held, not the room around it."""
-        used = max(1, int((self.lengths_B - self.first_B).max()))
-        tensors = {name: tensor[:, :, :, :used].contiguous() for name, tensor in self.tensors.items()}
-        tensors |= {"lengths": self.lengths_B, "first": self.first_B}
-        state = {
-            "kind": type(self).__name__,
-            "dtype": str(self.dtype),
-            "int8": self.int8,
-            "config": self.config.to_dict(),
-        }
-        with atomic(path) as temporary:
-            save_file(tensors, temporary, metadata={"state": json.dumps(state)})
-
-    @classmethod
-    def load(cls, path: Path, config: ModelConfig, device: torch.device | str = "cpu") -> Self:
-        """Raises ValueError if the file is not a saved cache of this kind and of this model's shape."""
-        try:
-            with safe_open(path, "pt", device=str(device)) as file:
-                state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-            lengths_B, first_B = tensors.pop("lengths").cpu(), tensors.pop("first").cpu()
-            kind, saved = state["kind"], ModelConfig.from_dict(state["config"])
-            dtype, int8 = getattr(torch, state["dtype"].removeprefix("torch.")), state["int8"]
-        except (SafetensorError, OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a saved cache ({error})") from None
-        if kind != cls.__name__ or saved != config:
-            raise ValueError(f"{path} is a {kind} of another model: make a new one")
-        cache = cls(config, len(lengths_B), device, dtype, int8=int8, room=1)
-        cache.tensors, cache.lengths_B, cache.first_B = tensors, lengths_B, first_B
-        return cache
 
     # ---- storage
 
@@ -208,6 +155,7 @@ class Cache:
     def _make_room(self, T: int) -> None:
         held = int((self.lengths_B - self.first_B).max())
         window = self.config.window
+
         if window is not None and held + T > self.room:  # drop what no token will look at again
             drop_B = (self.lengths_B - self.first_B - (window - 1)).clamp(min=0)
             if drop_B.any():
@@ -217,6 +165,7 @@ class Cache:
                     self.tensors[name] = tensor.gather(3, index)
                 self.first_B = self.first_B + drop_B
                 held = int((self.lengths_B - self.first_B).max())
+
         if held + T > self.room:
             more = max(held + T, min(2 * self.room, self._most_slots())) - self.room
             for name, tensor in self.tensors.items():
@@ -236,7 +185,7 @@ class Cache:
 
 
 class KVCache(Cache):
-    """Keys and values of each head that has its own: of all heads (MHA), of groups (GQA), or of one (MQA)."""
+    """Keeps keys and values of each head that has its own: of all heads (MHA), of groups (GQA), or of one (MQA)."""
 
     names = ("keys", "values")
 
@@ -246,7 +195,7 @@ class KVCache(Cache):
 
 
 class LatentCache(Cache):
-    """For MLA, the latent and beside it the turned RoPE key that all heads share: nothing else (DeepSeek-V2,
+    """Keeps, for MLA, the latent and beside it the turned RoPE key that all heads share, and nothing else (DeepSeek-V2,
     arXiv 2405.04434, section 2.1)."""
 
     names = ("latents",)
@@ -266,6 +215,5 @@ def new_cache(
     int8: bool = False,
     room: int = FIRST_ROOM,
 ) -> Cache:
-    """The kind of cache that the config's attention needs."""
-    kind = LatentCache if config.is_mla else KVCache
-    return kind(config, batch_size, device, dtype, int8=int8, room=room)
+    """Returns an empty cache of the kind that the config's attention needs."""
+    return (LatentCache if config.is_mla else KVCache)(config, batch_size, device, dtype, int8=int8, room=room)

@@ -1,10 +1,11 @@
-"""The experts' work on the same weights and routing: as a loop to read (`naive`), `grouped` to be fast, and by
-`megablocks`.
+"""The experts' work in three ways on the same weights and routing: a loop to read (`naive`), a fast version (`grouped`)
+and MegaBlocks' own (`megablocks`).
 
-Legend: N tokens, D model width, E experts, F hidden width of an expert, G = 2·F gate and up side by side, K experts a
-token, S slots: one row for each (token, choice), sorted by expert.
+Legend: N tokens, D model width, E experts, F hidden width of an expert, G = 2·F gate and up side by side, K experts per
+token, S slots: a row for each (token, choice), sorted by expert.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models.megablocks import MegaBlocksExperts
-from sparsity_lab.models.ops import apply, is_fast, matmul, uses_onednn
+from sparsity_lab.models.ops import apply, matmul, uses_onednn
 from sparsity_lab.models.router import Router, Routing
 
 aten = torch.ops.aten
@@ -24,24 +25,21 @@ PAD = 32  # rows that groups are padded to when their products go to oneDNN, so 
 class Experts(nn.Module):
     """E SwiGLU networks of one width (Shazeer 2020, arXiv 2002.05202): down(silu(gate(x)) · up(x))."""
 
-    def __init__(self, n_experts: int, d_hidden: int, config: ModelConfig, plain: bool):
+    def __init__(self, n_experts: int, d_hidden: int, config: ModelConfig):
         super().__init__()
-        d, self.plain = config.d_model, plain
-        self.top_k = 1 if config.router == "expert_choice" else config.top_k  # choices of a row it is given
-        self.theirs: MegaBlocksExperts | None = None
+        d = config.d_model
+        self.top_k = 1 if config.router == "expert_choice" else config.top_k  # experts for each row that comes in
+        self.megablocks_layer: MegaBlocksExperts | None = None
         self.gate_up_EDG = nn.Parameter(torch.randn(n_experts, d, 2 * d_hidden) * d**-0.5)
         self.down_EFD = nn.Parameter(torch.randn(n_experts, d_hidden, d) * (2 * d_hidden * config.n_layers) ** -0.5)
 
     def one(self, expert: int, x_ND: Tensor) -> Tensor:
-        """One expert on the tokens it is given, (n, D) → (n, D)."""
-        if not self.plain and is_fast(x_ND):
-            y_ND: Tensor = apply(_SwiGLU, x_ND, self.gate_up_EDG[expert], self.down_EFD[expert])
-            return y_ND
+        """Runs one expert on the tokens it is given, (n, D) → (n, D)."""
         gate_NF, up_NF = (x_ND @ self.gate_up_EDG[expert].to(x_ND.dtype)).chunk(2, -1)
         return (F.silu(gate_NF) * up_NF) @ self.down_EFD[expert].to(x_ND.dtype)
 
     def naive(self, x_ND: Tensor, routing: Routing) -> Tensor:
-        """The oracle: expert by expert, the tokens that chose it."""
+        """Runs expert by expert on the tokens that chose it: the oracle of the other two."""
         y_ND = torch.zeros_like(x_ND)
         for expert in range(len(self.down_EFD)):
             token, choice = (routing.experts_NK == expert).nonzero(as_tuple=True)
@@ -50,25 +48,18 @@ class Experts(nn.Module):
         return y_ND
 
     def grouped(self, x_ND: Tensor, routing: Routing) -> Tensor:
-        """The same numbers: tokens sorted by expert, a product for each group."""
-        y_ND: Tensor = apply(
-            _Grouped,
-            x_ND,
-            routing.weights_NK.to(x_ND.dtype),
-            routing.experts_NK,
-            routing.counts_E,
-            self.gate_up_EDG.to(x_ND.dtype),
-            self.down_EFD.to(x_ND.dtype),
-        )
+        """Gives the same numbers from tokens sorted by expert, with a product for each group."""
+        weights_NK, *weights = (w.to(x_ND.dtype) for w in (routing.weights_NK, self.gate_up_EDG, self.down_EFD))
+        y_ND: Tensor = apply(_Grouped, x_ND, weights_NK, routing.experts_NK, routing.counts_E, *weights)
         return y_ND
 
     def megablocks(self, x_ND: Tensor, routing: Routing) -> Tensor:
-        """The same numbers by MegaBlocks' own layer."""
-        if self.theirs is None:
+        """Gives the same numbers by MegaBlocks' own layer."""
+        if self.megablocks_layer is None:
             E, F_, D = self.down_EFD.shape
-            self.theirs = MegaBlocksExperts(E, F_, D, self.top_k)
-        weights = (w.to(x_ND.dtype) for w in (self.gate_up_EDG, self.down_EFD))
-        return self.theirs(x_ND, routing.weights_NK.to(x_ND.dtype), routing.experts_NK, *weights)
+            self.megablocks_layer = MegaBlocksExperts(E, F_, D, self.top_k)
+        weights_NK, *weights = (w.to(x_ND.dtype) for w in (routing.weights_NK, self.gate_up_EDG, self.down_EFD))
+        return self.megablocks_layer(x_ND, weights_NK, routing.experts_NK, *weights)
 
 
 class MoE(nn.Module):
@@ -77,21 +68,17 @@ class MoE(nn.Module):
 
     def __init__(self, config: ModelConfig, backend: str):
         super().__init__()
-        plain = backend == "naive"
-        self.router = Router(config, plain) if config.has_router else None
-        self.experts = Experts(config.n_experts, config.d_expert, config, plain)
+        self.router = Router(config, plain=backend == "naive") if config.has_router else None
+        self.experts = Experts(config.n_experts, config.d_expert, config)
         shared = config.n_shared_experts * config.d_expert
-        self.shared = Experts(1, shared, config, plain) if shared else None
-        self.route_to = {
-            "naive": self.experts.naive,
-            "grouped": self.experts.grouped,
-            "megablocks": self.experts.megablocks,
-        }[backend]
+        self.shared = Experts(1, shared, config) if shared else None
+        self.route_to: Callable[[Tensor, Routing], Tensor] = getattr(self.experts, backend)
 
     def forward(self, x_BTD: Tensor, tokens_BT: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """(B, T, D) → (B, T, D) and the router's weighted auxiliary loss (None without a router). ``tokens_BT``: the
         tokens' ids, for a router that goes by them."""
         x_ND, aux_loss = x_BTD.flatten(0, 1), None
+
         if self.router is None:
             y_ND = self.experts.one(0, x_ND)
         else:
@@ -102,46 +89,40 @@ class MoE(nn.Module):
             else:  # expert choice: a row for each choice
                 y_SD = self.route_to(x_ND.index_select(0, routing.tokens_S), routing)
                 y_ND = torch.zeros_like(x_ND).index_add(0, routing.tokens_S, y_SD)
+
         if self.shared is not None:
             y_ND = y_ND + self.shared.one(0, x_ND)
         return y_ND.view_as(x_BTD), aux_loss
 
 
-# ---- products of groups of rows, a group an expert; ends_E are the rows where the groups end
-
-
-def _split(x_SA: Tensor, ends_E: Tensor) -> tuple[Tensor, ...]:
-    return x_SA.tensor_split(ends_E[:-1].tolist())
+# ---- products of groups of rows, one group per expert; ends_E are the rows where the groups end
 
 
 def _grouped_mm(x_SA: Tensor, w_EAB: Tensor, ends_E: Tensor, loop: bool) -> Tensor:
-    """y[group e] = x[group e] @ w[e]."""
+    """Computes y[group e] = x[group e] @ w[e]."""
     if loop:
-        return torch.cat([matmul(x, w) for x, w in zip(_split(x_SA, ends_E), w_EAB, strict=True)])
+        return torch.cat([matmul(x, w) for x, w in zip(x_SA.tensor_split(ends_E[:-1].tolist()), w_EAB, strict=True)])
     return F.grouped_mm(x_SA, w_EAB, offs=ends_E)
 
 
 def _grouped_grad(x_SA: Tensor, g_SB: Tensor, ends_E: Tensor, loop: bool) -> Tensor:
-    """dw[e] = x[group e].T @ g[group e]; zeros for an empty group."""
+    """Computes dw[e] = x[group e].T @ g[group e]; zeros for an empty group."""
     if loop:
-        groups = zip(_split(x_SA, ends_E), _split(g_SB, ends_E), strict=True)
-        return torch.stack([matmul(x.t(), g) for x, g in groups])
+        groups = (rows.tensor_split(ends_E[:-1].tolist()) for rows in (x_SA, g_SB))
+        return torch.stack([matmul(x.t(), g) for x, g in zip(*groups, strict=True)])
     return F.grouped_mm(x_SA.t(), g_SB, offs=ends_E)
 
 
-Saved = tuple[Tensor, ...]
-
-
-def _ffn(x_SD: Tensor, gate_up_EDG: Tensor, down_EFD: Tensor, ends_E: Tensor, loop: bool) -> tuple[Tensor, Saved]:
-    """SwiGLU of each group with its expert's weights, and what `_ffn_backward` needs."""
+def _ffn(x_SD: Tensor, gate_up_EDG: Tensor, down_EFD: Tensor, ends_E: Tensor, loop: bool) -> tuple[Tensor, ...]:
+    """Returns SwiGLU of each group with its expert's weights, and what `_ffn_backward` needs."""
     u_SG = _grouped_mm(x_SD, gate_up_EDG, ends_E, loop)
     gate_SF, up_SF = u_SG.chunk(2, -1)
     s_SF = F.silu(gate_SF)
     h_SF = s_SF * up_SF
-    return _grouped_mm(h_SF, down_EFD, ends_E, loop), (x_SD, gate_up_EDG, down_EFD, u_SG, s_SF, h_SF)
+    return _grouped_mm(h_SF, down_EFD, ends_E, loop), x_SD, gate_up_EDG, down_EFD, u_SG, s_SF, h_SF
 
 
-def _ffn_backward(g_SD: Tensor, saved: Saved, ends_E: Tensor, loop: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _ffn_backward(g_SD: Tensor, saved: list[Tensor], ends_E: Tensor, loop: bool) -> tuple[Tensor, Tensor, Tensor]:
     x_SD, gate_up_EDG, down_EFD, u_SG, s_SF, h_SF = saved
     gate_SF, up_SF = u_SG.chunk(2, -1)
     dh_SF = _grouped_mm(g_SD, down_EFD.transpose(1, 2), ends_E, loop)
@@ -153,24 +134,8 @@ def _ffn_backward(g_SD: Tensor, saved: Saved, ends_E: Tensor, loop: bool) -> tup
     return dx_SD, _grouped_grad(x_SD, du_SG, ends_E, loop), _grouped_grad(h_SF, g_SD, ends_E, loop)
 
 
-class _SwiGLU(torch.autograd.Function):
-    """One network on all rows."""
-
-    @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, gate_up_DG: Tensor, down_FD: Tensor) -> Tensor:
-        ctx.ends_E = torch.tensor([len(x_ND)])
-        y_ND, saved = _ffn(x_ND, gate_up_DG[None], down_FD[None], ctx.ends_E, loop=True)
-        ctx.save_for_backward(*saved)
-        return y_ND
-
-    @staticmethod
-    def backward(ctx: Any, g_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        dx_ND, dgate_up_EDG, ddown_EFD = _ffn_backward(g_ND, ctx.saved_tensors, ctx.ends_E, loop=True)
-        return dx_ND, dgate_up_EDG[0], ddown_EFD[0]
-
-
 class _Grouped(torch.autograd.Function):
-    """y[n] = Σ_k weights[n, k] · expert_{experts[n, k]}(x[n])."""
+    """Computes y[n] = Σ_k weights[n, k] · expert_{experts[n, k]}(x[n])."""
 
     @staticmethod
     def forward(
@@ -187,6 +152,7 @@ class _Grouped(torch.autograd.Function):
         S = N * K
         order_S = experts_NK.view(-1).argsort(stable=True)  # choices n·K + k, sorted by expert
         slots_S = torch.empty_like(order_S)  # the slot of each choice
+
         # Small groups go to grouped_mm, a loop in C++; large ones to oneDNN, one by one, padded so that shapes recur.
         large = uses_onednn(x_ND, S // E * D * G // 5)
         if large:
@@ -203,10 +169,12 @@ class _Grouped(torch.autograd.Function):
             slots_S.scatter_(0, order_S, torch.arange(S, device=x_ND.device))
             tokens_S = order_S // K
             weights_S = weights_NK.view(-1).index_select(0, order_S)
+
         # grouped_mm wants rows of a multiple of 16 bytes
         aligned = x_ND.dtype != torch.float64 and D * x_ND.itemsize % 16 == 0 and G * x_ND.itemsize % 32 == 0
         ctx.loop = large or not aligned
-        y_SD, saved = _ffn(x_ND.index_select(0, tokens_S), gate_up_EDG, down_EFD, ends_E, ctx.loop)
+
+        y_SD, *saved = _ffn(x_ND.index_select(0, tokens_S), gate_up_EDG, down_EFD, ends_E, ctx.loop)
         ctx.save_for_backward(ends_E, tokens_S, slots_S, weights_S, y_SD, *saved)
         return F.embedding_bag(slots_S.view(N, K), y_SD, mode="sum", per_sample_weights=weights_NK)
 
@@ -217,6 +185,6 @@ class _Grouped(torch.autograd.Function):
         g_SD = g_ND.index_select(0, tokens_S)
         dweights_NK = (y_SD * g_SD).sum(-1).index_select(0, slots_S).view_as(slots_NK)
         dx_SD, dgate_up_EDG, ddown_EFD = _ffn_backward(g_SD.mul_(weights_S[:, None]), saved, ends_E, ctx.loop)
-        # a gather, for index_add is slow on a CPU
+        # a gather, because index_add is slow on a CPU
         dx_ND = F.embedding_bag(slots_NK, dx_SD, mode="sum")
         return dx_ND, dweights_NK, None, None, dgate_up_EDG, ddown_EFD

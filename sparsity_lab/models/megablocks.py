@@ -1,10 +1,10 @@
-"""MegaBlocks' own dropless experts (Gale et al. 2022, arXiv 2211.15841) on our weights and our routing.
+"""MegaBlocks' own dropless experts (Gale et al. 2022, arXiv 2211.15841) run here on our weights and our routing.
 
 MegaBlocks 0.10 asks for compiled pieces: ``megablocks_ops`` (histogram, running sums, sort) and ``grouped_gemm``
-(products of groups), and it gathers and scatters rows with Triton kernels. Where a compiled piece is installed it is
-used; for each that is not, and for Triton on a CPU, plain torch stands in, and `supplied` says so.
+(products of groups). It gathers and scatters rows with Triton kernels. A compiled piece that is installed is used.
+Plain torch stands in for each that is not, and for Triton on a CPU; `supplied` names them.
 
-Legend: N tokens, D model width, E experts, F hidden width of an expert, K experts a token, S slots sorted by expert.
+Legend: N tokens, D model width, E experts, F hidden width of an expert, K experts per token, S slots sorted by expert.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ OPS, GEMM, ROWS = "megablocks_ops", "grouped_gemm", "gather and scatter"
 
 @functools.cache
 def why_not() -> str | None:
-    """Why MegaBlocks can't be used here; None if it can."""
+    """Returns the reason why MegaBlocks can't be used here; None if it can."""
     if importlib.util.find_spec("megablocks") is None:
         return "MegaBlocks is not installed: `make install` installs it on Linux"
     try:
@@ -38,7 +38,7 @@ def why_not() -> str | None:
 
 
 def supplied() -> list[str]:
-    """The compiled pieces that plain torch stands in for on this machine."""
+    """Names the compiled pieces that plain torch stands in for on this machine."""
     missing = [name for name in (OPS, GEMM) if importlib.util.find_spec(name) is None]
     return missing if torch.cuda.is_available() else [*missing, ROWS]
 
@@ -50,10 +50,11 @@ class MegaBlocksExperts:
         reason = why_not()
         if reason is not None:
             raise ValueError(f"backend='megablocks': {reason}; use backend='grouped'")
+
         kind, arguments = _dropless()
         settings = arguments(
             hidden_size=d_model,
-            ffn_hidden_size=max(d_hidden, 128),  # of its own weights; below its block it would take the logarithm of 0
+            ffn_hidden_size=max(d_hidden, 128),  # of its own weights; a width below its block would give log(0)
             moe_num_experts=n_experts,
             moe_top_k=top_k,
             mlp_type="glu",
@@ -65,6 +66,7 @@ class MegaBlocksExperts:
             bf16=False,
             device="meta",  # its own weights are never made: it gets ours
         )
+
         self.layer: Any = kind(settings)
         for name in ("w1", "v1", "w2"):
             delattr(self.layer.mlp, name)
@@ -73,7 +75,7 @@ class MegaBlocksExperts:
     def __call__(
         self, x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor, gate_up_EDG: Tensor, down_EFD: Tensor
     ) -> Tensor:
-        """(N, D) → (N, D): for each token the weighted sum of its experts' answers."""
+        """(N, D) → (N, D): each token's weighted sum of its experts' answers."""
         gate_EFD, up_EFD = (w.transpose(1, 2) for w in gate_up_EDG.chunk(2, -1))
         for name, weight in (("w1", gate_EFD), ("v1", up_EFD), ("w2", down_EFD)):
             setattr(self.layer.mlp, name, weight.contiguous() if self.contiguous else weight)
@@ -87,26 +89,19 @@ class MegaBlocksExperts:
 
 @functools.cache
 def _dropless() -> tuple[type, type]:
-    """MegaBlocks' dropless layer, and its arguments."""
+    """Returns MegaBlocks' dropless layer and the class of its arguments."""
     with _stand_ins(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         arguments = importlib.import_module("megablocks.layers.arguments").Arguments
         layer = importlib.import_module("megablocks.layers.dmoe").ParallelDroplessMLP
 
     class OnCpu(layer):  # type: ignore[misc, valid-type]
-        """With its two row-moving kernels as index operations."""
+        """MegaBlocks' layer with its two row-moving kernels as index operations."""
 
         def grouped_permute_and_compute(
-            self,
-            x: Tensor,
-            tokens_per_expert: Tensor,
-            indices: Tensor,
-            bin_ids: Tensor,
-            expert_weights: Tensor,
-            bins: Tensor,
-            expert_capactiy: int,
-            top_k: int,
-        ) -> Tensor:
+            self, x: Tensor, tokens_per_expert: Tensor, indices: Tensor, bin_ids: Tensor, expert_weights: Tensor,
+            bins: Tensor, expert_capactiy: int, top_k: int,
+        ) -> Tensor:  # fmt: skip
             order_S = indices.long()
             y_SD = self.mlp(x.index_select(0, order_S // top_k), tokens_per_expert)
             y_SD = y_SD[order_S.argsort()] * expert_weights[:, None].to(y_SD.dtype)
@@ -119,7 +114,7 @@ def _dropless() -> tuple[type, type]:
 
 @contextlib.contextmanager
 def _stand_ins() -> Iterator[None]:
-    """While MegaBlocks is imported, modules of plain torch stand under the names of the compiled ones it lacks."""
+    """Puts modules of plain torch under the names of missing compiled ones, while MegaBlocks is imported."""
     modules = {OPS: _ops, GEMM: _grouped_gemm}
     new = {name: make() for name, make in modules.items() if importlib.util.find_spec(name) is None}
     sys.modules.update(new)
@@ -130,8 +125,8 @@ def _stand_ins() -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
-def _ops() -> types.ModuleType:
-    """What MegaBlocks' csrc/ops.cu provides, as far as the dropless layer calls it."""
+def _ops() -> Any:
+    """Provides what MegaBlocks' csrc/ops.cu does, as far as the dropless layer calls it."""
     ops: Any = types.ModuleType(OPS)
 
     def sort(x: Tensor, end_bit: int, x_out: Tensor, iota_out: Tensor) -> None:
@@ -144,21 +139,19 @@ def _ops() -> types.ModuleType:
     ops.inclusive_cumsum = lambda x, dim, out: out.copy_(x.cumsum(dim))
     ops.exclusive_cumsum = lambda x, dim, out: out.copy_(x.cumsum(dim) - x)
     ops.indices = ops.replicate_forward = ops.replicate_backward = None
-    module: types.ModuleType = ops
-    return module
+    return ops
 
 
-def _grouped_gemm() -> types.ModuleType:
-    """What the package grouped_gemm provides to it."""
+def _grouped_gemm() -> Any:
+    """Provides what the dropless layer calls of the package grouped_gemm."""
     package: Any = types.ModuleType(GEMM)
     package.backend, package.ops = types.ModuleType("backend"), types.ModuleType("ops")
     package.ops.gmm = _gmm
-    module: types.ModuleType = package
-    return module
+    return package
 
 
 def _gmm(a_SA: Tensor, b_EAB: Tensor, batch_sizes_E: Tensor, trans_b: bool = False) -> Tensor:
-    """y[group e] = a[group e] @ b[e]; ``trans_b``: b comes as (E, B, A)."""
+    """Computes y[group e] = a[group e] @ b[e]; with ``trans_b``, b comes as (E, B, A)."""
     w_EAB = b_EAB.transpose(1, 2) if trans_b else b_EAB
     rows = (a_SA.shape[-1] * a_SA.itemsize, w_EAB.shape[-1] * a_SA.itemsize)
     if a_SA.dtype == torch.float64 or any(length % 16 for length in rows):  # what torch's grouped product refuses

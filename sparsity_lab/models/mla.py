@@ -1,5 +1,5 @@
-"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): keys and values of all heads are made from
-one narrow latent, and only the latent is remembered.
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1): the keys and values of all heads are made
+from one narrow latent, and only the latent is remembered.
 
 Legend: B batch, T new tokens, S tokens held, H heads, D model width, N part of a query and key head without positions,
 R part that RoPE turns, V width of a value head, K width of the latent.
@@ -12,20 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsity_lab.config import ModelConfig
-from sparsity_lab.models.attention import LONGEST, attend, causal_mask, rotate
+from sparsity_lab.models.attention import causal_mask, rotate
 from sparsity_lab.models.cache import Cache
-from sparsity_lab.models.ops import is_fast, linear, linear_plain, rms_norm, rms_norm_plain
+from sparsity_lab.models.ops import linear, linear_plain, rms_norm, rms_norm_plain
 
 Form = Literal["absorbed", "naive"]
 
 
 class LatentAttention(nn.Module):
-    """RoPE does not commute with the matrices around the latent, so positions go their own way (decoupled RoPE): a part
-    of each query head, and one key that all heads share, are turned and know nothing else.
+    """Attention over latents. RoPE does not commute with the matrices around the latent, so positions take a way of
+    their own (decoupled RoPE): a part of each query head, and one key that all heads share, are turned and carry
+    nothing else.
 
-    With a cache there are two ways to the same numbers. ``naive`` makes keys and values of every latent held.
+    With a cache there are two ways to the same numbers. ``naive`` makes keys and values from every latent held.
     ``absorbed`` moves the key matrix to the query and the value matrix behind the weighted sum, so that all heads
-    attend to the latents themselves, as if they were one wide shared key and value.
+    attend to the latents themselves, as if these were one wide shared key and value.
     """
 
     form: Form | None = None  # None: whichever takes fewer FLOPs
@@ -57,18 +58,19 @@ class LatentAttention(nn.Module):
         """(B, T, D) → (B, T, D). ``turns``: rows of `rotations` for the tokens' positions, (T, R/2) or (B, T, R/2)."""
         q_BTHN, q_BTHR = self._queries(x_BTD, turns)
         latents_BTX = self._latents(x_BTD, turns)
-        held = None if cache is None else cache.append(layer, latents_BTX[:, None])
-        if cache is None or held is None or (cache.only_new and self.form is None):
-            y_BTHV = self._attend_new(q_BTHN, q_BTHR, latents_BTX)
+        if cache is not None:
+            (held_B1SX,) = cache.append(layer, latents_BTX[:, None])
+        if cache is None or (cache.only_new and self.form is None):
+            mask = causal_mask(x_BTD.shape[1], self.window, x_BTD.device)
+            y_BTHV = self._naive(q_BTHN, q_BTHR, latents_BTX, mask, is_causal=mask is None)
         else:
-            (held_B1SX,) = held
             form = self.form or self.cheaper(x_BTD.shape[1], held_B1SX.shape[2])
             attend_held = self._absorbed if form == "absorbed" else self._naive
             y_BTHV = attend_held(q_BTHN, q_BTHR, held_B1SX[:, 0], cache.mask(x_BTD.device))
         return self.linear(y_BTHV.flatten(2), self.out)
 
     def cheaper(self, T: int, S: int) -> Form:
-        """The form with fewer FLOPs for T new tokens when S are held."""
+        """Returns the form with fewer FLOPs for T new tokens when S are held."""
         naive = S * self.K * (self.N + self.V) + T * S * (self.N + self.R + self.V)
         absorbed = T * self.K * (self.N + self.V) + T * S * (2 * self.K + self.R)
         return "absorbed" if absorbed < naive else "naive"
@@ -81,36 +83,22 @@ class LatentAttention(nn.Module):
         return q_BTHN, rotate(q_BTHR.float(), turns[..., None, :]).to(x_BTD.dtype)
 
     def _latents(self, x_BTD: Tensor, turns: Tensor) -> Tensor:
-        """What is remembered, (B, T, K + R): the normalised latent, and the shared key, turned."""
+        """Returns what is remembered, (B, T, K + R): the normalised latent, and the shared key, turned."""
         latent_BTK, key_BTR = self.linear(x_BTD, self.kv_down).float().split((self.K, self.R), -1)
         turned_BTR = rotate(key_BTR, turns)
         return torch.cat([self.norm(latent_BTK, self.kv_norm), turned_BTR], -1).to(x_BTD.dtype)
 
-    def _keys_values(self, latents_BSX: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (B, S, H, N + R) and values (B, S, H, V) of all heads."""
+    def _naive(
+        self, q_BTHN: Tensor, q_BTHR: Tensor, latents_BSX: Tensor, mask: Tensor | None, is_causal: bool = False
+    ) -> Tensor:
+        """Attends to keys (B, S, H, N + R) and values (B, S, H, V) that are made for all heads."""
         latent_BSK, key_BSR = latents_BSX.split((self.K, self.R), -1)
         kv_BSHX = self.linear(latent_BSK, self.kv_up).unflatten(-1, (self.n_heads, -1))
         k_BSHN, v_BSHV = kv_BSHX.split((self.N, self.V), -1)
         shared_BSHR = key_BSR[:, :, None].expand(-1, -1, self.n_heads, -1)
-        return torch.cat([k_BSHN, shared_BSHR], -1), v_BSHV
+        parts = torch.cat([q_BTHN, q_BTHR], -1), torch.cat([k_BSHN, shared_BSHR], -1), v_BSHV
+        q_BHTX, k_BHSX, v_BHSV = (x.transpose(1, 2) for x in parts)
 
-    def _attend_new(self, q_BTHN: Tensor, q_BTHR: Tensor, latents_BTX: Tensor) -> Tensor:
-        q_BTHX = torch.cat([q_BTHN, q_BTHR], -1)
-        k_BTHX, v_BTHV = self._keys_values(latents_BTX)
-        fits = q_BTHX.shape[1] <= LONGEST or not torch.is_grad_enabled()
-        if not self.plain and is_fast(q_BTHX) and fits and self.window is None:
-            y_BTD = attend((q_BTHX.flatten(2), k_BTHX.flatten(2), v_BTHV.flatten(2)), self.n_heads, self.scale)
-            y_BTHV: Tensor = y_BTD.unflatten(-1, (self.n_heads, -1))
-            return y_BTHV
-        mask = causal_mask(q_BTHX.shape[1], self.window, q_BTHX.device)
-        return self._sdpa(q_BTHX, k_BTHX, v_BTHV, mask, is_causal=mask is None)
-
-    def _naive(self, q_BTHN: Tensor, q_BTHR: Tensor, latents_BSX: Tensor, mask: Tensor | None) -> Tensor:
-        k_BSHX, v_BSHV = self._keys_values(latents_BSX)
-        return self._sdpa(torch.cat([q_BTHN, q_BTHR], -1), k_BSHX, v_BSHV, mask)
-
-    def _sdpa(self, q: Tensor, k: Tensor, v_BSHV: Tensor, mask: Tensor | None, is_causal: bool = False) -> Tensor:
-        q_BHTX, k_BHSX, v_BHSV = (x.transpose(1, 2) for x in (q, k, v_BSHV))
         widest = max(self.V, self.N + self.R)
         if not self.plain and self.V != self.N + self.R:  # the fast kernels want one width; zeros change nothing
             q_BHTX, k_BHSX, v_BHSV = (F.pad(x, (0, widest - x.shape[-1])) for x in (q_BHTX, k_BHSX, v_BHSV))
@@ -120,18 +108,22 @@ class LatentAttention(nn.Module):
         return y_BHTV[..., : self.V].transpose(1, 2)
 
     def _absorbed(self, q_BTHN: Tensor, q_BTHR: Tensor, latents_BSX: Tensor, mask: Tensor | None) -> Tensor:
+        """Attends to the latents themselves, with queries that have the key matrix in them."""
         B, T, H, _ = q_BTHN.shape
         up_HXK = self.kv_up.to(q_BTHN.dtype).view(H, self.N + self.V, self.K)
         key_HNK, value_HVK = up_HXK.split((self.N, self.V), 1)
-        # products of each head's matrix with all its queries
+
+        # each head's matrix times all its queries: one large product per head
         q_HMK = torch.bmm(q_BTHN.permute(2, 0, 1, 3).reshape(H, B * T, self.N), key_HNK)
         q_BHTK = q_HMK.view(H, B, T, self.K).transpose(0, 1)
         q_BHTX = torch.cat([q_BHTK, q_BTHR.transpose(1, 2)], -1)
+
         scores_BMS = torch.bmm(q_BHTX.reshape(B, H * T, -1), latents_BSX.transpose(1, 2)).float() * self.scale
         if mask is not None:
             scores_BHTS = scores_BMS.view(B, H, T, -1).masked_fill(~mask, float("-inf"))
             scores_BMS = scores_BHTS.view(B, H * T, -1)
         p_BMS = scores_BMS.softmax(-1).to(latents_BSX.dtype)
+
         y_BMK = torch.bmm(p_BMS, latents_BSX[..., : self.K])
         y_HMK = y_BMK.view(B, H, T, self.K).transpose(0, 1).reshape(H, B * T, self.K)
         y_HMV = torch.bmm(y_HMK, value_HVK.transpose(1, 2))

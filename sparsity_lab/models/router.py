@@ -1,6 +1,6 @@
-"""Which experts work on a token: each expert gets a score, the top K win.
+"""The router chooses which experts are active on a token: each expert gets a score, and the top K win.
 
-Legend: N tokens (batch and sequence flattened), D model width, E experts, K experts a token, S = N·K choices.
+Legend: N tokens (batch and sequence flattened), D model width, E experts, K experts per token, S = N·K choices.
 """
 
 from collections.abc import Callable
@@ -20,42 +20,40 @@ aten = torch.ops.aten
 class Routing:
     """One layer's decisions for N tokens."""
 
-    weights_NK: Tensor  # what each chosen expert's answer counts
-    experts_NK: Tensor  # which experts, int64, the favourite first
-    counts_E: Tensor  # assignments an expert got, int64
+    weights_NK: Tensor  # weight of each chosen expert's answer
+    experts_NK: Tensor  # the chosen experts, int64, the favourite first
+    counts_E: Tensor  # assignments that each expert got, int64
     probs_NE: Tensor  # the router's full distribution, without gradient
     balance: Tensor  # load-balance loss: 1 for an even load
     z: Tensor  # z-loss
-    tokens_S: Tensor | None = None  # expert choice alone: the token of each choice; the first two are (S, 1) then
+    tokens_S: Tensor | None = None  # expert choice only: the token of each choice; the first two are then (S, 1)
 
 
 @dataclass
 class RoutingStats:
-    """What a layer's router did with the last batch."""
+    """The load that a layer's router gave its experts in the last batch."""
 
-    load: list[float]  # share of the assignments each expert got; sums to 1
-    load_entropy: float  # of the load, divided by log E: 1 is perfectly even, 0 is one expert for all
-    token_entropy: float  # mean entropy of a token's distribution, divided by log E: 1 is undecided
+    load: list[float]  # share of the assignments that each expert got; sums to 1
     max_load: float  # the busiest expert's load in multiples of the even share; 1 is perfectly even
     dead: int  # experts that got nothing
 
 
 class Router(nn.Module):
-    """Top K of the scores of all experts, in float32.
+    """Takes the top K of the scores of all experts, in float32.
 
     Scores are a softmax over the experts, or a sigmoid for each (DeepSeek-V3, arXiv 2412.19437, section 2.1.2). With
-    ``bias_rate`` the choice is made by score + bias, and after every step the bias of an expert with more than the mean
-    load falls and of one with less rises (Wang et al. 2024, arXiv 2408.15664); weights are made of the scores alone.
-    With groups a token may choose only from the ``top_groups`` whose two best experts together score highest.
+    ``bias_rate``, the choice is made by score + bias. After every step, the bias falls for an expert with more than the
+    mean load and rises for one with less (Wang et al. 2024, arXiv 2408.15664). Weights come from the scores alone. With
+    groups, a token may choose only from the ``top_groups`` whose two best experts together score highest.
 
     The balance loss is E·Σ_e f_e·P_e over *all* experts (Fedus et al. 2021, arXiv 2101.03961, eq. 4; f_e is the share
-    of assignments, P_e the mean share of the scores); the z-loss is the mean squared log-sum-exp of the logits (Zoph et
+    of assignments, P_e the mean share of the scores). The z-loss is the mean squared log-sum-exp of the logits (Zoph et
     al. 2022, arXiv 2202.08906, eq. 5).
 
-    Three more kinds to compare with; bias and groups are not for them. With ``expert_choice`` it is the experts who
-    choose (`route_by_experts`). ``hash`` and ``random`` learn nothing: with ``hash`` each kind of token has K experts,
-    drawn once (Roller et al. 2021, arXiv 2106.04426); with ``random`` every token draws K anew each time it is read, so
-    that an expert never knows what to expect.
+    There are three more kinds to compare with, which have no bias and no groups. With ``expert_choice``, the experts
+    choose their tokens (`route_by_experts`). ``hash`` and ``random`` learn nothing. With ``hash``, each kind of token
+    has K experts, drawn once (Roller et al. 2021, arXiv 2106.04426). With ``random``, every token draws K experts each
+    time it is read, so no expert can specialise.
     """
 
     weight: nn.Parameter | None
@@ -66,21 +64,25 @@ class Router(nn.Module):
     def __init__(self, config: ModelConfig, plain: bool):
         super().__init__()
         self.config = config
-        E, learns = config.n_experts, config.router_width > 0
         self.linear = linear_plain if plain else linear
         simple = config.router == "softmax" and config.n_groups == 1 and not config.bias_rate
         self.fast = simple and config.route_scale == 1 and not plain
+
+        E, learns = config.n_experts, config.router_width > 0
         self.weight = nn.Parameter(torch.randn(E, config.d_model) * config.d_model**-0.5) if learns else None
         biased = config.bias_rate and config.router in ("softmax", "sigmoid")
         self.register_buffer("bias_E", torch.zeros(E) if biased else None)
-        self.register_buffer("table_VK", _hash_table(config) if config.router == "hash" else None, persistent=False)
-        # seed of the next draw; kept with the weights, so that a run that goes on draws what it would have drawn
+        self.register_buffer(
+            "table_VK", _drawn(config.vocab_size, config) if config.router == "hash" else None, persistent=False
+        )
+        # the seed of the next draw is kept with the weights, so that a resumed run draws what it would have drawn
         self.register_buffer("draw", torch.randint(2**62, ()) if config.router == "random" else None)
+
         self.last: Routing | None = None
-        self.everywhere: Callable[[Tensor], Tensor] | None = None  # sums over processes, where there are several
+        self.all_reduce: Callable[[Tensor], Tensor] | None = None  # sums over processes, where there are several
 
     def forward(self, x_ND: Tensor, tokens_N: Tensor | None = None) -> Routing:
-        """``tokens_N``: the ids of the tokens, which only ``hash`` needs."""
+        """Routes tokens, (N, D). Only ``hash`` needs ``tokens_N``, the tokens' ids."""
         if self.draw is not None:
             self.last = route_fixed(_drawn(len(x_ND), self.config, int(self.draw)).to(x_ND.device), self.config)
             self.draw += 1
@@ -92,56 +94,41 @@ class Router(nn.Module):
             logits_NE = self.linear(x_ND.float(), self.weight)
             if self.config.router == "expert_choice":
                 self.last = route_by_experts(logits_NE, self.config)
-            elif self.fast and self.everywhere is None:
+            elif self.fast and self.all_reduce is None:
                 self.last = route(logits_NE, self.config.top_k)
             else:
-                self.last = route_plain(logits_NE, self.config, self.bias_E, self.everywhere)
+                self.last = route_plain(logits_NE, self.config, self.bias_E, self.all_reduce)
         return self.last
 
     def aux_loss(self, routing: Routing) -> Tensor:
-        """What the config's weights make of the two losses."""
+        """Returns the two losses, weighted as the config says."""
         return self.config.balance_loss * routing.balance + self.config.z_loss * routing.z
 
     @torch.no_grad()
     def update_bias(self) -> None:
-        """After a training step: evens the load of the last batch. Does nothing without ``bias_rate``."""
+        """Moves the bias, after a training step, to even the load. Does nothing without ``bias_rate``."""
         if self.bias_E is not None and self.last is not None:
             counts_E = self.last.counts_E.float()
-            if self.everywhere is not None:
-                counts_E = self.everywhere(counts_E)
+            if self.all_reduce is not None:
+                counts_E = self.all_reduce(counts_E)
             self.bias_E += self.config.bias_rate * (counts_E.mean() - counts_E).sign()
 
     def stats(self) -> RoutingStats | None:
-        """Of the last batch, computed when asked so that a step pays nothing; None before the first."""
+        """Returns the last batch's load, computed when asked so that a step pays nothing; None before the first."""
         if self.last is None:
             return None
-        E = self.config.n_experts
         load_E = self.last.counts_E / self.last.counts_E.sum()
-        log_E = torch.tensor(E).log()
-        return RoutingStats(
-            load=load_E.tolist(),
-            load_entropy=(torch.special.entr(load_E).sum() / log_E).item(),
-            token_entropy=(torch.special.entr(self.last.probs_NE).sum(-1).mean() / log_E).item(),
-            max_load=(load_E.max() * E).item(),
-            dead=int((load_E == 0).sum()),
-        )
+        return RoutingStats(load_E.tolist(), (load_E.max() * len(load_E)).item(), int((load_E == 0).sum()))
 
 
-def _hash_table(config: ModelConfig) -> Tensor:
-    """K different experts for each of the V tokens, (V, K), the same for every layer and seed."""
-    draws_VE = torch.rand(config.vocab_size, config.n_experts, generator=torch.Generator().manual_seed(0))
-    return draws_VE.topk(config.top_k, -1).indices
-
-
-def _drawn(n_tokens: int, config: ModelConfig, seed: int) -> Tensor:
-    """K different experts for each token, uniformly, (N, K)."""
-    return (
-        torch.rand(n_tokens, config.n_experts, generator=torch.Generator().manual_seed(seed)).topk(config.top_k).indices
-    )
+def _drawn(n_tokens: int, config: ModelConfig, seed: int = 0) -> Tensor:
+    """Draws K different experts for each token, uniformly, (N, K)."""
+    draws_NE = torch.rand(n_tokens, config.n_experts, generator=torch.Generator().manual_seed(seed))
+    return draws_NE.topk(config.top_k).indices
 
 
 def route_fixed(experts_NK: Tensor, config: ModelConfig) -> Routing:
-    """Given choices, equal weights, nothing to learn."""
+    """Returns a routing with these choices and equal weights, in which there is nothing to learn."""
     N, K = experts_NK.shape
     counts_E = torch.bincount(experts_NK.flatten(), minlength=config.n_experts)
     weights_NK = torch.full((N, K), config.route_scale / K, device=experts_NK.device)
@@ -154,47 +141,51 @@ def route_plain(
     logits_NE: Tensor,
     config: ModelConfig,
     bias_E: Tensor | None = None,
-    everywhere: Callable[[Tensor], Tensor] | None = None,
+    all_reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> Routing:
-    """Every kind of learnt routing; the oracle of `route`. ``everywhere`` sums the load over processes."""
+    """Routes by every kind of learnt router; the oracle of `route`. ``all_reduce`` sums the load over processes."""
     E, K = config.n_experts, config.top_k
     scores_NE = logits_NE.softmax(-1) if config.router == "softmax" else logits_NE.sigmoid()
     choice_NE = scores_NE if bias_E is None else scores_NE + bias_E
     if config.top_groups is not None and config.top_groups < config.n_groups:
         choice_NE = _best_groups(choice_NE, config.n_groups, config.top_groups)
+
     experts_NK = choice_NE.topk(K, -1).indices
     weights_NK = scores_NE.gather(1, experts_NK)
     if K > 1:  # for K = 1 the weight stays the score, or no gradient would reach the router
         weights_NK = weights_NK / (weights_NK.sum(-1, keepdim=True) + 1e-20)
+
     counts_E = torch.bincount(experts_NK.flatten(), minlength=E)
     probs_NE = scores_NE if config.router == "softmax" else scores_NE / scores_NE.sum(-1, keepdim=True)
-    load_E = (counts_E if everywhere is None else everywhere(counts_E)).float()
+    load_E = (counts_E if all_reduce is None else all_reduce(counts_E)).float()
     balance = E * (load_E / load_E.sum() * probs_NE.mean(0)).sum()
     z = logits_NE.logsumexp(-1).square().mean()
     return Routing(weights_NK * config.route_scale, experts_NK, counts_E, probs_NE.detach(), balance, z)
 
 
 def route_by_experts(logits_NE: Tensor, config: ModelConfig) -> Routing:
-    """Expert choice: each expert takes the C = N·K/E tokens it scores highest, so that all are equally busy (Zhou et
-    al. 2022, arXiv 2202.09368, section 3.2). Some tokens get many experts, some none; the weight of an expert's answer
-    is its share of the token's softmax, as it is. If E does not divide N·K, the experts whose next token scores highest
-    take that one too, so that there are always N·K choices.
+    """Routes by expert choice: each expert takes the C = N·K/E tokens it scores highest, so that all are equally busy
+    (Zhou et al. 2022, arXiv 2202.09368, section 3.2). Some tokens get many experts, some none. The weight of an
+    expert's answer is its share of the token's softmax, not rescaled. If E does not divide N·K, the experts whose next
+    token scores highest take that one too, so there are always N·K choices.
 
-    Whether a token is chosen depends on the others of the batch, **later ones too**: in a language model it is a
-    baseline for training, and losses, held-out ones included, know a little of the future. A token that is read alone,
-    as when a text is written, has nobody to compete with and gets its own K best experts: well-defined, and not what
-    the model was trained on.
+    The choice of a token depends on the others of the batch, **later ones too**. So in a language model this is only a
+    baseline for training: its losses, held-out ones included, know a little of the future. A token that is read alone,
+    as when a text is written, competes with no other and gets its own K best experts. That is well defined, but not
+    what the model was trained on.
     """
     (N, E), K = logits_NE.shape, config.top_k
     probs_NE = logits_NE.softmax(-1)
+
     whole, rest = divmod(N * K, E)
-    best = probs_NE.t().topk(min(whole + 1, N))  # of each expert, and the one after
+    best = probs_NE.t().topk(min(whole + 1, N))  # each expert's tokens, and its next one
     taken_EC = torch.ones_like(best.indices, dtype=torch.bool)
     if whole < N:
         taken_EC[:, whole] = False
         taken_EC[best.values[:, whole].topk(rest).indices, whole] = True
     experts_S, place_S = taken_EC.nonzero(as_tuple=True)
     tokens_S = best.indices[experts_S, place_S]
+
     weights_S1 = probs_NE[tokens_S, experts_S, None] * config.route_scale
     counts_E = taken_EC.sum(1)
     balance = E * (counts_E / (N * K) * probs_NE.mean(0)).sum()
@@ -203,7 +194,7 @@ def route_by_experts(logits_NE: Tensor, config: ModelConfig) -> Routing:
 
 
 def _best_groups(choice_NE: Tensor, n_groups: int, top_groups: int) -> Tensor:
-    """The scores, with −∞ outside each token's best groups; a group is as good as its two best experts together."""
+    """Returns the scores, with −∞ outside each token's best groups. A group counts as its two best experts together."""
     of_groups_NGe = choice_NE.unflatten(-1, (n_groups, -1))
     two = min(2, of_groups_NGe.shape[-1])
     best_NG = of_groups_NGe.topk(two, -1).values.sum(-1).topk(top_groups, -1).indices
@@ -213,13 +204,13 @@ def _best_groups(choice_NE: Tensor, n_groups: int, top_groups: int) -> Tensor:
 
 
 def route(logits_NE: Tensor, top_k: int) -> Routing:
-    """Routing of N tokens from the router's logits, (N, E) float32, with one hand-written backward for all."""
+    """Routes N tokens by the router's logits, (N, E) float32, with one hand-written backward for everything."""
     weights_NK, experts_NK, counts_E, probs_NE, balance, z = apply(_Route, logits_NE, top_k)
     return Routing(weights_NK, experts_NK, counts_E, probs_NE, balance, z)
 
 
 def _largest(p_NE: Tensor, K: int) -> tuple[Tensor, Tensor]:
-    """`topk`, which is several times slower than a few passes of max on a CPU."""
+    """Does what `topk` does. On a CPU, a few passes of max are several times faster."""
     if K > 8:
         return p_NE.topk(K, -1)
     found = [p_NE.max(-1, keepdim=True)]
@@ -234,15 +225,18 @@ class _Route(torch.autograd.Function):
     def forward(ctx: Any, logits_NE: Tensor, K: int) -> tuple[Tensor, ...]:
         N, E = logits_NE.shape
         p_NE = logits_NE.softmax(-1)
+
         p_NK, experts_NK = _largest(p_NE, K)
         sum_N1 = p_NK.sum(-1, keepdim=True)
         weights_NK = p_NK.clone() if K == 1 else p_NK / sum_N1
+
         # the log-sum-exp from the favourite: its probability is at least 1/E, so the logarithm is safe
         lse_N1 = logits_NE.gather(1, experts_NK[:, :1]) - p_NK[:, :1].log()
         counts_E = torch.bincount(experts_NK.view(-1), minlength=E)
         share_E = counts_E.to(p_NE.dtype) * (E / (N * K))
         balance = torch.dot(share_E, p_NE.mean(0))
         z = lse_N1.square().mean()
+
         ctx.save_for_backward(p_NE, weights_NK, experts_NK, sum_N1, share_E, lse_N1)
         probs_NE = p_NE.detach()
         ctx.mark_non_differentiable(experts_NK, counts_E, probs_NE)
@@ -254,6 +248,7 @@ class _Route(torch.autograd.Function):
         *_, dbalance, dz = rest
         p_NE, weights_NK, experts_NK, sum_N1, share_E, lse_N1 = ctx.saved_tensors
         N, E = p_NE.shape
+
         dp_NE = torch.zeros_like(p_NE) if dbalance is None else (share_E * (dbalance / N)).expand(N, E).contiguous()
         if dweights_NK is not None:
             if weights_NK.shape[1] > 1:  # through w = p / sum(p)

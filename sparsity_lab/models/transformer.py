@@ -1,4 +1,4 @@
-"""A decoder-only language model, read from the bottom: layer, then model.
+"""A decoder-only language model. Read it from the bottom: the layer, then the model.
 
 Legend: B batch, T tokens of a sequence, D model width, V vocabulary.
 """
@@ -14,14 +14,7 @@ from sparsity_lab.models.attention import Attention, rotations
 from sparsity_lab.models.cache import Cache
 from sparsity_lab.models.experts import MoE
 from sparsity_lab.models.mla import LatentAttention
-from sparsity_lab.models.ops import (
-    linear,
-    linear_cross_entropy,
-    linear_cross_entropy_plain,
-    linear_plain,
-    rms_norm,
-    rms_norm_plain,
-)
+from sparsity_lab.models.ops import linear, linear_cross_entropy, linear_plain, rms_norm, rms_norm_plain
 from sparsity_lab.models.router import Router, RoutingStats
 
 
@@ -47,8 +40,9 @@ class DecoderLayer(nn.Module):
 
 
 class MultiToken(nn.Module):
-    """Predicts a token one further on than the module before it (DeepSeek-V3, arXiv 2412.19437, section 2.2): joins
-    what is known of a position with the token that comes next, and passes a layer of its own. Tables are shared."""
+    """Predicts the token after the one that the module before it predicts (DeepSeek-V3, arXiv 2412.19437, section 2.2).
+    It joins what is known at a position with the token that comes next, and passes both through a layer of its own. The
+    tables of tokens are the model's."""
 
     def __init__(self, config: ModelConfig, backend: str):
         super().__init__()
@@ -62,7 +56,7 @@ class MultiToken(nn.Module):
     def forward(
         self, x_BTD: Tensor, e_BTD: Tensor, tokens_BT: Tensor, turns: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor | None]:
-        """States and embeddings of the next tokens, (B, T, D) → states, and the routers' auxiliary loss."""
+        """Takes states and the next tokens' embeddings, (B, T, D); returns states and the router's auxiliary loss."""
         norm = self.layer.norm
         both = torch.cat([norm(x_BTD, self.state_norm), norm(e_BTD, self.token_norm)], -1).to(dtype)
         joined_BTD = linear_plain(both, self.join).float()
@@ -70,9 +64,10 @@ class MultiToken(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids → logits. The residual stream and the weights are float32; products run in ``dtype``.
+    """Turns token ids into logits. The residual stream and the weights are float32; products run in ``dtype``.
 
-    ``backend`` is ``"grouped"``, or ``"naive"``: loops and plain torch all over, to read and to check the other with.
+    ``backend`` is ``"grouped"``, ``"megablocks"``, or ``"naive"``: loops and plain torch, to read and to check the
+    others with.
     """
 
     turns_TC: Tensor
@@ -81,6 +76,8 @@ class Transformer(nn.Module):
         super().__init__()
         _refuse_what_is_only_counted(config)
         self.config, self.backend, self.dtype = config, backend, dtype
+        self.norm = rms_norm_plain if backend == "naive" else rms_norm
+
         self.embedding = nn.Parameter(torch.randn(config.vocab_size, config.d_model) * 0.02)
         self.layers = nn.ModuleList(DecoderLayer(config, backend, layer) for layer in range(config.n_layers))
         self.final_norm = nn.Parameter(torch.ones(config.d_model))
@@ -90,9 +87,6 @@ class Transformer(nn.Module):
             self.head = nn.Parameter(torch.randn(config.vocab_size, config.d_model) * 0.02)
         self.mtp = nn.ModuleList(MultiToken(config, backend) for _ in range(config.mtp_depth))
         self.register_buffer("turns_TC", rotations(config), persistent=False)
-        plain = backend == "naive"
-        self.norm = rms_norm_plain if plain else rms_norm
-        self.cross_entropy = linear_cross_entropy_plain if plain else linear_cross_entropy
 
     @property
     def device(self) -> torch.device:
@@ -101,15 +95,17 @@ class Transformer(nn.Module):
     def states(
         self, tokens_BT: Tensor, cache: Cache | None = None, counts_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """What the last layer gives, (B, T, D), and the sum of the routers' auxiliary losses."""
+        """Returns the last layer's states, (B, T, D), and the sum of the routers' auxiliary losses."""
         B, T = tokens_BT.shape
         if self.config.context < T:
             raise ValueError(f"{T} tokens do not fit the model's context={self.config.context}")
+
         turns = self.turns_TC[:T]
         if cache is not None:
             positions_BT = cache.begin(B, T, counts_B)
             even = bool((positions_BT == positions_BT[:1]).all())
             turns = self.turns_TC[positions_BT[0] if even else positions_BT]
+
         x_BTD = F.embedding(tokens_BT, self.embedding)
         total_aux = x_BTD.new_zeros(())
         for i, layer in enumerate(self.layers):
@@ -123,28 +119,28 @@ class Transformer(nn.Module):
     def hidden(
         self, tokens_BT: Tensor, cache: Cache | None = None, counts_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The last hidden state, normalised, (B, T, D), and the sum of the routers' auxiliary losses."""
+        """Returns the last hidden states, normalised, (B, T, D), and the sum of the routers' auxiliary losses."""
         x_BTD, aux_loss = self.states(tokens_BT, cache, counts_B)
         return self.norm(x_BTD, self.final_norm).to(self.dtype), aux_loss
 
     def forward(self, tokens_BT: Tensor, cache: Cache | None = None, counts_B: Tensor | None = None) -> Tensor:
-        """Logits (B, T, V), float32. With a cache, ``tokens_BT`` are the tokens after those it holds; of row b the
-        first ``counts_B[b]`` are real (default: all), and logits after them mean nothing."""
+        """Returns logits (B, T, V), float32. With a cache, ``tokens_BT`` are the tokens after those it holds. In row b
+        the first ``counts_B[b]`` are real (default: all), and logits after them mean nothing."""
         return linear(self.hidden(tokens_BT, cache, counts_B)[0], self.head).float()
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy in nats a token, and what to add to it when training: the routers' auxiliary loss and the
-        weighted loss of multi-token prediction."""
+        """Returns the mean cross-entropy in nats per token, and what to add to it when training: the routers' auxiliary
+        loss and the weighted loss of multi-token prediction."""
         x_BTD, aux_loss = self.states(tokens_BT)
         h_BTD = self.norm(x_BTD, self.final_norm).to(self.dtype)
-        loss = self.cross_entropy(h_BTD.flatten(0, 1), self.head, targets_BT.flatten())
+        loss = linear_cross_entropy(h_BTD.flatten(0, 1), self.head, targets_BT.flatten())
         if len(self.mtp) and self.training:
             aux_loss = aux_loss + self._further(x_BTD, targets_BT)
         return loss, aux_loss
 
     def _further(self, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
-        """The loss of the tokens after the next: the k-th module knows the states of the first T − k positions and the
-        tokens up to k after each."""
+        """Returns the loss of the tokens after the next. The k-th module knows the states of the first T − k positions
+        and the tokens up to k after each."""
         total, T = x_BTD.new_zeros(()), targets_BT.shape[1]
         for k, module in enumerate(self.mtp, start=1):
             assert isinstance(module, MultiToken)
@@ -152,32 +148,23 @@ class Transformer(nn.Module):
             embedded_BTD = F.embedding(known_BT, self.embedding)
             x_BTD, aux_loss = module(x_BTD[:, : T - k], embedded_BTD, known_BT, self.turns_TC[: T - k], self.dtype)
             h_BTD = self.norm(x_BTD, module.final_norm).to(self.dtype)
-            loss = self.cross_entropy(h_BTD.flatten(0, 1), self.head, wanted_BT.flatten())
+            loss = linear_cross_entropy(h_BTD.flatten(0, 1), self.head, wanted_BT.flatten())
             total = total + self.config.mtp_weight / len(self.mtp) * loss
             if aux_loss is not None:
                 total = total + aux_loss
         return total
 
     def routing(self) -> list[RoutingStats]:
-        """What the routers did with the last batch, layer by layer; empty for a dense model."""
+        """Returns the routers' load in the last batch, layer by layer; empty for a dense model."""
         return [stats for router in self.routers() if (stats := router.stats()) is not None]
 
     def routers(self) -> list[Router]:
-        """Of the layers with experts, from the first; not those of multi-token prediction."""
+        """Returns the routers of the layers with experts, from the first, without those of multi-token prediction."""
         return [module for module in self.layers.modules() if isinstance(module, Router)]
 
 
-ONLY_COUNTED = (
-    "qk_norm",
-    "attention_bias",
-    "attention_sinks",
-    "ffn",
-    "ffn_bias",
-    "norm",
-    "learned_positions",
-    "n_encoder_layers",
-    "full_attention_every",
-)
+ONLY_COUNTED = ("qk_norm", "attention_bias", "attention_sinks", "ffn", "ffn_bias", "norm", "learned_positions",
+                "n_encoder_layers", "full_attention_every")  # fmt: skip
 
 
 def _refuse_what_is_only_counted(config: ModelConfig) -> None:

@@ -1,7 +1,9 @@
-"""A corpus in pieces a model can read: windows for training and for evaluation, text to tokens and back.
+"""A corpus is cut here into pieces that a model can read: windows to train on and to evaluate on; text becomes tokens.
 
 Legend: B windows in a batch, T tokens of context.
 """
+
+import functools
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,7 @@ Bytes = npt.NDArray[np.uint8]
 class Windows:
     """Non-overlapping windows of `context` bytes of `data`, uint8 (bytes,), in a new random order each epoch.
 
-    A batch depends on seed and step alone: a resumed run sees what it would have seen, without a replay.
+    A batch depends on seed and step alone, so a resumed run sees what it would have seen, without a replay.
     """
 
     def __init__(self, data: Bytes, context: int, seed: int) -> None:
@@ -23,41 +25,34 @@ class Windows:
         self.n_windows = _count_windows(data, context)
         self.data = np.asarray(data)  # a plain view: indexing np.memmap itself is slower
         self.context, self.seed = context, seed
-        self._orders: dict[int, npt.NDArray[np.int64]] = {}
-
-    def __len__(self) -> int:
-        """Windows in an epoch."""
-        return self.n_windows
+        # two are enough: an epoch, and the next where a batch straddles them
+        self._kept_order = functools.lru_cache(maxsize=2)(self._order)
 
     def batch(self, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """x_BT and y_BT, int64; y is x one byte later. Steps count from 0; a batch may straddle epochs."""
+        """Returns x_BT and y_BT, int64; y is x one byte later. Steps count from 0; a batch may straddle epochs."""
         if step < 0 or batch_size < 1:
             raise ValueError(f"step={step} must be at least 0 and batch_size={batch_size} at least 1")
         place_B = np.arange(step * batch_size, (step + 1) * batch_size)
         epoch_B, place_B = np.divmod(place_B, self.n_windows)
         epochs = range(epoch_B[0], epoch_B[-1] + 1)
-        window_B = np.concatenate([self._order(epoch)[place_B[epoch_B == epoch]] for epoch in epochs])
+        window_B = np.concatenate([self._kept_order(epoch)[place_B[epoch_B == epoch]] for epoch in epochs])
         return _gather(self.data, window_B, self.context)
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        if epoch not in self._orders:
-            if len(self._orders) == 2:  # two are enough: an epoch, and the next where a batch straddles them
-                del self._orders[next(iter(self._orders))]
-            # Not default_rng: RandomState is frozen for good (NEP 19), so a new numpy resumes the same run.
-            self._orders[epoch] = np.random.RandomState([self.seed, epoch]).permutation(self.n_windows)
-        return self._orders[epoch]
+        # Not default_rng: RandomState is frozen for good (NEP 19), so a new numpy resumes the same run.
+        return np.random.RandomState([self.seed, epoch]).permutation(self.n_windows)
 
 
 def validation_batches(data: Bytes, context: int, batch_size: int, n_tokens: int) -> list[tuple[Tensor, Tensor]]:
-    """The fixed windows of an evaluation, as batches x_BT, y_BT of int64; y is x one byte later.
+    """Returns the fixed windows of an evaluation, as batches x_BT, y_BT of int64; y is x one byte later.
 
     They are spread evenly over `data`, uint8 (bytes,), and depend on `context` and `n_tokens` alone: at most
-    n_tokens bytes, fewer if the data is short. The last batch may be smaller: weight batches by their size.
+    n_tokens bytes, fewer if the data is short. The last batch may be smaller, so weight batches by their size.
     Raises ValueError if not even one window fits.
     """
     if batch_size < 1 or n_tokens < context:
-        values = f"batch_size={batch_size}, n_tokens={n_tokens}"
-        raise ValueError(f"{values}: need batch_size ≥ 1 and n_tokens ≥ context={context}")
+        got = f"batch_size={batch_size}, n_tokens={n_tokens}"
+        raise ValueError(f"{got}: need batch_size ≥ 1 and n_tokens ≥ context={context}")
     available = _count_windows(data, context)
     n = min(available, n_tokens // context)
     windows = np.arange(n) * available // n
@@ -65,12 +60,12 @@ def validation_batches(data: Bytes, context: int, batch_size: int, n_tokens: int
 
 
 def encode(text: str) -> Tensor:
-    """The UTF-8 bytes of a text, int64, (bytes,)."""
+    """Returns the UTF-8 bytes of a text, int64, (bytes,)."""
     return torch.tensor(list(text.encode()), dtype=torch.int64)
 
 
 def decode(tokens: Tensor) -> str:
-    """The text of bytes, any integer dtype, (bytes,). What is not UTF-8 or no byte becomes U+FFFD."""
+    """Returns the text of bytes, (bytes,) of any integer dtype. What is not UTF-8 or not a byte becomes U+FFFD."""
     return bytes(min(token, 255) for token in tokens.tolist()).decode(errors="replace")  # 255 is never UTF-8
 
 
@@ -84,6 +79,5 @@ def _count_windows(data: Bytes, context: int) -> int:
 
 
 def _gather(data: Bytes, window_B: npt.NDArray[np.int64], context: int) -> tuple[Tensor, Tensor]:
-    block = data[window_B[:, None] * context + np.arange(context + 1)].astype(np.int64)
-    block_BT1 = torch.from_numpy(block)
+    block_BT1 = torch.from_numpy(data[window_B[:, None] * context + np.arange(context + 1)].astype(np.int64))
     return block_BT1[:, :-1].contiguous(), block_BT1[:, 1:].contiguous()

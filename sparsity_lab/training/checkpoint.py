@@ -1,4 +1,4 @@
-"""A run on disk: one safetensors file with weights, AdamW's moments and, as JSON metadata, everything else."""
+"""A run on disk is one safetensors file with weights, AdamW's moments and, as JSON metadata, everything else."""
 
 import json
 import os
@@ -26,15 +26,11 @@ def check_path(path: Path) -> None:
 
 
 def save(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.AdamW,
-    state: dict[str, Any],
-    workers: Workers | None = None,
+    path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: dict[str, Any], workers: Workers | None = None
 ) -> None:
-    """Atomic: a reader, or a kill at any moment, sees the old file or the new one. Of several processes all have to
-    call it; the first writes one file for all, the same as one process would. Raises OSError if it can't be written.
-    """
+    """Writes atomically: a reader, or a kill at any moment, finds the old file or the new one. If there are several
+    processes, all have to call it; the first writes one file for all, as a single process would. Raises OSError if it
+    can't be written."""
     tensors: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
         values = {f"model.{name}": weight.detach()}
@@ -42,6 +38,7 @@ def save(
         tensors |= {key: workers.whole(weight, value) if workers else value for key, value in values.items()}
     if workers is not None and workers.rank > 0:
         return
+
     tensors |= {f"buffer.{name}": buffer for name, buffer in _buffers(model).items()}
     try:
         with atomic(path) as temporary:
@@ -54,16 +51,12 @@ def save(
 
 
 def load(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.AdamW,
-    identity: dict[str, Any],
-    workers: Workers | None = None,
+    path: Path, model: nn.Module, optimizer: torch.optim.AdamW, identity: dict[str, Any], workers: Workers | None = None
 ) -> dict[str, Any]:
-    """Fills ``model`` and ``optimizer``; gives the state that was saved. It does not matter how many processes saved it
-    and how many read it.
+    """Fills ``model`` and ``optimizer``, and returns the state that was saved. It does not matter how many processes
+    saved it and how many read it.
 
-    Raises ValueError if the file is no checkpoint of ours, or if its state differs from ``identity``.
+    Raises ValueError if the file is not a checkpoint of this lab, or if its state differs from ``identity``.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -73,20 +66,19 @@ def load(
             for key, mine in identity.items():
                 if state[key] != mine:
                     raise ValueError(f"checkpoint {path} is of another run: {_difference(key, state[key], mine)}")
-            names = set(file.keys())
 
             def tensor(name: str, weight: Tensor) -> Tensor:
                 value: Tensor = file.get_tensor(name)
                 return workers.part(weight, value).clone() if workers else value
 
+            names = set(file.keys())
             with torch.no_grad():
                 for name, weight in model.named_parameters():
                     weight.copy_(tensor(f"model.{name}", weight))
-                    if f"optimizer.step.{name}" in names:
-                        optimizer.state[weight] = {
-                            key: tensor(f"optimizer.{key}.{name}", weight).to(weight.device)
-                            for key in ("step", "exp_avg", "exp_avg_sq")
-                        }
+                    if f"optimizer.step.{name}" in names:  # a run that was saved before its first step has none
+                        for key in ("step", "exp_avg", "exp_avg_sq"):
+                            moment = tensor(f"optimizer.{key}.{name}", weight).to(weight.device)
+                            optimizer.state[weight][key] = moment
                 for name, buffer in _buffers(model).items():
                     buffer.copy_(file.get_tensor(f"buffer.{name}"))
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
@@ -95,13 +87,13 @@ def load(
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes beside the weights: the biases of routers."""
+    """Returns what training changes beside the weights: the routers' biases and seeds."""
     weights = dict(model.named_parameters(remove_duplicate=False))
     return {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
 
 
 def peek(path: Path) -> dict[str, Any] | None:
-    """The state in a checkpoint, without its tensors; None if it is not one."""
+    """Returns the state in a checkpoint, without its tensors; None if it is not one."""
     try:
         with safe_open(path, "pt") as file:
             state: dict[str, Any] = json.loads((file.metadata() or {})["state"])

@@ -1,8 +1,8 @@
-"""Text → bytes on disk.
+"""Text becomes bytes on disk.
 
-A corpus is bytes (256 tokens, and no tokenizer to train or download), cut into segments, shuffled with a
-fixed seed and split into a part to train on and a held-out part. It is prepared once and then read from
-a cache. The same files give the same bytes everywhere; their SHA-256 is the corpus's fingerprint.
+A corpus is bytes (256 tokens, and no tokenizer to train or download), cut into segments, shuffled with a fixed seed and
+split into a part to train on and a held-out part. It is prepared once and then read from a cache. The same files give
+the same bytes on every machine; their SHA-256 is the corpus's fingerprint.
 """
 
 import hashlib
@@ -35,16 +35,16 @@ SMALLEST_SEGMENT = 512  # a text of less than 32 segments is cut into smaller on
 HELD_OUT = 0.03  # of the segments
 MIN_BYTES = 4_096
 MAX_BYTES = 1_000_000_000  # a corpus is prepared in memory
-FORMAT = 1  # raise it when a rule of this file changes: cached corpora are then prepared anew
+FORMAT = 1  # raise it when a rule of this file changes: cached corpora are then prepared again
 
 PACKAGES = ("torch", "pandas", "numpy", "sympy", "networkx", "IPython")
-MAX_SOURCE_BYTES = 500_000  # of one Python file: past it are mostly tables
-NO_SOURCE = re.compile(  # tests and generated files, by path; the last line's hold the paths of one machine
+MAX_SOURCE_BYTES = 500_000  # of one Python file: larger ones are mostly tables
+NO_SOURCE = re.compile(  # tests and generated files, by path; those of the last line hold the paths of one machine
     r"(.*/)?(tests?|_?testing|idle_test|_?generated|lib-dynload)/.*"
     r"|(.*/)?(test_[^/]*|[^/]*_tests?|conftest|[^/]*_pb2(_grpc)?|[^/]*_generated[^/]*)\.py"
     r"|(.*/)?(_sysconfigdata[^/]*|python-config)\.py"
 )
-GENERATED = re.compile(  # in comments and a docstring's first line; other prose may just speak of such things
+GENERATED = re.compile(  # in comments and in a docstring's first line, because other prose may just mention it
     rb'^(#|""").*(generated (by|from|with|using)|auto-?generated|do not (edit|modify))', re.M | re.I
 )
 TEXT_KINDS = re.compile(
@@ -57,7 +57,7 @@ SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages", "node_module
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Prepared text. `train` and `val`, (bytes,), are memory-mapped, read-only, and share no segment."""
+    """A prepared text. `train` and `val`, (bytes,), are memory-mapped, read-only, and share no segment."""
 
     name: str
     fingerprint: str  # SHA-256 of train then val, hex
@@ -67,17 +67,17 @@ class Corpus:
     vocab_size: int = 256
 
     def describe(self) -> str:
-        """One line, such as "python: 85.1 MB train, 2.6 MB held out, fingerprint 1a2b3c4d"."""
+        """Returns one line, such as "python: 85.1 MB train, 2.6 MB held out, fingerprint 1a2b3c4d"."""
         sizes = f"{size(self.train.size)} train, {size(self.val.size)} held out"
         notes = f" ({self.notes})" if self.notes else ""
         return f"{self.name}: {sizes}, fingerprint {self.fingerprint[:8]}{notes}"
 
 
 def load_corpus(name: str = "python", *, progress: Progress | None = None) -> Corpus:
-    """Find a corpus in the cache (`cache_dir()`), or prepare it and put it there.
+    """Finds a corpus in the cache (`cache_dir()`), or prepares it and puts it there.
 
     `name` is one of
-    - "python": Python source that is on this machine anyway: the standard library and those of PACKAGES that
+    - "python": Python source that is already on this machine: the standard library and those of PACKAGES that
       are installed, without tests, generated files and files over MAX_SOURCE_BYTES;
     - "standard-library": the standard library alone;
     - "tasks": lines of small tasks with exact answers, mixed with some of "python" (`sparsity_lab.training.tasks`);
@@ -87,13 +87,14 @@ def load_corpus(name: str = "python", *, progress: Progress | None = None) -> Co
       its `train` or only split, its `text` or only column of strings. Once cached, it is not looked up again;
     - "hf:FOLDER": the same, written by `Dataset.save_to_disk` or readable by `datasets.load_dataset`.
 
-    `progress` is called with a text and a fraction in [0, 1], at last with 1.0. Raises ValueError if the
-    source is missing, below MIN_BYTES, over MAX_BYTES, binary, not UTF-8, or no data set that can be loaded.
+    `progress` is called with a text and a fraction in [0, 1], the last time with 1.0. Raises ValueError if the source
+    is missing, below MIN_BYTES, over MAX_BYTES, binary, not UTF-8, or a data set that cannot be loaded.
     """
     report: Progress = progress or (lambda text, fraction: None)
     source = _find(name)
     folder = cache_dir() / "corpus"
     key = hashlib.sha256(json.dumps([FORMAT, name, source.stamp]).encode()).hexdigest()[:24]
+
     corpus = _open(folder, key, name)
     if corpus is None:
         text, notes = source.read(report)
@@ -105,6 +106,7 @@ def load_corpus(name: str = "python", *, progress: Progress | None = None) -> Co
         _write(folder, key, text, notes)
         corpus = _open(folder, key, name)
         assert corpus is not None, f"the corpus just written to {folder} cannot be read"
+
     report(corpus.describe(), 1.0)
     return corpus
 
@@ -145,7 +147,7 @@ def _python_source(packages: tuple[str, ...]) -> _Source:
         spec = importlib.util.find_spec(package)  # finds it without importing it
         if spec and spec.origin:
             roots[package] = os.path.dirname(spec.origin)
-            stamp.append(_file(spec.origin, package))  # its time tells when this version was installed
+            stamp.append(_file(spec.origin, package))  # its time is when this version was installed
 
     def read(report: Progress) -> tuple[bytearray, str]:
         files = [file for label, root in roots.items() for file in _walk(root, f"{label}/")]
@@ -160,7 +162,7 @@ def _tasks_source() -> _Source:
     def read(report: Progress) -> tuple[bytearray, str]:
         source = load_corpus("python", progress=lambda text, fraction: report(text, 0.8 * fraction))
         report("drawing examples", 0.8)
-        return tasks.text(source.train[: tasks.TEXT_BYTES].tobytes()), ""
+        return tasks.training_text(source.train[: tasks.TEXT_BYTES].tobytes()), ""
 
     return _Source([tasks.FORMAT, _python_source(PACKAGES).stamp], read)
 
@@ -203,16 +205,17 @@ def _hf_source(name: str) -> _Source:
                 return text, f"its first {size(MAX_BYTES)}"
         return text, ""
 
-    return _Source(list(_walk(folder)) if folder else [], read)  # on the Hub, the name is all there is
+    return _Source(list(_walk(folder)) if folder else [], read)  # on the Hub, only the name is known
 
 
 def _load_hf(name: str, folder: str) -> Iterator[list[str | None]]:
-    """The column of text, in batches of rows."""
+    """Yields the column of text, in batches of rows."""
     try:
         datasets = importlib.import_module("datasets")  # here, because it is optional and takes a second
     except ImportError as error:
         fix = "pip install 'sparsity-lab[datasets]'"
         raise ValueError(f"corpus={name!r} needs Hugging Face datasets: {fix}") from error
+
     try:
         if folder and any(os.path.exists(f"{folder}/{file}") for file in ("state.json", "dataset_dict.json")):
             data = datasets.load_from_disk(folder)
@@ -220,10 +223,12 @@ def _load_hf(name: str, folder: str) -> Iterator[list[str | None]]:
             parts = name.removeprefix("hf:").split("/")
             where = [folder] if folder else ["/".join(parts[:2]), *parts[2:]]  # and the subset
             data = datasets.load_dataset(*where, streaming=True)  # or there would be a second copy on disk
+
         if isinstance(data, dict):  # of splits
             if "train" not in data and len(data) != 1:
                 raise ValueError(f"it needs a split `train`, or only one split, got {sorted(data)}")
             data = data["train"] if "train" in data else next(iter(data.values()))
+
         sample = list(islice(data, 100))  # streamed, it may not know its columns; a first row may be empty
         columns = sorted({key for row in sample for key, value in row.items() if isinstance(value, str)})
         if "text" not in columns and len(columns) != 1:
@@ -231,12 +236,13 @@ def _load_hf(name: str, folder: str) -> Iterator[list[str | None]]:
             raise ValueError(f"it needs a column `text`, or only one column of strings, got {got}")
     except Exception as error:  # of many types: no such name or subset, no network, an unknown format
         raise ValueError(f"corpus={name!r} cannot be loaded by Hugging Face datasets: {error}") from error
+
     column = "text" if "text" in columns else columns[0]
     return (rows[column] for rows in data.select_columns([column]).iter(1000))
 
 
 def _walk(root: str, prefix: str = "") -> list[_File]:
-    """The regular files under a folder, sorted by label (prefix + relative path)."""
+    """Returns the regular files under a folder, sorted by label (prefix + relative path)."""
     files = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS and name[0] != "."]
@@ -255,18 +261,24 @@ def _file(path: str, label: str) -> _File:
 
 
 def _read_files(files: list[_File], report: Progress, generated: bool) -> tuple[bytearray, Counter[str]]:
-    """The text of the files in their order, and how many were left out for which reason."""
+    """Returns the text of the files in their order, and how many were left out for which reason."""
     text, seen, rejected = bytearray(), set(), Counter[str]()
     for i, file in enumerate(files):
         if i % 50 == 0:
             report(f"reading {file.label}", 0.9 * i / len(files))
+        content, fault = b"", ""
         try:
             content = Path(file.path).read_bytes()
+            content.decode()
         except OSError:
-            rejected["unreadable"] += 1
-            continue
+            fault = "unreadable"
+        except UnicodeDecodeError:
+            fault = "not UTF-8"
+        if b"\0" in content:  # it may be valid UTF-8, but it is in no text
+            fault = "binary"
+
         digest = hashlib.sha256(content).digest()
-        if fault := _fault(content):
+        if fault:
             rejected[fault] += 1
         elif digest in seen:
             rejected["duplicate"] += 1
@@ -276,25 +288,14 @@ def _read_files(files: list[_File], report: Progress, generated: bool) -> tuple[
     return text, rejected
 
 
-def _fault(content: bytes) -> str:
-    """Why a file is not text, or "" if it is."""
-    if b"\0" in content:  # valid UTF-8, but no text has it
-        return "binary"
-    try:
-        content.decode()
-        return ""
-    except UnicodeDecodeError:
-        return "not UTF-8"
-
-
 def _append(text: bytearray, document: bytes) -> None:
     if text and not text.endswith(b"\n"):
         text += b"\n"
     text += document
 
 
-# ---- Cache: KEY.json tells what a source gave and names FINGERPRINT.bin, train then val. Each appears whole
-# or not at all, and a .bin is named by its content: two processes that prepare a corpus write the same files.
+# ---- Cache: KEY.json describes what a source gave and names FINGERPRINT.bin, train then val. Each appears whole
+# or not at all. A .bin is named by its content, so two processes that prepare a corpus write the same files.
 
 
 def _write(folder: Path, key: str, text: bytearray, notes: str) -> None:
@@ -305,22 +306,23 @@ def _write(folder: Path, key: str, text: bytearray, notes: str) -> None:
     shuffled = [view[i * segment : (i + 1) * segment] for i in np.random.RandomState(0).permutation(n)]
     rest = view[n * segment :]  # shorter than a segment: to train
     parts = [*shuffled[n_val:], rest, *shuffled[:n_val]]
+
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part)
-    n_bytes = {"train_bytes": len(text) - n_val * segment, "val_bytes": n_val * segment}
     try:
         with atomic(folder / f"{sha.hexdigest()}.bin") as temporary, open(temporary, "wb") as stream:
             stream.writelines(parts)
     except PermissionError:  # on Windows, when another process has it open: it is there, and the same
         if not (folder / f"{sha.hexdigest()}.bin").exists():
             raise
-    meta = json.dumps({"fingerprint": sha.hexdigest(), **n_bytes, "notes": notes})
-    write_text(folder / f"{key}.json", meta)
+
+    n_bytes = {"train_bytes": len(text) - n_val * segment, "val_bytes": n_val * segment}
+    write_text(folder / f"{key}.json", json.dumps({"fingerprint": sha.hexdigest(), **n_bytes, "notes": notes}))
 
 
 def _open(folder: Path, key: str, name: str) -> Corpus | None:
-    """The corpus in the cache, checked by its sizes; None if it is not there or damaged."""
+    """Opens the corpus in the cache, checked by its sizes; None if it is not there or damaged."""
     try:
         meta = json.loads((folder / f"{key}.json").read_text())
         n_train, n_val = meta["train_bytes"], meta["val_bytes"]

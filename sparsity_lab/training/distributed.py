@@ -1,14 +1,15 @@
-"""One model trained by several processes: each with its share of the batch and, if asked, of the experts.
+"""Several processes train one model: each has its share of the batch and, if asked, of the experts.
 
 Start them with ``torchrun --nproc-per-node 2 -m sparsity_lab train … --parallel experts``. Losses are those of one
-process with the whole batch, but for rounding.
+process with the whole batch, up to rounding.
 
-Legend: R processes, N tokens of this process, D model width, E experts, K experts a token, S slots: a row for each
+Legend: R processes, N tokens of this process, D model width, E experts, K experts per token, S slots: a row for each
 (token, choice), M rows received.
 """
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sparsity_lab.models import Transformer
-from sparsity_lab.models.experts import Experts, MoE
+from sparsity_lab.models.experts import MoE
 from sparsity_lab.models.ops import apply
 from sparsity_lab.models.router import Router, Routing
 
@@ -24,8 +25,8 @@ Mode = Literal["data", "experts"]
 
 
 class Workers:
-    """This process among the others. ``data``: every process has the whole model. ``experts``: each has its share of
-    every layer's routed experts, and tokens travel to them (Lepikhin et al. 2020, arXiv 2006.16668)."""
+    """This process among the others. With ``data``, every process has the whole model. With ``experts``, each has its
+    share of every layer's routed experts, and tokens travel to them (Lepikhin et al. 2020, arXiv 2006.16668)."""
 
     def __init__(self, mode: Mode):
         """Raises ValueError outside a process group, or for an unknown mode."""
@@ -34,79 +35,74 @@ class Workers:
         if not dist.is_initialized():
             raise ValueError(f"parallel={mode!r} needs several processes: start them with torchrun")
         self.mode, self.rank, self.size = mode, dist.get_rank(), dist.get_world_size()
-        self.own: set[int] = set()  # weights of which no other process has these rows
+        self.local_weights: set[int] = set()  # ids of weights whose rows no other process has
 
     @classmethod
     def join(cls, mode: Mode) -> "Workers":
-        """Joins the group that ``torchrun`` made."""
-        if "RANK" not in os.environ:
-            raise ValueError(f"parallel={mode!r} needs several processes: start them with torchrun")
-        if not dist.is_initialized():
+        """Joins the group that ``torchrun`` made. Raises ValueError as `Workers` does."""
+        if "RANK" in os.environ and not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return cls(mode)
 
     def leave(self, status: int) -> NoReturn:
-        """Ends this process once all are here. Python's own shutdown is left out: a thread of Gloo that lets go of a
-        tensor while it goes on aborts the process (github.com/pytorch/pytorch/pull/179291)."""
+        """Ends this process once all others are here too. It skips Python's own shutdown, in which a thread of Gloo
+        that lets go of a tensor aborts the process (github.com/pytorch/pytorch/pull/179291)."""
         dist.barrier()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
     def prepare(self, model: Transformer) -> None:
-        """Of a model that every process built from one seed, keeps this process's share. Raises ValueError if the
-        experts can't be shared out evenly, or for a router whose choices hang on the whole batch."""
-        if model.config.router in ("expert_choice", "random"):
-            raise ValueError(
-                f"router={model.config.router!r} chooses for the whole batch at once: train it in one process"
-            )
-        self.own = set()
+        """Keeps this process's share of a model that every process built from one seed. Raises ValueError if the
+        experts can't be shared out evenly, or for a router whose choices depend on the whole batch."""
+        router = model.config.router
+        if router in ("expert_choice", "random"):
+            raise ValueError(f"router={router!r} chooses for the whole batch at once: train it in one process")
+        self.local_weights = set()
         for module in model.modules():
             if isinstance(module, Router):
-                module.everywhere = self.sum
+                module.all_reduce = self.sum
         if self.mode == "data":
             return
+
         if model.config.n_experts % self.size or not model.config.has_router:
             raise ValueError(f"n_experts={model.config.n_experts} can't be spread over {self.size} processes evenly")
         mine = model.config.n_experts // self.size
-        for moe in _moes(model):
-            experts = moe.experts
-            for name in ("gate_up_EDG", "down_EFD"):
-                whole = getattr(experts, name).detach()
-                setattr(experts, name, nn.Parameter(whole[self.rank * mine : (self.rank + 1) * mine].clone()))
-            experts.top_k = 1  # what arrives is one row for each choice
-            moe.route_to = _Spread(experts, moe.route_to, self.size)
-            self.own |= {id(weight) for weight in experts.parameters()}
+        for moe in model.modules():
+            if isinstance(moe, MoE) and moe.router is not None:
+                for name in ("gate_up_EDG", "down_EFD"):
+                    whole = getattr(moe.experts, name).detach()
+                    setattr(moe.experts, name, nn.Parameter(whole[self.rank * mine : (self.rank + 1) * mine].clone()))
+                moe.experts.top_k = 1  # because what arrives is one row for each choice
+                moe.route_to = _Spread(moe.route_to, self.size)
+                self.local_weights |= {id(weight) for weight in moe.experts.parameters()}
 
     def share(self, batch_B: Tensor) -> Tensor:
-        """This process's sequences of a batch. Raises ValueError if they can't be shared out evenly."""
+        """Returns this process's sequences of a batch. Raises ValueError if they can't be shared out evenly."""
         if len(batch_B) % self.size:
             raise ValueError(f"batch_size={len(batch_B)} can't be spread over {self.size} processes evenly")
         return batch_B[self.rank :: self.size]
 
     def average_gradients(self, model: Transformer) -> None:
-        """Each process's loss is the mean over its share; the gradient is that of the mean over all."""
+        """Turns the gradients of each process's mean loss, over its share, into those of the mean over all."""
         for weight in model.parameters():
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-            if id(weight) not in self.own:  # an expert that lives here got the tokens of all
+            if id(weight) not in self.local_weights:  # an expert that lives here already got the tokens of all
                 dist.all_reduce(weight.grad)
             weight.grad /= self.size
 
     def clip(self, model: Transformer, largest: float) -> None:
-        """Clips the norm of the gradient of the whole model, wherever its parts are."""
-        squares = torch.zeros(2)
+        """Clips the gradient's norm over the whole model, wherever its parts are."""
+        squares = torch.zeros(2)  # of weights that all processes share, and of those that only this one has
         for weight in model.parameters():
             assert weight.grad is not None
-            squares[int(id(weight) in self.own)] += weight.grad.square().sum().cpu()
+            squares[int(id(weight) in self.local_weights)] += weight.grad.square().sum().cpu()
         norm = (squares[0] + self.sum(squares[1])).sqrt()
-        factor = float((largest / (norm + 1e-6)).clamp(max=1))
-        for weight in model.parameters():
-            assert weight.grad is not None
-            weight.grad *= factor
+        nn.utils.clip_grads_with_norm_(model.parameters(), largest, norm)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """Returns the sum over all processes."""
         total = value.clone()
         dist.all_reduce(total)
         return total
@@ -115,59 +111,58 @@ class Workers:
         return float(self.sum(torch.tensor(value, dtype=torch.float64))) / self.size
 
     def agree(self, decision: bool) -> bool:
-        """What the first process has decided; all of them have to ask."""
+        """Returns what the first process has decided; all of them have to ask."""
         decided = torch.tensor(int(decision))
         dist.broadcast(decided, 0)
         return bool(decided)
 
     def whole(self, weight: Tensor, value: Tensor) -> Tensor:
-        """On the first process, ``value`` (a weight, or a moment of its gradient) with the rows that other processes
-        have; on those, and if nobody has others, as it is. All of them have to ask, in the same order."""
-        if id(weight) not in self.own or not value.ndim:
+        """Returns, on the first process, ``value`` (a weight, or a moment of its gradient) with the rows that the other
+        processes have; elsewhere, and if there are no such rows, ``value`` as it is. All have to ask, in one order."""
+        if id(weight) not in self.local_weights or not value.ndim:
             return value
         parts = [torch.empty_like(value) for _ in range(self.size)] if self.rank == 0 else None
         dist.gather(value.contiguous(), parts)
         return torch.cat(parts) if parts else value
 
     def part(self, weight: Tensor, value: Tensor) -> Tensor:
-        """Of what `whole` gave the first process, what belongs to this one."""
-        if id(weight) not in self.own or not value.ndim:
-            return value
-        return value[self.rank * len(weight) : (self.rank + 1) * len(weight)]
-
-
-def _moes(model: Transformer) -> list[MoE]:
-    return [module for module in model.modules() if isinstance(module, MoE) and module.router is not None]
+        """Returns this process's part of what `whole` gave the first."""
+        split = id(weight) in self.local_weights and value.ndim > 0  # a count of steps is the same everywhere
+        return value[self.rank * len(weight) : (self.rank + 1) * len(weight)] if split else value
 
 
 class _Spread:
     """Sends each row to the process that has its expert, has it answered there, and brings the answer back."""
 
-    def __init__(self, experts: Experts, compute: Any, size: int):
-        self.experts, self.compute, self.size = experts, compute, size
+    def __init__(self, compute: Callable[[Tensor, Routing], Tensor], size: int):
+        self.compute, self.size = compute, size
 
     def __call__(self, x_ND: Tensor, routing: Routing) -> Tensor:
         N, K = routing.experts_NK.shape
         order_S = routing.experts_NK.flatten().argsort(stable=True)  # choices n·K + k, sorted by expert
+
+        # first the counts, so that each process knows how many rows will come
         sent_RE = routing.counts_E.view(self.size, -1)
         got_RE = torch.empty_like(sent_RE)
         dist.all_to_all_single(got_RE, sent_RE.contiguous())
         sent, got = sent_RE.sum(1).tolist(), got_RE.sum(1).tolist()
         rows_MD: Tensor = apply(_Exchange, x_ND.index_select(0, order_S // K), sent, got)
+
         local_E = torch.arange(got_RE.shape[1], device=x_ND.device)
         expert_M = local_E.repeat(self.size).repeat_interleave(got_RE.flatten())
-        if len(rows_MD):
+        if len(rows_MD):  # each row has one expert, of weight 1: the sender weighs the answers
             ones_M1 = torch.ones(len(rows_MD), 1, device=x_ND.device, dtype=x_ND.dtype)
             nothing = ones_M1.new_zeros(())
             counts_E = got_RE.sum(0)
             rows_MD = self.compute(rows_MD, Routing(ones_M1, expert_M[:, None], counts_E, ones_M1, nothing, nothing))
+
         back_SD: Tensor = apply(_Exchange, rows_MD, got, sent)
         answers_NKD = back_SD.index_select(0, order_S.argsort()).view(N, K, -1)
         return (answers_NKD * routing.weights_NK[..., None].to(x_ND.dtype)).sum(1)
 
 
 class _Exchange(torch.autograd.Function):
-    """Rows to the other processes and from them; gradients travel back."""
+    """Sends rows to the other processes and receives theirs; gradients travel the other way."""
 
     @staticmethod
     def forward(ctx: Any, x_SD: Tensor, send: list[int], receive: list[int]) -> Tensor:

@@ -1,9 +1,9 @@
 """Benchmarks with exact answers, small enough for models of thousands of weights.
 
-An example is a line of bytes: a prompt, and the answer that follows from it. The text to train on (`text`, the corpus
-"tasks") mixes such lines with program source. Whether a prompt is held out from it depends on the prompt alone, so no
-example that a model is tested on was ever read; except for ``recall``, which asks for what was read: its answers are
-nowhere but in memory.
+An example is a line of bytes: a prompt, and the answer that follows from it. The text to train on (`training_text`, the
+corpus "tasks") mixes such lines with program source. The prompt alone decides whether it is held out from that text, so
+a model has never read what it is tested on. The exception is ``recall``, which asks for what was read, because its
+answers are found only in memory.
 
 Legend: N lines, L bytes of a line without its newline, P of them the prompt, S the height of a stack.
 """
@@ -17,11 +17,11 @@ import numpy as np
 
 from sparsity_lab.training.batches import Bytes
 
-FORMAT = 1  # raise it when the lines of a task or their mixture change: texts in the cache are then made anew
+FORMAT = 1  # raise it when the lines of a task or their mixture change: cached texts are then made anew
 TEXT_BYTES = 5_000_000  # more than 1e12 FLOPs read at width 32
 SOURCE_SHARE = 0.2  # of the bytes
 SOURCE_PIECE = 1_024  # bytes of source that stay together, several windows
-HELD_OUT = 10  # one prompt in so many
+HELD_OUT = 10  # one prompt in this many
 
 LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", np.uint8)
 DIGITS = np.frombuffer(b"0123456789", np.uint8)
@@ -29,10 +29,10 @@ OPENING, CLOSING = (np.frombuffer(brackets, np.uint8) for brackets in (b"([{<", 
 
 PLACES = 2  # digits of a number
 WORD = 3  # letters of a word
-RANKS = (8, 4_096)  # of the facts in the table, from the commonest; a fact is told in proportion to 1 over its rank
+RANKS = (8, 4_096)  # of the facts in the table, the commonest first; a fact appears in proportion to 1 over its rank
 COPIED = 8  # letters
 OPEN = 3  # brackets to close
-CLOSED = 3  # pairs that come and go before
+CLOSED = 3  # pairs that open and close before the answer
 
 Random = np.random.RandomState  # frozen for good (NEP 19): the same seed gives the same examples with any numpy
 
@@ -47,16 +47,16 @@ class Task:
     """``draw(random, n)`` gives lines_NL, uint8, the last ``answer`` bytes of each being the answer."""
 
     name: str
-    says: str  # what it asks for
+    question: str  # what it asks for
     draw: Callable[[Random, int], Bytes]
     answer: int  # bytes
-    chance: float  # of being right without a look at the prompt: the share of the commonest answer
+    chance: float  # of being right without reading the prompt: the share of the commonest answer
     share: float  # of the bytes of the text
     from_memory: bool = False  # tested on what was trained on
 
 
 def lines(task: Task, n: int, seed: int, held_out: bool = True) -> Bytes:
-    """lines_NL to test with, or with ``held_out=False`` to train on. The two share no prompt, except those of a task
+    """Draws lines_NL to test with, or to train on with ``held_out=False``. The two share no prompt, except in a task
     `from_memory`. Equal arguments give equal lines."""
     random, parts, missing = Random(seed), [], n
     while missing > 0:
@@ -69,13 +69,13 @@ def lines(task: Task, n: int, seed: int, held_out: bool = True) -> Bytes:
 
 
 def examples(task: Task, n: int, seed: int, held_out: bool = True) -> list[Example]:
-    """`lines` to read."""
+    """Draws what `lines` draws, as text."""
     texts = [line.tobytes().decode() for line in lines(task, n, seed, held_out)]
     return [Example(line[: -task.answer], line[-task.answer :]) for line in texts]
 
 
 def is_held_out(prompts_NP: Bytes) -> np.ndarray:
-    """One in `HELD_OUT`, (N,) bool: by a multiplicative hash (Knuth, The Art of Computer Programming, section 6.4)."""
+    """Holds out one prompt in `HELD_OUT`, (N,) bool, by a multiplicative hash (Knuth, TAOCP vol. 3, section 6.4)."""
     hashes_N = np.zeros(len(prompts_NP), np.uint64)
     for column_N in prompts_NP.T:
         hashes_N = (hashes_N ^ column_N) * np.uint64(0x9E3779B97F4A7C15)  # modulo 2⁶⁴; 2⁶⁴ over the golden ratio
@@ -84,8 +84,8 @@ def is_held_out(prompts_NP: Bytes) -> np.ndarray:
     return held
 
 
-def text(source: bytes, n_bytes: int = TEXT_BYTES, seed: int = 0) -> bytearray:
-    """What models are trained on: lines of all tasks in their shares and pieces of ``source``, in random order."""
+def training_text(source: bytes, n_bytes: int = TEXT_BYTES, seed: int = 0) -> bytearray:
+    """Returns what models are trained on: lines of all tasks in their shares and pieces of ``source``, shuffled."""
     ends = range(SOURCE_PIECE, round(SOURCE_SHARE * n_bytes) + 1, SOURCE_PIECE)
     pieces = [source[end - SOURCE_PIECE : end].rpartition(b"\n")[0] + b"\n" for end in ends]
     for number, task in enumerate(TASKS.values()):
@@ -96,19 +96,19 @@ def text(source: bytes, n_bytes: int = TEXT_BYTES, seed: int = 0) -> bytearray:
 
 
 def _line(n: int, *parts: Bytes | bytes) -> Bytes:
-    """Columns side by side: (N,), (N, ·), or bytes that are the same in every line."""
+    """Puts columns side by side: (N,), (N, ·), or bytes that are the same in every line."""
     columns = [np.tile(np.frombuffer(p, np.uint8), (n, 1)) if isinstance(p, bytes) else p.reshape(n, -1) for p in parts]
     return np.concatenate(columns, 1)
 
 
-# ---- Reasoning-like: a rule, and too many cases to learn each by heart
+# ---- Reasoning-like: there is a rule, and there are too many cases to learn each by heart
 
 
 def _add(random: Random, n: int) -> Bytes:
     # Small digits are commoner, so that some sums are learnt early and some late.
     digits = (11 ** random.rand(2, n, PLACES)).astype(int) - 1
     a, b = (digits * 10 ** np.arange(PLACES)).sum(-1)
-    # The last digit first: a carry is then known when it is needed (Lee et al. 2023, arXiv 2307.03381).
+    # The last digit comes first, so a carry is known when it is needed (Lee et al. 2023, arXiv 2307.03381).
     return _line(n, _digits(a, PLACES)[:, ::-1], b"+", _digits(b, PLACES)[:, ::-1], b"=", _digits(a + b, PLACES + 1))
 
 
@@ -119,16 +119,16 @@ def _commonest_sum() -> float:
 
 
 def _digits(numbers_N: np.ndarray, n_digits: int) -> Bytes:
-    """(N, n_digits), the last digit first."""
+    """Spells numbers as (N, n_digits), the last digit first."""
     return DIGITS[numbers_N[:, None] // 10 ** np.arange(n_digits) % 10]
 
 
-# ---- Memory-like: no rule
+# ---- Memory-like: there is no rule
 
 
 @functools.cache
 def facts() -> tuple[Bytes, Bytes]:
-    """The table to learn by heart, the commonest fact first: words, (N, `WORD`), and the letter of each, (N,)."""
+    """Returns the table to learn by heart, the commonest fact first: words, (N, `WORD`), and their letters, (N,)."""
     random, n = Random(0), RANKS[1] - RANKS[0]
     words_N = random.permutation(len(LETTERS) ** WORD)[:n]
     spelt_NL = LETTERS[words_N[:, None] // len(LETTERS) ** np.arange(WORD) % len(LETTERS)]
@@ -141,7 +141,7 @@ def _recall(random: Random, n: int) -> Bytes:
 
 
 def recall_lines(facts_N: np.ndarray) -> Bytes:
-    """lines_NL that ask for these facts, by their places in the table."""
+    """Returns lines_NL that ask for these facts, given by their places in the table."""
     words, letters = facts()
     return _line(len(facts_N), words[facts_N], b":", letters[facts_N])
 

@@ -1,4 +1,4 @@
-"""How long a run will take on this machine: a second of measuring, then arithmetic."""
+"""Estimates how long a run will take on this machine: a second of measuring, then arithmetic."""
 
 import statistics
 import time
@@ -13,19 +13,13 @@ from sparsity_lab.training.corpus import Corpus
 from sparsity_lab.training.trainer import Training
 
 PROBES = (  # width, sparsity, batch size
-    (8, 0.0, 2),
-    (8, 0.9375, 4),
-    (16, 0.984375, 8),
-    (32, 0.0, 8),
-    (32, 0.9375, 8),
-    (64, 0.0, 8),
-    (64, 0.9375, 4),
-    (64, 0.984375, 2),
-)
+    (8, 0.0, 2), (8, 0.9375, 4), (16, 0.984375, 8), (32, 0.0, 8),
+    (32, 0.9375, 8), (64, 0.0, 8), (64, 0.9375, 4), (64, 0.984375, 2),
+)  # fmt: skip
 
 
 def matmul_rate(seconds: float = 0.3, size: int = 1024) -> float:
-    """FLOP/s of a square float32 product with torch's present number of threads; the median of several."""
+    """Returns the FLOP/s of a square float32 product with torch's present number of threads: the median of several."""
     a, b = torch.randn(2, size, size)
     times: list[float] = []
     deadline = time.perf_counter() + seconds
@@ -38,28 +32,27 @@ def matmul_rate(seconds: float = 0.3, size: int = 1024) -> float:
 
 @dataclass
 class Speed:
-    """Seconds a training step, as a sum of what it does."""
+    """The seconds that a training step takes, as a sum over what it does."""
 
-    seconds_a_unit: np.ndarray  # one per feature of `_features`
+    seconds_per_unit: np.ndarray  # one for each feature of `_features`
 
     def step_seconds(self, model: ModelConfig, batch_size: int) -> float:
-        return float(_features(model, batch_size) @ self.seconds_a_unit)
+        return float(_features(model, batch_size) @ self.seconds_per_unit)
 
     def seconds(self, model: ModelConfig, run: RunConfig) -> float:
-        """Of the whole run. Raises ValueError if the budget does not pay for one step."""
+        """Returns the seconds of the whole run. Raises ValueError if the budget does not pay for one step."""
         return plan(model, run).steps * self.step_seconds(model, run.sequences)
 
 
 def calibrate(corpus: Corpus) -> Speed:
     """Times a few steps of a few models (about a second) and fits `Speed` to them."""
-    from scipy.optimize import nnls  # here, so that a dashboard need not wait for scipy
+    from scipy.optimize import nnls  # here, so that a dashboard does not wait for scipy
 
-    rows: list[np.ndarray] = []
-    times: list[float] = []
+    rows, times = list[np.ndarray](), list[float]()
     for width, sparsity, batch_size in PROBES:
         model = ModelConfig.of_width(width).with_sparsity(sparsity)
         training = Training(model, RunConfig(budget=1e13, batch_size=batch_size), corpus=corpus)
-        training.step()
+        training.step()  # the first is slower than the others
         took = []
         for _ in range(4):
             before = training.seconds
@@ -67,6 +60,7 @@ def calibrate(corpus: Corpus) -> Speed:
             took.append(training.seconds - before)
         rows.append(_features(model, batch_size))
         times.append(statistics.median(took))
+
     weights = 1 / np.array(times)  # small relative errors matter, not small absolute ones
     return Speed(nnls(np.array(rows) * weights[:, None], np.ones(len(times)))[0])
 

@@ -79,7 +79,7 @@ def test_kept_windows_are_served_once_an_epoch_and_no_others(
 
     def served(kept: list[int]) -> list[int]:
         windows = KeptWindows(text, 3, seed, np.array(kept))
-        assert len(windows) == len(kept)
+        assert windows.n_windows == len(kept)
         steps = math.ceil(3 * len(kept) / batch_size)
         x_BT = torch.cat([windows.batch(step, batch_size)[0] for step in range(steps)])
         assert (x_BT == x_BT[:, :1]).all()
@@ -121,7 +121,7 @@ def test_training_on_all_windows_is_the_ordinary_training(model: ModelConfig, ru
     while not ordinary.done:
         ordinary.step()
     wanted = ordinary.record(ordinary.evaluate())
-    record = train_on(corpus, np.arange(len(ordinary.windows)), model, run)
+    record = train_on(corpus, np.arange(ordinary.windows.n_windows), model, run)
     assert (record.curve, record.val_loss) == (wanted.curve, wanted.val_loss)
 
 

@@ -174,7 +174,7 @@ def test_input_norms_against_looking_inside() -> None:
         gate, up = (x @ experts.gate_up_EDG[e]).chunk(2, -1)  # type: ignore[index]
         return F.silu(gate) * up
 
-    from sparsity_lab.models.attention import attend_plain, norm_rope_plain
+    from sparsity_lab.models.attention import attend, norm_rope_plain
 
     for x_BT, _ in some_text(model):
         x = F.embedding(x_BT, model.embedding)
@@ -183,7 +183,7 @@ def test_input_norms_against_looking_inside() -> None:
             y = layer.norm(x, layer.attention_norm)
             add(f"{at}.attention.qkv", y)
             qkv = norm_rope_plain(y @ a.qkv.T, a.n_heads, a.q_norm, a.k_norm, model.turns_TC)
-            z = attend_plain(qkv, a.n_heads)
+            z = attend(qkv, a.n_heads)
             add(f"{at}.attention.out", z)
             x = x + z @ a.out.T
             h = layer.norm(x, layer.moe_norm).flatten(0, 1)
@@ -419,7 +419,7 @@ def test_round_trip(training: Training, model_config: ModelConfig, tmp_path: Pat
 def test_text_to_choose_by_is_not_read(model_config: ModelConfig, run: RunConfig, corpus: Corpus) -> None:
     training = Training(model_config, run.replace(budget=2e7), corpus=corpus)
     steps, B = training.plan.steps, training.run_config.sequences
-    assert (steps + 10) * B < len(training.windows), "less than an epoch"
+    assert (steps + 10) * B < training.windows.n_windows, "less than an epoch"
     batches = unread(training, 500)
     assert 500 <= sum(x.numel() for x, _ in batches) < 500 + B * 32
     read = {bytes(row.tolist()) for step in range(steps) for row in training.windows.batch(step, B)[0]}

@@ -125,7 +125,7 @@ def test_a_diverged_run_is_status_1(tiny: list[str], capsys: Capture, monkeypatc
     [
         (["--sparsity", "1.0"], "sparsity=1.0 must be at least 0 and below 1"),
         (["--sparsity", "nan"], "sparsity=nan must be at least 0 and below 1"),
-        (["--sparsity", "0.99999"], "sparsity=0.99999 needs 100000 experts a layer, more than 4096"),
+        (["--sparsity", "0.99999"], "sparsity=0.99999 needs 100000 experts per layer, more than 4096"),
         (["--budget", "1"], "budget=1 FLOPs is less than one step of this model"),
         (["--budget", "nan"], "budget=nan must be a finite number"),
         (["--width", "7"], "d_model=7 must be a positive multiple of 4"),

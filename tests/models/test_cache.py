@@ -1,7 +1,6 @@
 """Caches: decoding with one is the whole forward pass, its bytes are the formula's, and mistakes leave it intact."""
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
@@ -92,7 +91,6 @@ def test_bytes_are_the_formulas(kind: str, int8: bool, tokens: int, batch: int, 
     assert cache.nbytes == cache_bytes(config, tokens, name, batch)
     kept = int(cache.held_B[0])
     assert cache.nbytes == sum(tensor[:, :, :, :kept].contiguous().nbytes for tensor in cache.tensors.values())
-    assert cache.allocated >= cache.nbytes
 
 
 DECODERS = [n for n, p in PRESETS.items() if not p.config.n_encoder_layers and p.config.full_attention_every is None]
@@ -104,7 +102,7 @@ def test_bytes_of_published_shapes(name: str) -> None:
     config = PRESETS[name].config
     cache = new_cache(config, 2, "meta", torch.bfloat16, room=7)
     cache.lengths_B = torch.tensor([7, 7])
-    assert cache.nbytes == cache.allocated == cache_bytes(config, 7, "bfloat16", 2)
+    assert cache.nbytes == cache_bytes(config, 7, "bfloat16", 2)
     assert isinstance(cache, LatentCache if "deepseek-v" in name or name in ("deepseek-r1", "kimi-k2") else KVCache)
 
 
@@ -154,7 +152,7 @@ def test_int8_is_nearly_the_same(kind: str) -> None:
 @settings(max_examples=10)
 @given(length=st.integers(0, 20))
 @torch.no_grad()
-def test_truncate_and_go_on(kind: str, length: int) -> None:
+def test_truncate_and_continue(kind: str, length: int) -> None:
     model = built(kind)
     x, other = torch.randint(30, (2, 20)), torch.randint(30, (2, 4))
     cache = new_cache(model.config, 2)
@@ -163,39 +161,6 @@ def test_truncate_and_go_on(kind: str, length: int) -> None:
     assert cache.lengths_B.tolist() == [length, length]
     text = torch.cat([x[:, :length], other], 1)
     torch.testing.assert_close(model(other, cache), model(text)[:, length:], **CLOSE)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
-def test_a_shared_prompt_is_read_once(kind: str) -> None:
-    model = built(kind)
-    prompt, ends = torch.randint(30, (1, 9)), torch.randint(30, (3, 5))
-    cache = new_cache(model.config, 1)
-    model(prompt, cache)
-    many = cache.copy(3)
-    torch.testing.assert_close(model(ends, many), model(torch.cat([prompt.expand(3, 9), ends], 1))[:, 9:], **CLOSE)
-    assert cache.lengths_B.tolist() == [9], "the first goes on by itself"
-    torch.testing.assert_close(model(ends[:1], cache), model(torch.cat([prompt, ends[:1]], 1))[:, 9:], **CLOSE)
-
-
-@pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
-def test_save_and_load(kind: str, int8: bool, tmp_path: Path) -> None:
-    model = built(kind)
-    cache = new_cache(model.config, 2, int8=int8)
-    model(torch.randint(30, (2, 12)), cache, torch.tensor([12, 7]))
-    cache.save(tmp_path / "cache.safetensors")
-    again = type(cache).load(tmp_path / "cache.safetensors", model.config)
-    assert again.nbytes == cache.nbytes
-    x = torch.randint(30, (2, 3))
-    assert torch.equal(model(x, again), model(x, cache))
-    assert [path.name for path in tmp_path.iterdir()] == ["cache.safetensors"]
-    with pytest.raises(ValueError, match="of another model: make a new one"):
-        type(cache).load(tmp_path / "cache.safetensors", model.config.replace(rope_base=99))
-    (tmp_path / "nonsense").write_bytes(b"12345678")
-    with pytest.raises(ValueError, match="nonsense is not a saved cache"):
-        type(cache).load(tmp_path / "nonsense", model.config)
 
 
 # ---- Mistakes
@@ -219,8 +184,6 @@ def test_mistakes_leave_the_cache_intact(kind: str) -> None:
             model(tokens, cache, counts)
     with pytest.raises(ValueError, match="length=-1 must be at least"):
         cache.truncate(-1)
-    with pytest.raises(ValueError, match="times=0 must be at least 1"):
-        cache.copy(0)
     torch.testing.assert_close(model(x[:, 20:], cache), model(x)[:, 20:], **CLOSE)
 
 
@@ -229,7 +192,7 @@ def test_a_window_cannot_go_back_past_what_it_dropped() -> None:
     model, cache = built("window"), new_cache(KINDS["window"], 1)
     for _ in range(20):
         model(torch.zeros(1, 1, dtype=torch.int64), cache)
-    with pytest.raises(ValueError, match=r"length=3 must be at least \d+, from where on this cache can go on"):
+    with pytest.raises(ValueError, match=r"length=3 must be at least \d+: what came before has left the window"):
         cache.truncate(3)
 
 

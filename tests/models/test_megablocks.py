@@ -61,7 +61,7 @@ def test_all_backends_agree(
     torch.manual_seed(seed)
     top_k = min(top_k, experts)
     shape = ModelConfig(d_model=width, n_heads=1, d_expert=hidden, n_experts=experts, top_k=top_k)
-    layer = Experts(experts, hidden, shape, plain=False)
+    layer = Experts(experts, hidden, shape)
     choices = torch.arange(top_k).expand(tokens, top_k) if crowd else torch.rand(tokens, experts).topk(top_k)[1]
     routing = routing_of(choices.contiguous(), experts)
     x = torch.randn(tokens, width, requires_grad=True)
@@ -101,7 +101,7 @@ for name, kernel in list(vars(kernels).items()):
         kernel.run = counted
 for experts, top_k in ((4, 2), (6, 1)):
     torch.manual_seed(0)
-    layer = Experts(experts, 12, ModelConfig(d_model=16, n_heads=1, d_expert=12, n_experts=experts, top_k=top_k), False)
+    layer = Experts(experts, 12, ModelConfig(d_model=16, n_heads=1, d_expert=12, n_experts=experts, top_k=top_k))
     x, logits = torch.randn(24, 16, requires_grad=True), torch.randn(24, experts, requires_grad=True)
     routing = route_plain(logits, ModelConfig(n_experts=experts, top_k=top_k))
     results = []
@@ -163,7 +163,7 @@ def test_backends_of_the_config() -> None:
 def test_on_a_gpu() -> None:
     torch.manual_seed(0)
     shape = ModelConfig(d_model=128, n_heads=1, d_expert=128, n_experts=8, top_k=2)
-    layer = Experts(8, 128, shape, plain=False).cuda()
+    layer = Experts(8, 128, shape).cuda()
     routing = routing_of(torch.rand(256, 8, device="cuda").topk(2)[1], 8)
     x = torch.randn(256, 128, device="cuda", dtype=torch.bfloat16)
     torch.testing.assert_close(layer.megablocks(x, routing), layer.naive(x, routing), rtol=5e-2, atol=5e-2)

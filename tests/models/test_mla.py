@@ -1,14 +1,11 @@
 """Multi-head latent attention against DeepSeek's as Hugging Face wrote it, and its two forms against each other."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import DeepseekV2Config, DeepseekV3Config, DeepseekV3ForCausalLM
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention, DeepseekV2RotaryEmbedding
@@ -18,8 +15,8 @@ from sparsity_lab.config import ModelConfig
 from sparsity_lab.models import Transformer, generate
 from sparsity_lab.models.attention import rotations
 from sparsity_lab.models.cache import new_cache
-from sparsity_lab.models.deepseek import attention_weights, load_attention, yarn
 from sparsity_lab.models.mla import LatentAttention
+from tests.models.deepseek import attention_weights, yarn
 
 KINDS = {
     "v3": (DeepseekV3Config, DeepseekV3Attention, DeepseekV3RotaryEmbedding),
@@ -52,7 +49,7 @@ SHAPES = [
 ]
 
 
-def theirs(kind: str, config: ModelConfig, scaling: dict[str, Any] | None = None) -> tuple[Any, Any]:
+def deepseek(kind: str, config: ModelConfig, scaling: dict[str, Any] | None = None) -> tuple[Any, Any]:
     """DeepSeek's attention of that shape, and its rotary embedding."""
     settings_, attention, rotary = KINDS[kind]
     hf = settings_(
@@ -85,7 +82,7 @@ def call(kind: str, module: Any, rotary: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("config", SHAPES, ids=["v3", "v2-lite", "narrow", "wide"])
 def test_outputs_and_gradients_are_deepseeks(config: ModelConfig, kind: str, plain: bool) -> None:
     torch.manual_seed(0)
-    module, rotary = theirs(kind, config)
+    module, rotary = deepseek(kind, config)
     ours = LatentAttention(config, plain)
     ours.load_state_dict(attention_weights(module.state_dict()))
     for norm in ("q_norm", "kv_norm"):  # not all ones, or a forgotten norm would not be seen
@@ -190,37 +187,17 @@ def test_real_shape_prefers_absorbed_decoding_and_naive_prefill() -> None:
     assert attention.cheaper(4096, 4096) == "naive"
 
 
-# ---- A checkpoint's attention
+# ---- A stretched context
 
 
-def checkpoint(folder: Path, config: ModelConfig, module: Any, shards: bool, scaling: dict[str, Any]) -> None:
-    names = [f"model.layers.1.self_attn.{name}" for name in module.state_dict()]
-    tensors = dict(zip(names, module.state_dict().values(), strict=True)) | {"model.norm.weight": torch.ones(3)}
-    settings_ = {
-        "model_type": "deepseek_v3", "vocab_size": 99, "max_position_embeddings": config.context,
-        "hidden_size": config.d_model, "num_hidden_layers": 2, "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_heads, "kv_lora_rank": config.kv_lora_rank, "q_lora_rank": config.q_lora_rank,
-        "qk_nope_head_dim": config.nope_dim, "qk_rope_head_dim": config.rope_dim, "v_head_dim": config.value_dim,
-        "intermediate_size": 20, "moe_intermediate_size": 8, "n_routed_experts": 4, "num_experts_per_tok": 2,
-        "first_k_dense_replace": 1, "rope_theta": 10_000, "rope_scaling": scaling,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(settings_))
-    if not shards:
-        save_file(tensors, folder / "model.safetensors")
-        return
-    files = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(tensors)}
-    for file in set(files.values()):
-        save_file({name: tensors[name] for name in tensors if files[name] == file}, folder / file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
-
-
-@pytest.mark.parametrize("shards", [False, True])
-def test_load_attention_with_yarn(tmp_path: Path, shards: bool) -> None:
-    """The released V2 and V3 stretch their context: without YaRN their attention would not be theirs."""
-    config = SHAPES[0].replace(d_head=None)
-    module, rotary = theirs("v3", config, YARN)
-    checkpoint(tmp_path, config, module, shards, YARN)
-    ours, turns = load_attention(tmp_path, 1)
+def test_attention_with_yarn_is_deepseeks() -> None:
+    """The released V2 and V3 stretch their context: without YaRN our attention would not be theirs."""
+    config = SHAPES[0]
+    module, rotary = deepseek("v3", config, YARN)
+    turns, temperature = yarn(config, YARN)
+    ours = LatentAttention(config, plain=False)
+    ours.load_state_dict(attention_weights(module.state_dict()))
+    ours.scale *= temperature
     x = torch.randn(1, 50, config.d_model)
     torch.testing.assert_close(ours(x, turns[:50]), call("v3", module, rotary, x), rtol=1e-4, atol=1e-5)
     assert (ours(x, rotations(config)[:50]) - ours(x, turns[:50])).abs().max() > 1e-3
@@ -230,32 +207,10 @@ def test_load_attention_with_yarn(tmp_path: Path, shards: bool) -> None:
 def test_yarn_is_transformers(change: dict[str, Any]) -> None:
     config = shape(2, 4, 64, 4, 8, None).replace(context=300)
     settings_ = YARN | change
-    _, rotary = theirs("v3", config, settings_)
+    _, rotary = deepseek("v3", config, settings_)
     cos, sin = rotary(torch.zeros(1, 300, 1), torch.arange(300)[None])
     turns, temperature = yarn(config, settings_)
     torch.testing.assert_close(turns.real, cos[0, :, :32], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(turns.imag, sin[0, :, :32], rtol=1e-4, atol=1e-4)
-    module, _ = theirs("v3", config, settings_)
+    module, _ = deepseek("v3", config, settings_)
     assert module.scaling == pytest.approx((4 + 64) ** -0.5 * temperature)
-
-
-def test_mistakes(tmp_path: Path) -> None:
-    config = SHAPES[0]
-    module, _ = theirs("v3", config)
-    with pytest.raises(ValueError, match="cannot be read"):
-        load_attention(tmp_path, 0)
-    checkpoint(tmp_path, config, module, False, {"type": "linear"})
-    with pytest.raises(ValueError, match="layer=2 must be from 0 to 1"):
-        load_attention(tmp_path, 2)
-    with pytest.raises(ValueError, match=r"holds no tensor model\.layers\.0\.self_attn"):
-        load_attention(tmp_path, 0)
-    with pytest.raises(ValueError, match="rope_type='linear' is not understood"):
-        load_attention(tmp_path, 1)
-    checkpoint(tmp_path, config.replace(kv_lora_rank=13), module, False, {})
-    with pytest.raises(ValueError, match="layer 1 does not fit"):
-        load_attention(tmp_path, 1)
-    (tmp_path / "model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="has no readable"):
-        load_attention(tmp_path, 1)
-    with pytest.raises(ValueError, match="is no weight of DeepSeek's attention"):
-        attention_weights({"k_proj.weight": torch.ones(1)})

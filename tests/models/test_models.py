@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -14,17 +14,10 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models import Transformer, generate
-from sparsity_lab.models.attention import attend, attend_plain, norm_rope, norm_rope_plain, rotations
+from sparsity_lab.models.attention import norm_rope, norm_rope_plain, rotations
 from sparsity_lab.models.cache import new_cache
 from sparsity_lab.models.experts import Experts
-from sparsity_lab.models.ops import (
-    linear,
-    linear_cross_entropy,
-    linear_cross_entropy_plain,
-    linear_plain,
-    rms_norm,
-    rms_norm_plain,
-)
+from sparsity_lab.models.ops import linear, linear_cross_entropy, linear_plain, rms_norm, rms_norm_plain
 from sparsity_lab.models.router import Routing, route, route_plain
 
 Twins = Callable[..., None]
@@ -49,18 +42,6 @@ def test_rms_norm(assert_twins: Twins, n: int, d: int) -> None:
     torch.testing.assert_close(rms_norm(normal(n, d), torch.ones(d)), F.rms_norm(normal(n, d), (d,), eps=1e-6))
 
 
-@given(n=st.integers(1, 40), d=st.integers(1, 20), v=st.integers(2, 300))
-@example(n=2048, d=64, v=256)
-def test_linear_cross_entropy(assert_twins: Twins, n: int, d: int, v: int) -> None:
-    targets = torch.randint(v, (n,), generator=torch.Generator().manual_seed(n))
-    assert_twins(
-        lambda x, w: linear_cross_entropy(x, w, targets),
-        lambda x, w: linear_cross_entropy_plain(x, w, targets),
-        normal(n, d) * d**-0.5,  # logits near 1: a loss near 0 is a difference of large numbers
-        normal(v, d),
-    )
-
-
 def test_cross_entropy_of_a_certain_model_is_finite() -> None:
     x = torch.tensor([[1000.0, 0.0]], requires_grad=True)
     loss = linear_cross_entropy(x, torch.eye(2), torch.tensor([1]))
@@ -82,7 +63,7 @@ def test_cross_entropy_of_a_certain_model_is_finite() -> None:
 )
 @example(batch=2, tokens=65, kv_heads=2, shared=1, head_dim=16)
 @settings(max_examples=25)
-def test_attention(assert_twins: Twins, batch: int, tokens: int, kv_heads: int, shared: int, head_dim: int) -> None:
+def test_norm_rope(assert_twins: Twins, batch: int, tokens: int, kv_heads: int, shared: int, head_dim: int) -> None:
     heads = kv_heads * shared
     turns = rotations(ModelConfig(d_model=heads * head_dim, n_heads=heads, context=200))[:tokens]
     inputs = normal(batch, tokens, (heads + 2 * kv_heads) * head_dim), normal(head_dim), normal(head_dim, seed=9)
@@ -91,8 +72,6 @@ def test_attention(assert_twins: Twins, batch: int, tokens: int, kv_heads: int, 
         lambda qkv, q, k: norm_rope_plain(qkv, heads, q, k, turns),
         *inputs,
     )
-    qkv = [normal(batch, tokens, n * head_dim, seed=seed) for seed, n in enumerate((heads, kv_heads, kv_heads))]
-    assert_twins(lambda q, k, v: attend((q, k, v), heads), lambda q, k, v: attend_plain((q, k, v), heads), *qkv)
 
 
 def test_rope_is_relative() -> None:
@@ -152,7 +131,7 @@ def test_z_loss() -> None:
 
 def check_experts(assert_twins: Twins, d: int, f: int, experts_NK: Tensor, n_experts: int) -> None:
     n, k = experts_NK.shape
-    experts = Experts(n_experts, f, ModelConfig(d_model=d, n_heads=1, d_expert=f, n_experts=n_experts), plain=True)
+    experts = Experts(n_experts, f, ModelConfig(d_model=d, n_heads=1, d_expert=f, n_experts=n_experts))
     counts = torch.bincount(experts_NK.flatten(), minlength=n_experts)
 
     def run(work: str) -> Callable[..., Tensor]:
@@ -200,6 +179,9 @@ def test_backends_agree(config: ModelConfig, batch: int) -> None:
     for model in models:
         loss, aux_loss = model.loss(x, x.roll(-1, 1))
         (loss + aux_loss).backward()
+    if config.router == "expert_choice":  # among equal tokens, rounding would decide which one an expert takes
+        scores = [router.last.probs_NE.sort(0).values for router in models[0].routers() if router.last is not None]
+        assume(all(bool((score.diff(dim=0) > 1e-5).all()) for score in scores))
     for (name, mine), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         assert mine.grad is not None
         assert other.grad is not None
@@ -338,8 +320,6 @@ def test_routing_statistics() -> None:
     for layer in stats:
         assert sum(layer.load) == pytest.approx(1)
         assert layer.max_load == pytest.approx(max(layer.load) * 8)
-        assert 0 <= layer.load_entropy <= 1.0001
-        assert 0 <= layer.token_entropy <= 1.0001
         assert layer.dead == layer.load.count(0.0)
     assert Transformer(ModelConfig()).routing() == []
 

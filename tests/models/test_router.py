@@ -28,7 +28,7 @@ V3 = ModelConfig(
 )  # fmt: skip
 
 
-def theirs(config: ModelConfig) -> DeepseekV3MoE:
+def deepseek_v3(config: ModelConfig) -> DeepseekV3MoE:
     block = DeepseekV3MoE(
         DeepseekV3Config(
             hidden_size=config.d_model, moe_intermediate_size=config.d_expert, n_routed_experts=config.n_experts,
@@ -53,7 +53,7 @@ def test_block_is_deepseek_v3s(changes: dict[str, float], backend: str) -> None:
     """Output, and gradients of the input and of every weight."""
     torch.manual_seed(0)
     config = V3.replace(**changes)
-    block, ours = theirs(config), MoE(config, backend)
+    block, ours = deepseek_v3(config), MoE(config, backend)
     assert ours.router is not None
     assert ours.router.weight is not None
     assert ours.router.bias_E is not None
@@ -257,7 +257,7 @@ def test_trains_alike_whichever_backend(
 
 
 @pytest.mark.parametrize("router", ["expert_choice", "random"])
-def test_goes_on_as_if_never_stopped(
+def test_resumes_as_if_never_stopped(
     router: str, model: ModelConfig, run: RunConfig, corpus: Corpus, tmp_path: Path
 ) -> None:
     model, path = model.replace(router=router, top_k=2), tmp_path / "run.safetensors"

@@ -472,7 +472,7 @@ def data_of(n_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def test_every_window_once_an_epoch(n_bytes: int, context: int, seed: int, batch_size: int, epoch: int) -> None:
     data = np.random.default_rng(0).integers(0, 256, max(n_bytes, context + 1)).astype(np.uint8)
     windows = Windows(data, context, seed)
-    n = len(windows)
+    n = windows.n_windows
     assert n == (len(data) - 1) // context
     first, last = epoch * n // batch_size, ((epoch + 1) * n - 1) // batch_size
     batches = [windows.batch(step, batch_size) for step in range(first, last + 1)]
@@ -502,7 +502,7 @@ def test_any_step_without_replay(n_bytes: int, context: int, seed: int, batch_si
 
 def test_shapes_and_orders() -> None:
     windows = Windows(data_of(10_001), 100, 0)
-    assert len(windows) == 100
+    assert windows.n_windows == 100
     x, y = windows.batch(7, 16)
     assert x.shape == y.shape == (16, 100)
     assert x.dtype == y.dtype == torch.int64

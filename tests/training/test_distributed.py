@@ -46,7 +46,7 @@ print(json.dumps(results))
 workers.leave(0)
 """
 
-Job = tuple[str, int | None]  # a checkpoint to go on from, or none; the step to stop at, saving after each, or the end
+Job = tuple[str, int | None]  # a checkpoint to resume from, or none; the step to stop at, saving after each, or the end
 
 
 def both(
@@ -100,7 +100,7 @@ def test_two_processes_are_one(mode: str, kind: str, model: ModelConfig, run: Ru
 
 
 @pytest.mark.parametrize("mode", ["data", "experts"])
-def test_saved_by_two_goes_on_with_two_or_one(mode: str, model: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
+def test_saved_by_two_resumes_with_two_or_one(mode: str, model: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
     """And the other way round: the file is that of one process, moments of AdamW and biases included."""
     model = model.replace(**SHAPES["deepseek"])
     run = run.replace(budget=3e7, batch_size=4)
@@ -117,12 +117,12 @@ def test_saved_by_two_goes_on_with_two_or_one(mode: str, model: ModelConfig, run
         assert set(two.keys()) == set(one.keys())
         for name in one.keys():  # noqa: SIM118
             torch.testing.assert_close(two.get_tensor(name), one.get_tensor(name), rtol=0.05, atol=5e-3, msg=name)
-    going_on = Training(model, run, checkpoint_path=path)
-    assert going_on.steps_done == 3
-    while not going_on.done:
-        going_on.step()
+    resumed = Training(model, run, checkpoint_path=path)
+    assert resumed.steps_done == 3
+    while not resumed.done:
+        resumed.step()
     wanted = torch.tensor(alone.losses)
-    torch.testing.assert_close(torch.tensor(going_on.losses), wanted, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(torch.tensor(resumed.losses), wanted, rtol=2e-3, atol=2e-3)
     for unbroken, broken, again, from_one in results:
         assert len(broken["losses"]) == 3
         assert again["losses"] == unbroken["losses"], "to the last digit"

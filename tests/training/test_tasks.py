@@ -83,7 +83,7 @@ def test_nothing_tested_was_trained_on(name: str) -> None:
     asked = {e.prompt for e in examples(task, 2_000, 1)}
     assert trained.isdisjoint(asked) != task.from_memory
     if task.from_memory:
-        assert asked <= trained, "who was never told cannot remember"
+        assert asked <= trained, "a fact that was never read cannot be remembered"
 
 
 @given(st.lists(st.binary(min_size=6, max_size=6), min_size=1, max_size=20))
@@ -121,9 +121,9 @@ def test_chance_is_the_share_of_the_commonest_answer(name: str) -> None:
 
 
 def test_text_holds_each_task_in_its_share() -> None:
-    text = bytes(tasks.text(SOURCE, 200_000, seed=3))
-    assert text == bytes(tasks.text(SOURCE, 200_000, seed=3))
-    assert text != bytes(tasks.text(SOURCE, 200_000, seed=4))
+    text = bytes(tasks.training_text(SOURCE, 200_000, seed=3))
+    assert text == bytes(tasks.training_text(SOURCE, 200_000, seed=3))
+    assert text != bytes(tasks.training_text(SOURCE, 200_000, seed=4))
     assert len(text) == pytest.approx(200_000, rel=0.02)
     lines = text.decode().splitlines()
     for mark, task in (("=", "arithmetic"), (":", "recall"), ("~", "copying"), ("|", "brackets")):
@@ -135,7 +135,7 @@ def test_text_holds_each_task_in_its_share() -> None:
 
 @given(st.sampled_from(sorted(set(TASKS) - {"recall"})))
 def test_text_holds_no_line_that_is_asked(name: str) -> None:
-    text = bytes(tasks.text(SOURCE, 100_000)).splitlines()
+    text = bytes(tasks.training_text(SOURCE, 100_000)).splitlines()
     asked = {line.tobytes() for line in tasks.lines(TASKS[name], 1_000, 5)}
     assert asked.isdisjoint(text)
 
@@ -144,12 +144,12 @@ def test_the_corpus(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     python = SimpleNamespace(train=np.frombuffer(SOURCE, np.uint8))
     real = load_corpus
     monkeypatch.setattr(tasks, "TEXT_BYTES", 50_000)
-    monkeypatch.setattr(tasks.text, "__defaults__", (50_000, 0))
+    monkeypatch.setattr(tasks.training_text, "__defaults__", (50_000, 0))
     monkeypatch.setattr(corpus, "load_corpus", lambda name, progress=None: python)
     monkeypatch.setattr(corpus, "_python_source", lambda packages: corpus._Source(["a version"], lambda report: None))
     found = real("tasks")
     whole = np.concatenate([found.train, found.val]).tobytes()
-    assert sorted(whole) == sorted(tasks.text(SOURCE, 50_000))
+    assert sorted(whole) == sorted(tasks.training_text(SOURCE, 50_000))
     assert real("tasks").fingerprint == found.fingerprint
 
 

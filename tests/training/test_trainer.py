@@ -56,12 +56,12 @@ def test_deterministic(model: ModelConfig, run: RunConfig) -> None:
 
 
 def test_adamw_is_torchs(model: ModelConfig, run: RunConfig) -> None:
-    ours, theirs = Training(model, run), Training(model, run)
-    theirs.optimizer = torch.optim.AdamW(theirs.optimizer.param_groups)
+    ours, reference = Training(model, run), Training(model, run)
+    reference.optimizer = torch.optim.AdamW(reference.optimizer.param_groups)
     for _ in range(5):
         ours.step()
-        theirs.step()
-    assert list(ours.losses) == list(theirs.losses)
+        reference.step()
+    assert list(ours.losses) == list(reference.losses)
 
 
 def test_backends_train_alike(model: ModelConfig, run: RunConfig) -> None:
@@ -173,7 +173,7 @@ def test_kill_9_then_resume(corpus_file: Path, tmp_path: Path) -> None:
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL, "it ended before it was killed: raise the budget"
     steps, resumed = run_of(model, run, checkpoint_path=checkpoint)
-    assert 0 < len(steps) < whole.steps, "it went on from the checkpoint"
+    assert 0 < len(steps) < whole.steps, "it resumed from the checkpoint"
     assert resumed.val_loss == whole.val_loss
     assert resumed.curve == whole.curve
 
