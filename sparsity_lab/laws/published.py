@@ -7,8 +7,10 @@ was fitted, and where to read it.
     C        training FLOPs
 """
 
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -175,100 +177,33 @@ def _frantar(k: Mapping[str, float], N: Array, D: Array, S: Array) -> Array:
     return np.asarray(capacity + (k["a_D"] / D) ** k["b_D"] + k["c"])
 
 
-# ---- The registry
+# ---- The registry: formulas here, all else in published.toml
 
-LOSS = "loss, nats per token"
-CHINCHILLA = "L = E + A/N^α + B/D^β"
-SATURATING = "1/Ê = 1/(E − 1 + (1/E_start − 1/E_max)⁻¹) + 1/E_max"
+LOSS = "loss, nats per token"  # what all of these laws but one predict
 DENSE: dict[str, Share] = {"total": np.ones_like, "active": np.ones_like}
 # A block has 4·d² weights of attention and 64 times the 8·d² of a dense feed-forward part; one 64th of it is active.
 KRAJEWSKI_ACTIVE = (4 + 8) / (4 + 8 * 64)
 
-LAWS: dict[str, PublishedLaw] = {
-    law.name: law
-    for law in (
-        PublishedLaw(
-            "abnar",
-            "L = a/N^α + b/D^β + c/(1−S)^λ + d/((1−S)^δ·N^γ) + e",
-            {
-                "a": 16612.50, "b": 5455.67, "c": 0.4598, "d": 17.26, "e": 0.94,
-                "alpha": 0.5962, "beta": 0.3954, "lambda": -0.1666, "delta": 0.1603, "gamma": 0.1595,
-            },
-            "none", LOSS, "total, with embeddings", ("N", "D", "S"),
-            {"S": (0, 0.98), "C": (3e19, 1e21)},
-            "Abnar et al. 2025, Parameters vs FLOPs, arXiv 2501.12370, Eq. 6", "checked", _abnar,
-            {"total": np.ones_like, "active": lambda S: 1 - S},
-            notes="Fitted to compute-optimal models alone. S = 0.98 was held out and is predicted with R² 68 %, "
-            "against 99 % within the fit. S counts experts of feed-forward layers, so N_a = (1−S)·N ignores that "
-            "attention and embeddings are always active.",
-        ),
-        PublishedLaw(
-            "hoffmann", CHINCHILLA, {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28},
-            "none", LOSS, "total, with embeddings", ("N", "D"),
-            {"N": (7e7, 1.6e10), "D": (5e9, 5e11)},
-            "Hoffmann et al. 2022, Chinchilla, arXiv 2203.15556, Eq. 10", "checked", _chinchilla, DENSE, 0.0,
-            "As printed, its optimum at Chinchilla's 5.76e23 FLOPs is 32B weights on 3.0T tokens, not the 70B on 1.4T "
-            "that were trained; besiroglu is the correction.",
-        ),
-        PublishedLaw(
-            "besiroglu", CHINCHILLA, {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
-            "none", LOSS, "total, with embeddings", ("N", "D"),
-            {"N": (7e7, 1.6e10), "D": (5e9, 5e11)},
-            "Besiroglu et al. 2024, Chinchilla scaling: a replication attempt, arXiv 2404.10102", "checked",
-            _chinchilla, DENSE, 0.0, "Fitted again to Hoffmann's runs, read off a figure of their paper.",
-        ),
-        PublishedLaw(
-            "clark", f"log L = a·log N + b·log Ê + c·log N·log Ê + d, {SATURATING}",
-            {"a": -0.082, "b": -0.108, "c": 0.009, "d": 1.104, "E_start": 1.847, "E_max": 314.478},
-            "10", LOSS, "dense-equivalent", ("N", "E"),
-            {"N": (5e6, 1.3e9), "E": (1, 512)},
-            "Clark et al. 2022, Unified scaling laws for routed language models, arXiv 2202.01169, S-BASE", "checked",
-            _clark, {},
-            notes="N is that of the dense model into which the experts were put. D was 130B tokens for every model, so "
-            "the law says nothing about fewer or more.",
-        ),
-        PublishedLaw(
-            "krajewski", "L = c + (g/G^γ + a)/N^α + b/D^β",
-            {"a": 18.1, "b": 30.8, "c": 0.47, "g": 2.1, "alpha": 0.115, "beta": 0.147, "gamma": 0.58},
-            "none", LOSS, "total, without embeddings", ("N", "D", "G"),
-            {"N": (1.29e8, 3.7e9), "D": (1.6e10, 1.3e11), "G": (1, 16)},
-            "Krajewski et al. 2024, Scaling laws for fine-grained mixture of experts, arXiv 2402.07871", "checked",
-            _krajewski, {"total": np.ones_like, "active": lambda S: np.full_like(S, KRAJEWSKI_ACTIVE)}, 63 / 64,
-            "Every model has 64·G experts, and G of them are active. The law leaves out the cost of routing, which is "
-            "what bounds G in the paper; by the law alone a larger G is always better.",
-        ),
-        PublishedLaw(
-            "ludziejewski", f"L = a·Ê^δ·N^(α + γ·ln Ê) + b·Ê^ω·D^(β + ζ·ln Ê) + c, {SATURATING}",
-            {
-                "a": 35.91, "b": 35.98, "c": 1.3637, "alpha": -0.1889, "beta": -0.1775, "gamma": 0.0098,
-                "delta": -0.2285, "omega": 0.5529, "zeta": -0.0259, "E_start": 2.0732, "E_max": 290.4521,
-            },
-            "e", LOSS, "active, with embeddings", ("N", "D", "E"),
-            {"N": (0, 2.7e9), "D": None, "E": (1, 32)},
-            "Ludziejewski et al. 2025, Joint MoE scaling laws, arXiv 2502.05172", "checked", _ludziejewski,
-            {"active": np.ones_like},
-            notes="Total parameters depend on the shape of the model and don't follow from N and E alone.",
-        ),
-        PublishedLaw(
-            "ling", "EL = Â^(a + d·log10 C + γ·(log2 G)² + β·log2 G), 1/Â = 1/(A + (1/A_start − 1/A_max)⁻¹) + 1/A_max",
-            {"a": 1.23, "d": -0.0761, "gamma": 0.0167, "beta": -0.117, "A_start": 0.0163, "A_max": 5.28e16},
-            "10 of C, 2 of G: inferred, because the paper writes log for both",
-            "efficiency leverage", "", ("A", "G", "C"),
-            {"A": (1 / 128, 1), "G": (2, 16), "C": (3e18, 6e20)},
-            "Tian et al. 2025, Towards greater leverage, arXiv 2507.17702", "inferred", _ling, {},
-            notes="It does not predict a loss but compares FLOPs at equal loss. With these bases it gives 7.24 at "
-            "A = 3.1 %, G = 12, C = 1e22, where the paper says more than 7. With E_s shared experts, "
-            "A = (E_a + E_s)/(E + E_s).",
-        ),
-        PublishedLaw(
-            "frantar", "L = (a_S·(1−S)^b_S + c_S)/N^b_N + (a_D/D)^b_D + c",
-            {"a_S": 16.8, "b_S": 0.722, "c_S": 45.0, "b_N": 0.245, "a_D": 6.90e8, "b_D": 0.203, "c": 0.651},
-            "none", LOSS, "non-zero", ("N", "D", "S"),
-            {"N": (0, 8.5e7), "D": None, "S": (0, 0.875)},
-            "Frantar et al. 2023, Scaling laws for sparsely-connected foundation models, arXiv 2309.08520, T5 on C4",
-            "second-hand", _frantar, {},
-            notes="Coefficients from others' summaries of the paper, not from the paper. S is the share of weights "
-            "that gradual pruning set to zero, not of experts. Training costs more than 6·N·D because it begins dense.",
-        ),
-    )
-}  # fmt: skip
+FORMULAS: dict[str, tuple[Callable[..., Array], dict[str, Share]]] = {  # and how N counts otherwise
+    "abnar": (_abnar, {"total": np.ones_like, "active": lambda S: 1 - S}),
+    "hoffmann": (_chinchilla, DENSE),
+    "besiroglu": (_chinchilla, DENSE),
+    "clark": (_clark, {}),
+    "krajewski": (_krajewski, {"total": np.ones_like, "active": lambda S: np.full_like(S, KRAJEWSKI_ACTIVE)}),
+    "ludziejewski": (_ludziejewski, {"active": np.ones_like}),
+    "ling": (_ling, {}),
+    "frantar": (_frantar, {}),
+}
+
+
+def _read_laws() -> dict[str, PublishedLaw]:
+    laws = {}
+    for name, entry in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items():
+        formula, counts = FORMULAS[name]
+        entry["variables"] = tuple(entry["variables"])
+        entry["ranges"] = {variable: tuple(limits) or None for variable, limits in entry["ranges"].items()}
+        laws[name] = PublishedLaw(name=name, formula=formula, counts=counts, **entry)
+    return laws
+
+
+LAWS = _read_laws()
