@@ -6,8 +6,7 @@ from .flops import active_flops_6nd as active_flops_6nd, causal_flops_per_token 
 from .flops import decode_flops_by_part as decode_flops_by_part, flops_by_part as flops_by_part
 from .flops import flops_per_step as flops_per_step, flops_per_token as flops_per_token
 from .flops import flops_skipping_zeros as flops_skipping_zeros
-from .flops import mtp_flops as mtp_flops, plan as plan, prefill_flops as prefill_flops
-from .flops import run_flops_by_part as run_flops_by_part
+from .flops import mtp_flops as mtp_flops, plan as plan
 from .memory import attention_twins as attention_twins, cache_bytes as cache_bytes
 from .memory import cache_elements_per_layer as cache_elements_per_layer
 from .memory import training_memory as training_memory

@@ -99,21 +99,9 @@ def tokens_seen(config: ModelConfig, tokens: int) -> int:
     return full * tokens + (config.n_layers - full) * min(tokens, config.window)
 
 
-def prefill_flops(config: ModelConfig, tokens: int) -> int:
-    """Returns the FLOPs of reading a prompt of ``tokens`` at once, with scores in full and the last token's logits."""
-    parts = flops_by_part(config, tokens)
-    return tokens * sum(parts.values()) - (tokens - 1) * parts["head"]
-
-
 def flops_per_token(config: ModelConfig) -> int:
     """Returns the training FLOPs per token, forward and backward."""
     return TRAIN * sum(flops_by_part(config).values())
-
-
-def run_flops_by_part(config: ModelConfig, tokens: int) -> dict[str, dict[str, int]]:
-    """Returns the FLOPs of training on ``tokens`` tokens, by pass (forward, backward) and part."""
-    forward = {part: flops * tokens for part, flops in flops_by_part(config).items()}
-    return {"forward": forward, "backward": {part: (TRAIN - 1) * flops for part, flops in forward.items()}}
 
 
 def flops_per_step(config: ModelConfig, batch_size: int) -> int:

@@ -22,7 +22,6 @@ from sparsity_lab.accounting import (
     flops_per_token,
     mtp_flops,
     plan,
-    run_flops_by_part,
 )
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.models import Transformer
@@ -221,13 +220,6 @@ def test_flops_are_the_counters(config: ModelConfig, batch_size: int) -> None:
     assert flops_per_step(config, batch_size) == 3 * forward
     if not config.mtp_depth:
         assert 3 * forward == tokens * flops_per_token(config)
-
-
-@given(config=st.from_type(ModelConfig), batch_size=st.integers(1, 9))
-def test_a_run_by_pass_and_part(config: ModelConfig, batch_size: int) -> None:
-    run = run_flops_by_part(config, batch_size * config.context)
-    assert sum(sum(parts.values()) for parts in run.values()) == flops_per_token(config) * batch_size * config.context
-    assert all(run["backward"][part] == 2 * flops for part, flops in run["forward"].items())
 
 
 def test_flops_by_hand() -> None:
