@@ -18,18 +18,18 @@ help: ## List these commands
 
 ## HEADLESS=1  lab, app: serve without opening a browser
 ## PORT=9000  lab, app: the port to serve on
-## IP=0.0.0.0  lab, app: the address to serve on, in a container; 127.0.0.1 is this machine alone
+## IP=0.0.0.0  lab, app: the address to serve on, for containers; the default, 127.0.0.1, is this machine only
 ## LAB_ARGS=...  lab: more options for JupyterLab
 ## SUBMISSIONS=dir  grade: what students handed in, dir/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb
-## ARGS=...  test, notebooks, gallery, grade, bench: options for the program behind it; `make test` then runs `pytest ARGS` and no more
+## ARGS=...  test, notebooks, gallery, grade, bench: options for the program behind the command; `make test` then runs only `pytest ARGS`
 ## PYTHON=python3.12  the Python that .venv is made with
-## TORCH_INDEX=URL  first installation: one more package index, say https://download.pytorch.org/whl/cpu (see below)
+## TORCH_INDEX=URL  first installation: an extra package index, e.g. https://download.pytorch.org/whl/cpu (see below)
 
 # --- Use ------------------------------------------------------------------------------------------------------------
 
 START := notebooks/00_start_here.ipynb
-# JupyterLab asks nobody for news or updates, nor the reader whether it may, and shows Markdown as it reads, the
-# glossary say. The settings are defaults: the reader's own win.
+# JupyterLab does not ask for news or updates, nor ask the reader for permission to do so, and it opens Markdown files,
+# such as the glossary, as formatted text. These are defaults: the reader's own settings take precedence.
 NO_NEWS := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate
 LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings
 LAB_DEFAULTS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}, \
@@ -43,8 +43,8 @@ lab: $(CORE) ## Install what is needed and open the first notebook in JupyterLab
 	@mkdir -p $(LAB_SETTINGS) && echo '$(LAB_DEFAULTS)' > $(LAB_SETTINGS)/overrides.json
 	@$(PY) -m jupyterlab $(SERVER) --LabApp.default_url=/lab/tree/$(START) $(NO_NEWS) $(LAB_ARGS)
 
-# Voila reads voila.json from where it is started, and finds its template by JUPYTER_PATH.
-app: $(CORE) ## Install what is needed and open the dashboard alone
+# Voila reads voila.json from the folder it is started in, and finds its template through JUPYTER_PATH.
+app: $(CORE) ## Install what is needed and open only the dashboard
 	@echo "==> The dashboard, served on $(IP); Ctrl-C ends it"
 	@cd notebooks/app && JUPYTER_PATH="$(CURDIR)/notebooks/app" "$(CURDIR)/$(PY)" -m jupyter_server $(SERVER) \
 	  --ServerApp.default_url=/voila/render/dashboard.ipynb
@@ -53,22 +53,22 @@ notebooks: $(CORE) ## Execute every notebook, with its figures, into build/noteb
 	@echo "==> Executing the notebooks into build/notebooks"
 	$(VENV)/bin/sparsity-lab notebooks --out build/notebooks $(ARGS)
 
-gallery: notebooks ## Execute every notebook and write pages to read without Python into build/gallery
+gallery: notebooks ## Execute every notebook and write web pages, readable without Python, into build/gallery
 	@echo "==> Writing the gallery; its first page is build/gallery/index.html"
 	$(VENV)/bin/sparsity-lab gallery --notebooks build/notebooks --out build/gallery
 
-course: $(CORE) ## Write the assignments for students into build/release
+course: $(CORE) ## Write the students' assignments into build/release
 	@echo "==> Writing assignments, without solutions and hidden tests, into build/release"
 	$(VENV)/bin/sparsity-lab course build --out build
 
-grade: $(CORE) ## Run what students handed in, in a sandbox; write marks and feedback into build/marks
-	@[ -n "$(SUBMISSIONS)" ] || { echo "Say what to grade: make grade SUBMISSIONS=dir" >&2; exit 2; }
+grade: $(CORE) ## Run submissions in a sandbox; write marks and feedback into build/marks
+	@[ -n "$(SUBMISSIONS)" ] || { echo "Name the folder of submissions: make grade SUBMISSIONS=dir" >&2; exit 2; }
 	@echo "==> Grading $(SUBMISSIONS) into build/marks"
 	$(VENV)/bin/sparsity-lab course grade "$(SUBMISSIONS)" --out build/marks $(ARGS)
 
 # --- Checks ---------------------------------------------------------------------------------------------------------
 
-# The variable that kaleido reads too. It must not be set to nothing.
+# kaleido reads this variable too, so it must not be set to an empty string.
 ifndef BROWSER_PATH
 BROWSER_PATH := $(shell for b in chromium chromium-browser google-chrome \
   "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"; do command -v "$$b" && break; done)
@@ -87,7 +87,7 @@ else
 	@echo "==> Testing JupyterLab in Chromium"
 	@if [ -n "$$BROWSER_PATH" ]; then $(PY) -m pytest tests/browser; \
 	elif [ "$$CI" = true ]; then echo "The browser tests need Chromium: sudo apt install chromium libatomic1" >&2; exit 1; \
-	else echo "Skipped the browser tests: no Chromium here. To run them too: sudo apt install chromium libatomic1"; fi
+	else echo "Skipped the browser tests, because Chromium is missing. To run them too: sudo apt install chromium libatomic1"; fi
 endif
 
 bench: $(DEV) ## Measure speed, as ratios within one run
@@ -97,7 +97,7 @@ bench: $(DEV) ## Measure speed, as ratios within one run
 STRIP = $(PY) -m nbstripout --keep-id --extra-keys "metadata.papermill cell.metadata.papermill"
 EACH_NOTEBOOK = find notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec
 
-lint: $(DEV) ## Check style, types and that notebooks are stripped
+lint: $(DEV) ## Check style and types, and that notebooks are stripped
 	@echo "==> Checking style, types and notebooks"
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -112,8 +112,8 @@ format: $(DEV) ## Format the code, strip the notebooks, write the glossary
 	$(PY) docs/glossary.py
 
 # --- Installation ---------------------------------------------------------------------------------------------------
-# The stamp, which names the folder it was made in, is all that means "installed": an environment that was never
-# finished, was moved, or has lost its Python is made anew.
+# Only the stamp, which names the folder it was made in, means "installed": an environment that was never finished, was
+# moved, or has lost its Python is made again.
 
 usable = [ -x $(PY) ] && [ "$$(cat $(CORE) 2>/dev/null)" = "$(CURDIR)" ]
 ifneq ($(shell $(usable) && echo yes),yes)
@@ -142,20 +142,20 @@ define make_venv
 @$(usable) || { echo "==> Making $(VENV)"; { $(check_python); } && "$(PYTHON)" -m venv --clear $(VENV); }
 endef
 
-# pip's own settings decide where packages come from. On Linux the usual index has torch with CUDA, several GB: without an
-# NVIDIA GPU, `make lab TORCH_INDEX=https://download.pytorch.org/whl/cpu` takes the small one.
+# pip's own settings decide where packages come from. On Linux the usual index has torch with CUDA, which takes several GB.
+# Without an NVIDIA GPU, `make lab TORCH_INDEX=https://download.pytorch.org/whl/cpu` installs the small one.
 PIP_INSTALL = -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)")
 
-# MegaBlocks pins torch 2.7, so it can be in no list of dependencies beside ours; it runs with this torch all the same.
-# It needs Triton, which has wheels for Linux alone. Built without the cache: pip would use a wheel that was built
-# without CUDA on a machine that has it. Without a GPU its setup must not see nvcc, which makes it ask for one.
+# MegaBlocks pins torch 2.7, so it cannot stand in one list of dependencies with our torch, but it runs with our torch too.
+# It needs Triton, which has wheels only for Linux. It is built without pip's cache, because pip would reuse a wheel that was
+# built without CUDA on a machine that has CUDA. Without a GPU its setup must not see nvcc, or it asks for a GPU.
 MEGABLOCKS := megablocks==0.10.0 stanford-stk==0.7.1
 define install_megablocks
 @[ "$$(uname -s 2>&1)" != Linux ] || { echo "==> Installing MegaBlocks"; \
   $(PY) $(PIP_INSTALL) -q setuptools wheel && \
   $$(command -v nvidia-smi >/dev/null || echo env CUDA_HOME=/none) \
     $(PY) $(PIP_INSTALL) -q --no-deps --no-build-isolation --no-cache-dir $(MEGABLOCKS) || \
-  echo "MegaBlocks could not be installed: its backend is not there, all else works" >&2; }
+  echo "MegaBlocks could not be installed: its backend is missing, but everything else works" >&2; }
 endef
 
 $(CORE): pyproject.toml constraints.txt
@@ -175,21 +175,21 @@ $(DEV): pyproject.toml constraints.txt
 install: $(DEV) ## Install everything, developers' tools too, into .venv
 	@echo "==> Everything is installed in $(VENV)"
 
-# Resolved as for the oldest Python of that line, so that the pins suit every one: some packages want a later 3.11.
+# The pins are resolved for the oldest supported Python, so that they suit every one: some packages want a later 3.11.
 define WRITE_PINS
 import json, re
 found = [package["metadata"] for package in json.load(open("build/pins.json"))["install"]]
 pins = {package["name"]: package["version"].split("+")[0] for package in found}
 left_out = re.compile("sparsity.lab|nvidia|cuda|triton")
 with open("constraints.txt", "w") as file:
-    print("# Made by `make constraints`: what `pip install -e .[dev]` takes, but for the parts of CUDA.", file=file)
+    print("# Made by `make constraints`: what `pip install -e .[dev]` installs, without the parts of CUDA.", file=file)
     for name in sorted(pins, key=str.lower):
         if not left_out.match(name):
             print(f"{name}=={pins[name]}", file=file)
 endef
 export WRITE_PINS
 
-constraints: ## Pin anew in constraints.txt what pyproject.toml resolves to
+constraints: ## Write the versions that pyproject.toml resolves to into constraints.txt
 	@echo "==> Resolving pyproject.toml"
 	@$(check_python)
 	"$(PYTHON)" -m venv --clear build/pins
@@ -201,7 +201,7 @@ constraints: ## Pin anew in constraints.txt what pyproject.toml resolves to
 
 # --- Tidying --------------------------------------------------------------------------------------------------------
 
-clean: ## Remove what was built, and caches
+clean: ## Remove build outputs and caches
 	@echo "==> Removing build outputs and caches"
 	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +

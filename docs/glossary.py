@@ -6,13 +6,13 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 HEAD = """# Glossary
 
-The words of the notebooks, with the notebook that introduces each.
-<!-- Written by `make format` from glossary.toml: change that. -->
+The terms of the notebooks, with the notebook that introduces each.
+<!-- `make format` writes this file from glossary.toml: change that one. -->
 """
 
 
 def page() -> str:
-    """The glossary as Markdown, sorted by term whatever its case."""
+    """Returns the glossary as Markdown, sorted by term regardless of case."""
     terms = tomllib.loads((DOCS / "glossary.toml").read_text(encoding="utf-8"))
     lines = []
     for term, entry in sorted(terms.items(), key=lambda item: item[0].lower()):

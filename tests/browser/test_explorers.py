@@ -25,7 +25,7 @@ def test_counting(page: Page, address: str) -> None:
 
     press(weights, "End")
     most = count_parameters(ModelConfig.on_dial(32, 1 - 1 / 256))
-    expect(weights.get_by_role("status")).to_contain_text(f"{most.total:,} weights, {most.active:,} at work")
+    expect(weights.get_by_role("status")).to_contain_text(f"{most.total:,} weights, {most.active:,} active")
     page.wait_for_function(
         """total => { const plot = document.querySelector('.sparsity-lab-explorer .js-plotly-plot');
         return plot.data.reduce((sum, trace) => sum + trace.x[1], 0) === total; }""",
@@ -49,7 +49,7 @@ def test_bill_dark(page: Page, address: str) -> None:
     run_all(page)
     bill = page.locator(".sparsity-lab-explorer")
     press(bill, "ArrowRight")
-    expect(bill.get_by_role("status")).to_contain_text("With 4 of 256 experts at work")
+    expect(bill.get_by_role("status")).to_contain_text("With 4 of 256 experts active")
     bill.screenshot(path=str(SCREENSHOTS / "bill_dark.png"))
 
 
