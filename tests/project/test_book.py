@@ -1,4 +1,4 @@
-"""The notebooks read as one book: a map, a place in it, questions at the end, a glossary, links that lead somewhere."""
+"""Checks that the notebooks read as one book: a map, each one's place in it, final questions, a glossary, links."""
 
 import re
 import runpy
@@ -17,14 +17,14 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 
 
 def prose(path: Path) -> list[str]:
-    """The Markdown of a file: of a notebook its cells."""
+    """Returns the Markdown of a file, without its code blocks; for a notebook, that of its cells."""
     if path.suffix != ".ipynb":
         return [re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)]
     return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
 
 
 def rows(path: Path) -> dict[str, list[str]]:
-    """The table of notebooks in a file: name of the notebook → its title and the cells beside it."""
+    """Returns the table of notebooks in a file: name of the notebook → its title and the cells beside it."""
     found = {}
     for line in "\n".join(prose(path)).splitlines():
         link = re.match(r"\| \[(\d\d [^\]]+)\]\((?:notebooks/)?([^)]+)\)", line)
@@ -42,7 +42,7 @@ MAP = rows(NOTEBOOKS[0])
 def test_readme_and_map_list_all_notebooks_in_order_with_the_same_questions() -> None:
     names = [path.name for path in NOTEBOOKS]
     assert list(LISTED) == names
-    assert list(MAP) == names[1:], "of itself the map says that one is there"
+    assert list(MAP) == names[1:], "the map is in the first notebook, so it does not link to it"
     for name, (title, question, builds_on) in MAP.items():
         assert [title, question] == LISTED[name][:2]
         assert builds_on
@@ -50,7 +50,7 @@ def test_readme_and_map_list_all_notebooks_in_order_with_the_same_questions() ->
 
 
 def place(number: int) -> str:
-    """The line at both ends of a notebook."""
+    """Returns the line that stands at both ends of a notebook."""
     names = list(LISTED)
     here = [f"You are here: **{names[number][:2]}**"]
     if number:
@@ -110,7 +110,7 @@ def test_term_stands_in_the_notebook_that_introduces_it(term: str) -> None:
 def test_no_earlier_notebook_introduces_the_term(term: str) -> None:
     bold = re.compile(rf"\*\*{re.escape(term)}s?\*\*", re.IGNORECASE)
     first = [path.name[:2] for path in NOTEBOOKS if any(bold.search(cell) for cell in prose(path))][:1]
-    assert first in ([], [TERMS[term]["notebook"]]), "bold is the word where it is explained"
+    assert first in ([], [TERMS[term]["notebook"]]), "a term is in bold where it is explained"
 
 
 # --- Links ---------------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ PAGES = [
 
 
 def anchors(path: Path) -> set[str]:
-    """What can stand behind #: JupyterLab's names of headings in a notebook, GitHub's in a file of Markdown."""
+    """Returns what may follow #: the names of headings as JupyterLab makes them for a notebook, and GitHub for Markdown."""
     headings = re.findall(r"^#+ (.+)$", "\n".join(prose(path)), re.MULTILINE)
     if path.suffix == ".ipynb":
         return {heading.replace(" ", "-") for heading in headings}

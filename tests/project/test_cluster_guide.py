@@ -1,4 +1,4 @@
-"""docs/cluster.md: what it tells to copy runs, as far as it can without a cluster."""
+"""Checks that the commands and scripts in docs/cluster.md run, as far as they can without a cluster."""
 
 import ast
 import re
@@ -27,11 +27,11 @@ def test_the_job_that_slurm_gets() -> None:
         assert line in job.splitlines()
     assert "-m distributed.cli.dask_worker" in job
     assert "--nthreads 1" in job
-    assert "--nworkers" not in job, "one process a job"
+    assert "--nworkers" not in job, "each job should have one process"
 
 
 def test_the_snippets_call_what_there_is() -> None:
-    """Names and keywords of ours; Kubernetes' own can't be had here."""
+    """Checks the names and keywords of this package; those of Kubernetes are not installed here."""
     import inspect
 
     from sparsity_lab.runs import grid, sweep

@@ -1,4 +1,4 @@
-"""The project's own files: dependencies, environment.yml, Makefile, CI, and notebooks as git holds them."""
+"""Checks the project's own files: dependencies, environment.yml, Makefile, CI, and the notebooks as git holds them."""
 
 import ast
 import importlib.metadata
@@ -41,7 +41,7 @@ def pins() -> dict[str, Version]:
 
 
 def required_by(name: str, extras: set[str]) -> Iterator[Requirement]:
-    """What an installed distribution needs on this machine, with these of its extras."""
+    """Yields what an installed distribution needs on this machine, with these extras."""
     for line in importlib.metadata.requires(name) or []:
         requirement = Requirement(line)
         environments = [{"extra": extra} for extra in ("", *extras)]
@@ -60,7 +60,7 @@ def test_dependency_is_pinned_and_installed_within_its_range(requirement):
 
 
 def test_package_imports_only_what_it_declares():
-    # No release of these fits in one list with our torch; who wants them installs them by hand.
+    # No release of these agrees with our torch, so they are installed by hand.
     # dask's extra is called as the package it brings.
     by_hand = {"distributed", "grouped_gemm", "megablocks", "stk", "triton"}
     distributions = importlib.metadata.packages_distributions()
@@ -78,7 +78,7 @@ def test_package_imports_only_what_it_declares():
 
 def test_constraints_hold_on_every_platform():
     for line in (ROOT / "constraints.txt").read_text().splitlines()[1:]:
-        assert re.fullmatch(r"[\w.-]+==[\w.]+", line), f"{line!r} is no plain pin (a build tag such as +cpu?)"
+        assert re.fullmatch(r"[\w.-]+==[\w.]+", line), f"{line!r} is not a plain pin (does it have a build tag such as +cpu?)"
     of_one_platform = [name for name in pins() if re.match("nvidia|cuda|triton", name)]
     assert not of_one_platform
     assert PROJECT["name"] not in pins()
@@ -99,7 +99,7 @@ def test_constraints_leave_nothing_open_and_suit_the_oldest_python():
         seen.add((name, extras))
         installed = Version(importlib.metadata.version(name)).public
         if name in pinned and installed != str(pinned[name]):
-            continue  # not installed with constraints.txt: what it needs says nothing about the pins
+            continue  # not installed with constraints.txt, so its needs say nothing about the pins
         assert oldest in SpecifierSet(importlib.metadata.metadata(name).get("Requires-Python", "")), name
         for requirement in required_by(name, set(extras)):
             todo.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
@@ -140,9 +140,9 @@ def script(path: Path, *lines: str) -> Path:
 
 
 class Workshop:
-    """A copy of the Makefile, and a Python for it whose environments are real but for the Python within.
+    """A copy of the Makefile, and a Python for it whose environments are real except for the Python in them.
 
-    A stand-in takes that place: it notes what it was asked, and fails while ``broken`` exists.
+    A stand-in takes its place: it writes down its arguments, and fails while ``broken`` exists.
     ``bin`` is the whole PATH.
     """
 
@@ -161,7 +161,7 @@ class Workshop:
         self.python = self.make_python("python", f'"$real" "$@" --without-pip && ln -sf "{stand_in}" .venv/bin/python')
 
     def make_python(self, name: str, *venv: str, path: Path | None = None) -> Path:
-        """A Python command. ``venv`` is what it does for ``-m venv``; modules in ``path`` come first."""
+        """Makes a Python command. ``venv`` is what it does for ``-m venv``; modules in ``path`` come first."""
         return script(
             self.home / name,
             f'export PYTHONPATH="{path or ""}"',
@@ -179,7 +179,7 @@ class Workshop:
         )
 
     def calls(self) -> list[str]:
-        """What the stand-in was asked since the last time; of MegaBlocks `megablocks` keeps what it was asked."""
+        """Returns the stand-in's arguments since the last call; those about MegaBlocks are kept in ``megablocks``."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         self.megablocks = [line for line in lines if "setuptools wheel" in line or "megablocks" in line]
@@ -198,7 +198,7 @@ def test_help_is_the_default_and_lists_every_target(workshop):
     targets = phony[1].split()
     assert {"help", "lab", "test", "notebooks", "bench", "lint", "clean", "distclean"} <= set(targets)
     for target in targets:
-        assert re.search(rf"^  make {target} +\w", listing, re.MULTILINE), f"`make help` says nothing of {target}"
+        assert re.search(rf"^  make {target} +\w", listing, re.MULTILINE), f"`make help` does not mention {target}"
     assert workshop.make("help").stdout == listing
 
 
@@ -357,7 +357,7 @@ NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".i
 
 
 def problems(path: Path) -> list[str]:
-    """What must not be in git, in words."""
+    """Describes what a notebook in git must not contain."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     found = []
