@@ -124,7 +124,7 @@ PAGES = [
 
 
 def anchors(path: Path) -> set[str]:
-    """Returns what may follow #: the names of headings as JupyterLab makes them for a notebook, and GitHub for Markdown."""
+    """Returns what may follow #: names of headings as JupyterLab (notebooks) or GitHub (Markdown) makes them."""
     headings = re.findall(r"^#+ (.+)$", "\n".join(prose(path)), re.MULTILINE)
     if path.suffix == ".ipynb":
         return {heading.replace(" ", "-") for heading in headings}

@@ -78,7 +78,7 @@ def test_package_imports_only_what_it_declares():
 
 def test_constraints_hold_on_every_platform():
     for line in (ROOT / "constraints.txt").read_text().splitlines()[1:]:
-        assert re.fullmatch(r"[\w.-]+==[\w.]+", line), f"{line!r} is not a plain pin (does it have a build tag such as +cpu?)"
+        assert re.fullmatch(r"[\w.-]+==[\w.]+", line), f"{line!r} is not a plain pin (a build tag such as +cpu?)"
     of_one_platform = [name for name in pins() if re.match("nvidia|cuda|triton", name)]
     assert not of_one_platform
     assert PROJECT["name"] not in pins()
