@@ -1,8 +1,8 @@
 """DataFrame in, figure out: every plot of the suite. A figure is its data and its titles; its look is in `style`.
 
-`style` holds the template, the colours and the pieces that several figures share. Every other file draws the data of
-the file of its name. No state, no widgets, no training. Notebooks write ``from sparsity_lab import figures``, and then
-``figures.costs.memory(…)``.
+`style` holds the template, the colours, roles and looks, and the pieces that several figures share: lines with
+intervals, axes, heat maps. `training` draws a run under way; every other file draws the data of the file of its name.
+No state, no widgets, no training. Notebooks write ``from sparsity_lab import figures`` and ``figures.costs.caches(…)``.
 """
 
 import sys

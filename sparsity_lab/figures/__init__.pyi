@@ -1,8 +1,10 @@
 from . import costs as costs
 from . import laws as laws
 from . import pruning as pruning
+from . import repeat as repeat
 from . import routing as routing
 from . import sparse_formats as sparse_formats
 from . import sparsity_measures as sparsity_measures
 from . import style as style
 from . import task_scores as task_scores
+from . import training as training

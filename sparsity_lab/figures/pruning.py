@@ -1,133 +1,78 @@
-"""Figures of what turning things off costs: DataFrames in, plotly figures out."""
+"""Figures of what turning things off costs."""
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sparsity_lab.figures.style import DENSE, GREY, GRID, LOOKS, SPARSE, smooth, styled
+from sparsity_lab.figures import style
+from sparsity_lab.figures.style import BLUE, LOOKS, Look, line, lines_with_intervals, share_axis, styled
+from sparsity_lab.figures.training import smooth
 
 LEAST = 1e-4  # nats; what rises less, or falls, is drawn here on a logarithmic axis
-RISE = {
-    "title": "held-out loss, nats a byte more",
-    "type": "log",
-    "tickvals": [LEAST, 1e-3, 1e-2, 0.1, 1.0, 10.0],
-    "ticktext": ["≤ 0.0001", "0.001", "0.01", "0.1", "1", "10"],
-}
+PLACES = LEAST, 1e-3, 1e-2, 0.1, 1, 10
+TEXTS = "≤ 0.0001", "0.001", "0.01", "0.1", "1", "10"
+RISE = style.log_axis("rise of the held-out loss (nats per byte)", tickvals=PLACES, ticktext=TEXTS)
+HOVER = "%{customdata:+.4f} ± %{error_y.array:.4f} at "
 
 
-def losses(values: pd.DataFrame, x_title: str, share: bool = True, height: int = 440) -> go.Figure:
+def losses(values: pd.DataFrame, x_title: str, share: bool = True) -> go.Figure:
     """How much the loss rises, a line each, with intervals. ``values``: columns line, x, rise, half. ``share``: x is a
-    share; else a number, one of few."""
-    figure = go.Figure()
-    for (line, part), look in zip(values.groupby("line", sort=False), LOOKS, strict=False):
-        figure.add_scatter(**_line(str(line), part, look, "%{x:.0%}" if share else "%{x}"))
-    stops = sorted(values["x"].unique())
-    axis = {"tickformat": ".0%"} if share else {"type": "log", "tickvals": stops, "ticktext": [f"{x:g}" for x in stops]}
-    return styled(
-        figure,
-        height,
-        margin={"l": 70, "r": 20, "t": 80, "b": 50},
-        xaxis={"title": x_title} | axis,
-        yaxis=RISE,
-    )
+    share; else it is one of a few numbers."""
+    xaxis = share_axis(x_title) if share else style.log_axis(x_title, **style.stops(values["x"], "g"))
+    traces = lines_with_intervals(_drawn(values), "x", "at", "half", HOVER + ("%{x:.0%}" if share else "%{x}"))
+    return styled(traces, 440, margin={"l": 70, "t": 80}, xaxis=xaxis, yaxis=RISE)
 
 
-def _line(name: str, part: pd.DataFrame, look: tuple[str, str, str], x_form: str) -> dict[str, object]:
-    colour, dash, symbol = look
-    return {
-        "x": list(part["x"]),
-        "y": list(part["rise"].clip(lower=LEAST)),
-        "error_y": {"type": "data", "array": list(part["half"]), "thickness": 1.5, "width": 4},
-        "customdata": list(part["rise"]),
-        "name": name,
-        "mode": "lines+markers",
-        "line": {"color": colour, "dash": dash, "width": 2},
-        "marker": {"symbol": symbol, "size": 9, "color": colour},
-        "hovertemplate": "%{customdata:+.4f} ± %{error_y.array:.4f} at " + x_form + "<extra>" + name + "</extra>",
-    }
+def _drawn(values: pd.DataFrame) -> pd.DataFrame:
+    return values.assign(at=values["rise"].clip(lower=LEAST), details=values["rise"])
 
 
-def dial(values: pd.DataFrame, method: str, sparsity: float, left: Mapping[str, float], height: int = 400) -> go.Figure:
+def dial(values: pd.DataFrame, method: str, sparsity: float, left: Mapping[str, float]) -> go.Figure:
     """Where a slider stands: the curve of ``method`` before all others in grey, a ring at ``sparsity``, and beside them
     the share of each part's weights that is ``left``. ``values`` as for `losses`."""
-    figure = make_subplots(1, 2, column_widths=[0.66, 0.34], horizontal_spacing=0.14)
-    others = values[values["line"] != method]
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for _, part in others.groupby("line", sort=False):
-        x, y = [*x, *part["x"], None], [*y, *part["rise"].clip(lower=LEAST), None]
-    figure.add_scatter(
-        x=x, y=y, mode="lines", line={"color": GRID, "width": 2}, name="other methods", hoverinfo="skip", row=1, col=1
-    )
-    mine = values[values["line"] == method]
-    figure.add_scatter(**_line("this method", mine, LOOKS[0], "%{x:.0%}"), row=1, col=1)
+    drawn = _drawn(values)
+    others = [part for name, part in drawn.groupby("line", sort=False) if name != method]
+    x, y = ([v for part in others for v in (*part[column], None)] for column in ("x", "at"))  # None is a gap
+    mine = drawn[drawn["line"] == method].assign(line="this method")
     here = mine[mine["x"] == sparsity]
-    figure.add_scatter(
-        x=list(here["x"]),
-        y=list(here["rise"].clip(lower=LEAST)),
-        mode="markers",
-        name="here",
-        marker={"symbol": "circle-open", "size": 22, "color": DENSE, "line": {"width": 3}},
-        hoverinfo="skip",
-        row=1,
-        col=1,
+    ring = {"symbol": "circle-open", "size": 22, "color": style.ORANGE, "line": {"width": 3}}
+    curves = (
+        line(x, y, "other methods", Look(style.GRID), hover="", mode="lines"),
+        *lines_with_intervals(mine, "x", "at", "half", HOVER + "%{x:.0%}"),
+        line(here["x"], here["at"], "here", LOOKS[1], hover="", mode="markers", marker=ring),
     )
-    figure.add_bar(
-        x=list(left),
-        y=list(left.values()),
-        showlegend=False,
-        marker={"color": SPARSE},
-        text=[f"{share:.0%}" for share in left.values()],
-        textposition="outside",
-        cliponaxis=False,
-        hovertemplate="%{x}: %{y:.1%} left<extra></extra>",
-        row=1,
-        col=2,
-    )
-    styled(figure, height, margin={"l": 70, "r": 20, "t": 60, "b": 50})
-    figure.update_xaxes(title="share of weights turned off", tickformat=".0%", row=1, col=1)
-    figure.update_yaxes(RISE, row=1, col=1)
-    figure.update_xaxes(showgrid=False, row=1, col=2)
-    return figure.update_yaxes(title="weights left", tickformat=".0%", range=[0, 1.12], row=1, col=2)
+    figure = make_subplots(1, 2, column_widths=[0.66, 0.34], horizontal_spacing=0.14).add_traces(curves, 1, 1)
+
+    texts = {"text": [f"{share:.0%}" for share in left.values()], "textposition": "outside", "cliponaxis": False}
+    bars = go.Bar(x=list(left), y=list(left.values()), showlegend=False, marker={"color": BLUE}, **texts)
+    figure.add_trace(bars.update(hovertemplate="%{x}: %{y:.1%} left<extra></extra>"), 1, 2)
+    axes = {"xaxis": share_axis("share of weights turned off"), "yaxis": RISE, "xaxis2": {"showgrid": False}}
+    axes |= {"yaxis2": share_axis("weights left", range=[0, 1.12])}
+    return styled(figure, 400, margin={"l": 70, "t": 60}, **axes)
 
 
-def healing(runs: pd.DataFrame, height: int = 480) -> go.Figure:
+def healing(runs: pd.DataFrame) -> go.Figure:
     """Sparsity and training loss on the way. ``runs``: columns line, share (of the run), sparsity, loss."""
     figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.35, 0.65], vertical_spacing=0.06)
-    for (line, part), (colour, dash, _) in zip(runs.groupby("line", sort=False), LOOKS, strict=False):
-        style = {"mode": "lines", "name": str(line)}
-        look = {"color": colour, "dash": dash, "width": 2}
-        x, sparsity = part["share"].to_numpy(), part["sparsity"].to_numpy()
-        changes = [0, *(i for i in range(1, len(x)) if sparsity[i] != sparsity[i - 1]), len(x) - 1]
-        steps = {"x": x[changes], "y": sparsity[changes], "line": look | {"shape": "hv"}}
-        figure.add_scatter(**steps, **style, showlegend=False, row=1, col=1)
-        at, loss = smooth(x, part["loss"])
-        figure.add_scatter(x=at, y=loss, line=look, **style, row=2, col=1)
-    styled(figure, height, margin={"l": 70, "r": 20, "t": 60, "b": 50})
-    figure.update_yaxes(title="sparsity", tickformat=".0%", range=[-0.05, 1.05], row=1, col=1)
-    figure.update_yaxes(title="training loss, nats a byte", row=2, col=1)
-    return figure.update_xaxes(title="share of the budget spent", tickformat=".0%", row=2, col=1)
+    for (name, part), look in zip(runs.groupby("line", sort=False), cycle(LOOKS), strict=False):
+        changes = part["sparsity"].diff().ne(0) | (part["share"] == part["share"].iloc[-1])
+        x, y, more = part["share"][changes], part["sparsity"][changes], {"line_shape": "hv", "showlegend": False}
+        figure.add_trace(line(x, y, str(name), look, "%{y:.1%} at %{x:.0%}", "lines", **more), 1, 1)
+        x, y = smooth(part["share"], part["loss"])
+        figure.add_trace(line(x, y, str(name), look, "%{y:.3f} at %{x:.0%}", "lines"), 2, 1)
+    upper, lower = share_axis("sparsity", range=[-0.05, 1.05]), {"title": "training loss (nats per byte)"}
+    xaxis = share_axis("share of the budget spent")
+    return styled(figure, 480, margin={"l": 70, "t": 60}, yaxis=upper, yaxis2=lower, xaxis2=xaxis)
 
 
-def load_against_loss(experts: pd.DataFrame, height: int = 400) -> go.Figure:
-    """A point an expert: how much it is asked, and how much it would be missed. ``experts``: columns layer, load (in
+def load_against_loss(experts: pd.DataFrame) -> go.Figure:
+    """A point for each expert: its load, and how much it would be missed. ``experts``: columns layer, load (in
     multiples of the even share), rise (of the loss without it)."""
-    figure = go.Figure()
-    for (layer, part), (colour, _, symbol) in zip(experts.groupby("layer"), LOOKS, strict=False):
-        figure.add_scatter(
-            x=list(part["load"]),
-            y=list(part["rise"]),
-            mode="markers",
-            name=f"layer {layer}",
-            marker={"color": colour, "symbol": symbol, "size": 11},
-            hovertemplate="load %{x:.2f}, missed by %{y:+.4f}<extra>layer " + str(layer) + "</extra>",
-        )
-    return styled(
-        figure,
-        height,
-        margin={"l": 80, "r": 20, "t": 40, "b": 50},
-        xaxis={"title": "load, 1 is the even share"},
-        yaxis={"title": "loss without it, nats a byte more", "zeroline": True, "zerolinecolor": GREY},
-    )
+    rows, hover = experts.sort_values("layer", kind="stable"), "load %{x:.2f}, missed by %{y:+.4f}"
+    more: style.Trace = {"mode": "markers", "marker_size": 11}
+    points = lines_with_intervals(rows, "load", "rise", None, hover, by="layer", named="layer {}".format, **more)
+    yaxis = {"title": "rise of the loss without it (nats per byte)", "zeroline": True}
+    return styled(points, 400, margin={"l": 80}, xaxis={"title": "load (1 is the even share)"}, yaxis=yaxis)

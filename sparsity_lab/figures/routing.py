@@ -1,140 +1,77 @@
-"""Figures of what experts do: DataFrames and arrays in, plotly figures and HTML out."""
+"""Figures of what experts do: which tokens they read, and how many."""
 
 import html
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from sparsity_lab.figures.style import DENSE, FIFTH, FOURTH, GREY, SIXTH, SPARSE, THIRD, styled
+from sparsity_lab.figures import style
+from sparsity_lab.figures.style import DOWN, ROLES, heatmap, load_map, styled
 
-# Told apart by colour-blind readers (Okabe and Ito); the seventh and later experts repeat them with another line.
-COLOURS = (SPARSE, DENSE, THIRD, FOURTH, SIXTH, FIFTH, "#b0a300", GREY)
+# The ninth and later experts repeat the colours with another line.
+COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.PINK, style.SKY, style.VERMILION, style.OLIVE, style.GREY)
 LINES = ("solid", "double", "dotted", "dashed")
 TINT = "2e"  # opacity behind a character
+EXPERTS = {"title": "expert"} | DOWN
 
 
-def preferences(lift: pd.DataFrame, across: str = "kind of token", height: int = 420) -> go.Figure:
-    """Heat map of how many times as often as on average an expert meets what is named in the columns (`across` says
+def preferences(lift: pd.DataFrame, across: str = "kind of token") -> go.Figure:
+    """Heat map of how many times as often as on average an expert meets what is named in the columns (``across`` says
     what that is), on a logarithmic scale: white is indifference, a gap is not known."""
     with np.errstate(divide="ignore"):
         z = np.clip(np.log2(lift.to_numpy()), -3, 3)
-    ticks = [-3, -2, -1, 0, 1, 2, 3]
-    trace = {
-        "type": "heatmap",
-        "z": z,
-        "x": list(lift.columns),
-        "y": [str(expert) for expert in lift.index],
-        "zmin": -3,
-        "zmax": 3,
-        "colorscale": "RdBu",
-        "reversescale": True,
-        "customdata": lift.to_numpy(),
-        "colorbar": {
-            "title": {"text": "× as often<br>as average"},
-            "tickvals": ticks,
-            "ticktext": [f"{2.0**t:g}" for t in ticks],
-        },
-        "hovertemplate": "expert %{y}, " + across + " %{x}: %{customdata:.2f} × as often<extra></extra>",
-    }
-    return styled(
-        go.Figure(data=[trace]),
-        height,
-        xaxis={"title": across, "showgrid": False},
-        yaxis={"title": "expert", "showgrid": False, "autorange": "reversed", "type": "category"},
-    )
+    more: style.Trace = {"x": list(lift.columns), "y": list(map(str, lift.index)), "customdata": lift.to_numpy()}
+    more |= {"zmin": -3, "zmax": 3, "colorscale": "RdBu", "reversescale": True}
+    more |= {"colorbar_tickvals": list(range(-3, 4)), "colorbar_ticktext": [f"{2.0**n:g}" for n in range(-3, 4)]}
+    hover = f"expert %{{y}}, {across} %{{x}}: %{{customdata:.2f}} × as often"
+    trace = heatmap(z, hover, "× as often<br>as average", **more)
+    xaxis = {"title": across, "showgrid": False}
+    return styled([trace], 420, xaxis=xaxis, yaxis=EXPERTS | {"type": "category"})
 
 
-def pairs(matrix: np.ndarray, title: str, height: int = 380) -> go.Figure:
+def pairs(matrix: np.ndarray, title: str) -> go.Figure:
     """Heat map expert × expert, of similarity."""
-    trace = {"type": "heatmap", "z": matrix, "colorscale": "Cividis", "colorbar": {"title": {"text": title}}}
-    return styled(
-        go.Figure(data=[trace]),
-        height,
-        xaxis={"title": "expert", "showgrid": False},
-        yaxis={"title": "expert", "showgrid": False, "autorange": "reversed"},
-    )
+    trace = heatmap(matrix, f"experts %{{y}} and %{{x}}: {title} %{{z:.2f}}", title)
+    return styled([trace], 380, xaxis={"title": "expert", "showgrid": False}, yaxis=EXPERTS)
 
 
-def blocks(counts: np.ndarray, width: int, block: int, height: int = 380) -> go.Figure:
+def blocks(counts: np.ndarray, width: int, block: int) -> go.Figure:
     """MegaBlocks' view of a layer: the hidden numbers of all experts side by side, sorted tokens below each other; only
     the blocks in which a token meets its own expert are computed. ``counts``: tokens of each expert, (E,)."""
     rows = -(-counts // block)  # blocks of tokens, rounded up: the last one is padded
     across = -(-width // block)
-    z = np.zeros((int(rows.sum()), across * len(counts)))
-    start = 0
-    for expert, n in enumerate(rows):
-        z[start : start + n, expert * across : (expert + 1) * across] = expert + 1
-        start += n
-    trace = {
-        "type": "heatmap",
-        "z": np.where(z > 0, z, np.nan),
-        "colorscale": "Cividis",
-        "showscale": False,
-        "xgap": 1,
-        "ygap": 1,
-        "hovertemplate": "block row %{y}, column %{x}: expert %{z}<extra></extra>",
-    }
-    return styled(
-        go.Figure(data=[trace]),
-        height,
-        xaxis={"title": f"hidden numbers of all experts, in blocks of {block}", "range": [-0.5, z.shape[1] - 0.5]},
-        yaxis={"title": f"sorted tokens, in blocks of {block}", "range": [max(len(z), 1) - 0.5, -0.5]},
-    )
+    experts = np.arange(1, len(counts) + 1)
+    z = np.where(np.eye(len(counts), dtype=bool), experts, np.nan).repeat(rows, 0).repeat(across, 1)
+    trace = heatmap(z, "block row %{y}, column %{x}: expert %{z}", showscale=False, xgap=1, ygap=1)
+    xaxis = {"title": f"hidden numbers of all experts, in blocks of {block}", "range": [-0.5, z.shape[1] - 0.5]}
+    yaxis = {"title": f"sorted tokens, in blocks of {block}", "range": [max(len(z), 1) - 0.5, -0.5]}
+    return styled([trace], 380, xaxis=xaxis, yaxis=yaxis)
 
 
-def load_over_time(loads: pd.DataFrame, height: int = 360) -> go.Figure:
+def load_over_time(loads: pd.DataFrame) -> go.Figure:
     """Busiest expert's load in multiples of the even share. ``loads``: columns line, step, max_load."""
-    figure = go.Figure()
-    looks = ((DENSE, "dash"), (SPARSE, "solid"), (THIRD, "dot"), (FOURTH, "dashdot"))
-    for (line, part), (colour, dash) in zip(loads.groupby("line", sort=False), looks, strict=False):
-        figure.add_scatter(
-            x=part["step"],
-            y=part["max_load"],
-            name=str(line),
-            mode="lines",
-            line={"color": colour, "dash": dash, "width": 2},
-            hovertemplate="%{y:.2f} × the even share at step %{x}<extra>" + str(line) + "</extra>",
-        )
-    figure.add_hline(y=1, line={"color": GREY, "dash": "dot"})
-    return styled(
-        figure,
-        height,
-        xaxis={"title": "training step"},
-        yaxis={"title": "busiest expert's load<br>(× the even share)", "rangemode": "tozero"},
-    )
+    hover = "%{y:.2f} × the even share at step %{x}"
+    traces = style.lines_with_intervals(loads, "step", "max_load", None, hover, style.AGAINST, mode="lines")
+    yaxis = {"title": "busiest expert's load<br>(× the even share)", "rangemode": "tozero"}
+    figure = styled(traces, 360, xaxis={"title": "training step"}, yaxis=yaxis)
+    return figure.add_hline(y=1, line=ROLES["reference"].line)
 
 
 def loads_by_expert(loads: np.ndarray, height: int = 300) -> go.Figure:
     """Heat map expert × training step of the load in multiples of the even share. ``loads``: shares, (steps, experts);
     neighbouring steps are averaged, to at most 100 columns."""
     pieces = np.array_split(np.arange(len(loads)), min(100, len(loads)))
-    trace = {
-        "type": "heatmap",
-        "z": np.stack([loads[piece].mean(0) for piece in pieces], axis=1) * loads.shape[1],
-        "x": [int(piece[-1]) + 1 for piece in pieces],
-        "zmin": 0,
-        "zmax": 3,
-        "colorscale": "Cividis",
-        "colorbar": {"title": {"text": "load,<br>× even"}, "thickness": 12},
-        "hovertemplate": "expert %{y}, to step %{x}: %{z:.2f} × the even share<extra></extra>",
-    }
-    return styled(
-        go.Figure(data=[trace]),
-        height,
-        xaxis={"title": "training step", "showgrid": False},
-        yaxis={"title": "expert", "showgrid": False, "autorange": "reversed"},
-    )
+    z = np.stack([loads[piece].mean(0) for piece in pieces], axis=1) * loads.shape[1]
+    trace = load_map(z, "expert %{y}, to step %{x}", x=[int(piece[-1]) + 1 for piece in pieces])
+    return styled([trace], height, xaxis={"title": "training step", "showgrid": False}, yaxis=EXPERTS)
 
 
 def coloured(text: bytes, experts: np.ndarray) -> str:
-    """HTML: each character underlined by the expert that read it; hovering names it. Legible in light and dark."""
-    spans, start = [], 0
-    characters = text.decode("latin-1")
-    for end in range(1, len(characters) + 1):
-        if end == len(characters) or experts[end] != experts[start]:
-            spans.append(_span(characters[start:end], int(experts[start])))
-            start = end
+    """Returns HTML: each character underlined by the expert that read it; hovering names it."""
+    runs = groupby(zip(text.decode("latin-1"), experts, strict=True), key=lambda pair: int(pair[1]))
+    spans = [_span("".join(character for character, _ in run), expert) for expert, run in runs]
     legend = " ".join(_span(f" {e} ", int(e)) for e in np.unique(experts))
     return (
         f'<div role="figure" aria-label="text, each character marked by the expert that read it">expert: {legend}'
@@ -144,5 +81,5 @@ def coloured(text: bytes, experts: np.ndarray) -> str:
 
 def _span(characters: str, expert: int) -> str:
     colour, line = COLOURS[expert % len(COLOURS)], LINES[expert // len(COLOURS) % len(LINES)]
-    style = f"border-bottom:3px {line} {colour};background:{colour}{TINT}"
-    return f'<span style="{style}" title="expert {expert}">{html.escape(characters)}</span>'
+    css = f"border-bottom:3px {line} {colour};background:{colour}{TINT}"
+    return f'<span style="{css}" title="expert {expert}">{html.escape(characters)}</span>'

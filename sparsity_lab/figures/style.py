@@ -1,208 +1,178 @@
-"""DataFrames in, plotly figures out. No state, no widgets, no training.
+"""The kit of every figure: the template, colours by name, roles and looks, and the pieces that several figures share.
 
-Colours are after Okabe and Ito, which colour-blind readers can tell apart; lines differ in their dashes too.
-Backgrounds are transparent and text is mid-grey: one figure is legible in JupyterLab's light and dark themes.
+Colours are after Okabe and Ito, which colour-blind readers can tell apart; lines differ in their dashes and points in
+their symbols too. Backgrounds are transparent and text is mid-grey, so one figure is legible in JupyterLab's light and
+dark themes. Traces are plain dictionaries until `styled` makes a figure of them.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly import io
 
-SPARSE, DENSE, GHOST, THIRD = "#2b8fd6", "#e69f00", "rgba(128,128,128,0.55)", "#009e73"
-FOURTH, FIFTH, SIXTH = "#cc79a7", "#d55e00", "#56b4e9"
-GREY, GRID = "#7f8790", "rgba(128,128,128,0.25)"
-TEXT = GREY
-LOOKS = (  # of lines that are told apart: colour, dash, symbol
-    (SPARSE, "solid", "circle"),
-    (DENSE, "dash", "square"),
-    (THIRD, "dot", "diamond"),
-    (FOURTH, "dashdot", "cross"),
-    (FIFTH, "longdash", "triangle-up"),
-    (GREY, "longdashdot", "x"),
-    (SIXTH, "solid", "triangle-down"),
-    ("#8c564b", "dash", "pentagon"),
+BLUE, ORANGE, GREEN, PINK = "#2b8fd6", "#e69f00", "#009e73", "#cc79a7"
+VERMILION, SKY, BROWN, OLIVE = "#d55e00", "#56b4e9", "#8c564b", "#b0a300"
+GREY, PALE, GRID, CLEAR = "#7f8790", "rgba(128,128,128,0.55)", "rgba(128,128,128,0.25)", "rgba(0,0,0,0)"
+
+LOSS = "held-out loss (nats per byte)"
+SPARSITY = "sparsity S (each step to the right: half as many active experts)"
+Trace = dict[str, Any]
+Half = str | tuple[str, str] | None  # the column of half an interval's width, or the columns of its low and high end
+
+DOWN: Trace = {"autorange": "reversed", "showgrid": False}  # an axis of names, the first on top
+ALONE: Trace = {"mode": "markers", "marker_size": 11, "error_y_width": 8, "error_y_thickness": 2}  # no line joins them
+
+
+class Look(NamedTuple):
+    """How a line and its points are drawn."""
+
+    colour: str
+    dash: str = "solid"
+    symbol: str = "circle"
+    width: float = 2
+
+    @property
+    def line(self) -> dict[str, Any]:
+        return {"color": self.colour, "dash": self.dash, "width": self.width}
+
+
+ROLES = {
+    "this": Look(BLUE, width=3),
+    "dense": Look(ORANGE, "dash", "square", 3),
+    "measured": Look(BLUE, "dot", width=1.5),
+    "measured dense": Look(ORANGE, "dot", "square", 1.5),
+    "ghost": Look(PALE, width=1.5),  # earlier runs, other methods
+    "reference": Look(GREY, "dot"),  # chance, an even share, no difference
+}
+LOOKS = (  # lines that are told apart
+    Look(BLUE, "solid", "circle"),
+    Look(ORANGE, "dash", "square"),
+    Look(GREEN, "dot", "diamond"),
+    Look(PINK, "dashdot", "cross"),
+    Look(VERMILION, "longdash", "triangle-up"),
+    Look(GREY, "longdashdot", "x"),
+    Look(SKY, "solid", "triangle-down"),
+    Look(BROWN, "dash", "pentagon"),
 )
-LIVE_POINTS = 400
+AGAINST = (LOOKS[1], LOOKS[0], *LOOKS[2:])  # the first is what the others are compared with, say the dense model
+ORDERED = (  # lines in an order: from dense to sparsest, from the smallest budget to the largest
+    Look(ORANGE, symbol="square"),
+    Look(PINK, symbol="diamond"),
+    Look(BLUE, symbol="circle"),
+    Look(GREEN, symbol="triangle-up"),
+    Look(VERMILION, symbol="x"),
+    Look(SKY, symbol="cross"),
+)
+
+TEMPLATE = "sparsity_lab"
+AXIS = {"gridcolor": GRID, "linecolor": GRID, "tickcolor": GRID, "zerolinecolor": GREY, "showline": True,
+        "zeroline": False, "automargin": True, "ticks": "outside", "title": {"standoff": 15}}  # fmt: skip
+HATCHING = {"fgcolor": "white", "size": 6, "solidity": 0.2, "fillmode": "overlay"}
+COLOURED = {"colorscale": "Cividis", "colorbar": {"thickness": 12, "outlinewidth": 0, "ticks": ""}}
+io.templates[TEMPLATE] = go.layout.Template(
+    layout={
+        "paper_bgcolor": CLEAR,
+        "plot_bgcolor": CLEAR,
+        "font": {"color": GREY, "size": 13},
+        "margin": {"l": 60, "r": 20, "t": 40, "b": 50},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        "hoverlabel": {"align": "left"},
+        "xaxis": AXIS,
+        "yaxis": AXIS,
+    },
+    data={
+        "scatter": [{"marker": {"size": 9}, "error_y": {"thickness": 1.5, "width": 4}, "fillpattern": HATCHING}],
+        "bar": [{"marker": {"pattern": HATCHING, "line": {"color": "#e5ecf6", "width": 0.5}}}],
+        **{kind: [COLOURED] for kind in ("heatmap", "contour", "surface")},
+    },
+)
 
 
-def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
-    """The suite's look: transparent, explicit margins (plotly's own squash short figures), a legend on top."""
-    axis = {
-        "gridcolor": GRID,
-        "zeroline": False,
-        "automargin": True,
-        "linecolor": GRID,
-        "ticks": "outside",
-        "tickcolor": GRID,
-    }
-    return (
-        figure.update_layout(
-            **{
-                "height": height,
-                "autosize": True,
-                "margin": {"l": 60, "r": 20, "t": 40, "b": 50},
-                "paper_bgcolor": "rgba(0,0,0,0)",
-                "plot_bgcolor": "rgba(0,0,0,0)",
-                "font": {"color": TEXT, "size": 13},
-                "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-                "hovermode": "closest",
-            }
-            | layout
-        )
-        .update_xaxes(**axis)
-        .update_yaxes(**axis)
-    )
+def styled(data: go.Figure | Iterable[Trace], height: int, **layout: Any) -> go.Figure:
+    """Returns the figure, or one of these traces, in the suite's look."""
+    figure = data if isinstance(data, go.Figure) else go.Figure(list(data))
+    return figure.update_layout(template=TEMPLATE, height=height, autosize=True, **layout)
 
 
-def smooth(flops: Any, loss: Any, points: int = LIVE_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """A loss curve to look at: means over the last twelfth of the run so far, at most ``points`` of them, float32.
-
-    One batch's loss jumps about; the mean of the last steps shows where the model is.
-    """
-    x, y = np.asarray(flops, np.float64), np.asarray(loss, np.float64)
-    n = len(y)
-    total = np.concatenate([[0.0], np.cumsum(y)])
-    ends = np.unique(np.linspace(1, n, min(n, points)).astype(int)) if n else np.zeros(0, int)
-    starts = np.maximum(0, ends - np.maximum(1, ends // 12))
-    return x[ends - 1].astype(np.float32), ((total[ends] - total[starts]) / (ends - starts)).astype(np.float32)
+def line(x: Any, y: Any, name: str, look: Look, hover: str, mode: str = "lines+markers", **more: Any) -> Trace:
+    """Returns a line with its points, or either alone. ``hover`` is a template of plotly, ``more`` is of the trace."""
+    hidden = {"hovertemplate": f"{hover}<extra>{name}</extra>"} if hover else {"hoverinfo": "skip"}
+    drawn = {"line": look.line, "marker": {"color": look.colour, "symbol": look.symbol}}
+    return {"type": "scatter", "x": x, "y": y, "name": name, "mode": mode} | drawn | hidden | more
 
 
-def loss_trace(label: str, role: str, flops: Any, loss: Any) -> dict[str, Any]:
-    """One line of `loss_figure`; ``role`` is this, dense, measured, measured dense or ghost."""
-    colour, dash, width = {
-        "this": (SPARSE, "solid", 3),
-        "dense": (DENSE, "dash", 3),
-        "measured": (SPARSE, "dot", 1.5),
-        "measured dense": (DENSE, "dot", 1.5),
-        "ghost": (GHOST, "solid", 1.5),
-    }[role]
-    x, y = smooth(flops, loss)
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": label,
-        "x": x,
-        "y": y,
-        "line": {"color": colour, "dash": dash, "width": width},
-        "hovertemplate": "%{y:.3f} nats a byte at %{x:.2s}FLOPs<extra>" + label + "</extra>",
-    }
+def lines_with_intervals(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    half: Half,
+    hover: str,
+    looks: Sequence[Look] = LOOKS,
+    by: str = "line",
+    named: Callable[[Any], str] = str,
+    **more: Any,
+) -> list[Trace]:
+    """Returns a line for each value of the column ``by``, in the order in which the frame has them, ``named`` after it.
+    The column details, if there is one, is what ``hover`` calls customdata. ``more`` is as in `line`."""
+    traces = []
+    for (key, part), look in zip(frame.groupby(by, sort=False), cycle(looks), strict=False):
+        extra: Trace = {"customdata": part["details"]} if "details" in part else {}
+        if isinstance(half, str):
+            extra["error_y"] = {"type": "data", "array": part[half]}
+        elif half is not None:
+            low, high = half
+            extra["error_y"] = {"type": "data", "array": part[high] - part[y], "arrayminus": part[y] - part[low]}
+        traces.append(line(part[x], part[y], named(key), look, hover, **extra | more))
+    return traces
 
 
-def loss_figure(curves: pd.DataFrame, height: int = 400) -> go.Figure:
-    """Training loss against FLOPs. ``curves``: columns label, role (as in `loss_trace`), flops, loss."""
-    traces = [
-        loss_trace(str(label), str(role), part["flops"], part["loss"])
-        for (label, role), part in curves.groupby(["label", "role"], sort=False)
-    ]
-    figure = styled(go.Figure(data=traces), height, **loss_axes())
-    xs, ys = loss_window([(trace["x"], trace["y"]) for trace in traces])
-    return figure.update_xaxes(range=xs).update_yaxes(range=ys)
+def labelled_bars(values: Mapping[str, float], texts: Iterable[str], colours: Sequence[str], **more: Any) -> Trace:
+    """Returns horizontal bars with a text on each."""
+    bars = {"type": "bar", "orientation": "h", "y": list(values), "x": list(values.values()), "text": list(texts)}
+    return bars | {"marker": {"color": list(colours)}, "hovertemplate": "%{y}: %{text}<extra></extra>"} | more
 
 
-def loss_window(lines: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[float] | None, list[float] | None]:
-    """Ranges (log10 FLOPs, loss) that show the last factor of 20 in compute and the lowest nat and a bit: the first
-    fall from blind guessing is the same for every model and would squash what differs. None, None without data."""
-    lines = [(x, y) for x, y in lines if len(y)]
-    if not lines:
-        return None, None
-    end = max(float(x[-1]) for x, _ in lines)
-    low = math.floor(min(float(y.min()) for _, y in lines) * 10 - 0.5) / 10
-    return [math.log10(end / 20), math.log10(end * 1.05)], [low, low + 1.2]
+def heatmap(z: Any, hover: str, scale: str = "", **more: Any) -> Trace:
+    """Returns a map of colours; ``scale`` is the title of its colour bar."""
+    bar = {"title": {"text": scale}}
+    return {"type": "heatmap", "z": z, "hovertemplate": f"{hover}<extra></extra>", "colorbar": bar} | more
 
 
-def loss_axes() -> dict[str, Any]:
-    return {
-        "xaxis": {"title": "training FLOPs used", "type": "log", "exponentformat": "power", "dtick": 1},
-        "yaxis": {"title": "training loss (nats a byte)"},
-    }
+def load_map(load: Any, hover: str, **more: Any) -> Trace:
+    """Returns a map of experts' loads in multiples of the even share, all on one scale, up to 3."""
+    return heatmap(load, hover + ": %{z:.2f} × the even share", "load,<br>× even", zmin=0, zmax=3, **more)
 
 
-def load_figure(load: Any, height: int = 180) -> go.Figure:
-    """Who works, in multiples of the even share. ``load``: shares, (layers, experts), rows sum to 1."""
-    return styled(go.Figure(data=[load_trace(load)]), height, **load_axes())
+def log_axis(title: str, fine: bool = False, **more: Any) -> dict[str, Any]:
+    """Returns a logarithmic axis with ticks at powers of ten, or, if ``fine``, also at twice and five times them."""
+    ticks = {"dtick": "D2"} if fine else {"dtick": 1, "exponentformat": "power"}
+    return {"title": title, "type": "log"} | ticks | more
 
 
-def load_trace(load: Any) -> dict[str, Any]:
-    share = np.asarray(load, np.float32)
-    return {
-        "type": "heatmap",
-        "z": share * (share.shape[1] if share.ndim == 2 else 1),
-        "zmin": 0,
-        "zmax": 3,
-        "colorscale": "Cividis",
-        "colorbar": {"title": {"text": "load,<br>× even"}, "thickness": 12},
-        "hovertemplate": "expert %{x}, layer %{y}: %{z:.2f} × the even share<extra></extra>",
-    }
+def share_axis(title: str, **more: Any) -> dict[str, Any]:
+    return {"title": title, "tickformat": ".0%"} | more
 
 
-def load_axes() -> dict[str, Any]:
-    return {
-        "xaxis": {"title": "expert", "showgrid": False},
-        "yaxis": {"title": "layer", "dtick": 1, "showgrid": False, "autorange": "reversed"},
-    }
+def stops(values: Iterable[float], form: str) -> dict[str, Any]:
+    """Returns ticks at these values alone, written in the format ``form``."""
+    places = sorted(set(values))
+    return {"tickvals": places, "ticktext": [format(place, form) for place in places]}
 
 
-def loss_by_sparsity(summary: pd.DataFrame, height: int = 400) -> go.Figure:
-    """Held-out loss against S with intervals. ``summary``: columns line, sparsity, loss, half.
-
-    The axis is −log₂(1 − S): every step to the right halves the share of experts that work, and 1 lies at infinity.
-    """
-    figure = _lines_with_intervals(summary, -np.log2(1 - summary["sparsity"]))
-    stops = sorted(summary["sparsity"].unique())
-    ticks = {"tickvals": [-np.log2(1 - s) for s in stops], "ticktext": [f"{s:.4g}" for s in stops]}
-    return styled(
-        figure,
-        height,
-        xaxis={"title": "sparsity S (each step to the right: half as many experts work)"} | ticks,
-        yaxis={"title": "held-out loss (nats a byte)"},
-    )
+def sparsity_axis(sparsities: Iterable[float], title: str = SPARSITY) -> dict[str, Any]:
+    """Returns the axis of `halvings`, with the sparsities themselves at its ticks."""
+    ticks = stops(sparsities, ".4g")
+    return ticks | {"title": title, "tickvals": halvings(ticks["tickvals"])}
 
 
-def loss_by_budget(summary: pd.DataFrame, height: int = 400) -> go.Figure:
-    """Held-out loss against training FLOPs with intervals. ``summary``: columns line, budget, loss, half."""
-    return styled(
-        _lines_with_intervals(summary, summary["budget"]),
-        height,
-        xaxis={"title": "training FLOPs", "type": "log", "dtick": 1, "exponentformat": "power"},
-        yaxis={"title": "held-out loss (nats a byte)"},
-    )
+def halvings(sparsity: Any) -> Any:
+    """Returns −log₂(1 − S): each step halves the share that is active, and S = 1 lies at infinity."""
+    return -np.log2(1 - np.asarray(sparsity, float))
 
 
-def _lines_with_intervals(summary: pd.DataFrame, x: pd.Series) -> go.Figure:
-    """A line of loss ± half for each value of the column line, at ``x``, a value for each row."""
-    figure = go.Figure()
-    looks = cycle(((SPARSE, "solid", "circle"), (DENSE, "dash", "square"), (THIRD, "dot", "diamond")))
-    for (line, part), (colour, dash, symbol) in zip(summary.groupby("line", sort=False), looks, strict=False):
-        figure.add_scatter(
-            x=x[part.index],
-            y=part["loss"],
-            error_y={"type": "data", "array": part["half"], "thickness": 1.5, "width": 4},
-            name=str(line),
-            mode="lines+markers",
-            line={"color": colour, "dash": dash, "width": 2},
-            marker={"symbol": symbol, "size": 9},
-            hovertemplate="%{y:.3f} nats a byte<extra>" + str(line) + "</extra>",
-        )
-    return figure
-
-
-def gain_by_budget(gains: pd.DataFrame, height: int = 360) -> go.Figure:
-    """How much lower the sparse model ends, with intervals. ``gains``: columns budget, gain, half."""
-    figure = go.Figure()
-    figure.add_hline(y=0, line={"color": TEXT, "dash": "dot"})
-    figure.add_scatter(
-        x=[f"{budget:.0e} FLOPs".replace("e+", "e") for budget in gains["budget"]],
-        y=gains["gain"],
-        error_y={"type": "data", "array": gains["half"], "thickness": 2, "width": 8},
-        mode="markers",
-        marker={"color": SPARSE, "size": 12},
-        hovertemplate="%{y:.3f} nats a byte<extra></extra>",
-    )
-    return styled(
-        figure, height, xaxis={"title": "training budget"}, yaxis={"title": "dense loss − sparse loss<br>(nats a byte)"}
-    )
+def sparsity_name(sparsity: float) -> str:
+    return "dense" if sparsity == 0 else f"S = {sparsity:.3g}"

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
-from sparsity_lab.figures import style as charts
+from sparsity_lab.figures import training
 from sparsity_lab.record import run_label
 from sparsity_lab.runs import measured as shipped
 from sparsity_lab.training.timing import Speed
@@ -90,7 +90,7 @@ class MagicDial(ipw.VBox):
         return self.curves()
 
     def curves(self) -> pd.DataFrame:
-        """What the plot shows, one row a point: label, role (as in `charts.loss_trace`), flops, loss."""
+        """What the plot shows, one row a point: label, role (of `figures.style.ROLES`), flops, loss."""
         parts = [
             pd.DataFrame({"label": label, "role": role, "flops": flops, "loss": loss})
             for label, role, flops, loss in [*self._ghosts(), *self._measured(), *self._live()]
@@ -131,7 +131,7 @@ class MagicDial(ipw.VBox):
 
     def figure(self) -> go.Figure:
         """The live plot as it stands, as a figure that stays in the saved notebook."""
-        return charts.loss_figure(self.curves())
+        return training.loss_figure(self.curves())
 
     # ---- building
 
@@ -353,7 +353,7 @@ class MagicDial(ipw.VBox):
         """The plot in words, for those who can't see it."""
         sentences = []
         for label, _, flops, loss in self._live():
-            x, y = charts.smooth(flops, loss)
+            x, y = training.smooth(flops, loss)
             if len(y):
                 sentences.append(f"{label}: training loss {y[-1]:.3f} after {x[-1]:.3g} FLOPs.")
         sentences += [self.verdict(), *self._as_expected()]

@@ -1,34 +1,32 @@
-"""The plot that moves: one FigureWidget, sent only what changed."""
+"""The plot that moves: one FigureWidget, which is sent only what changed."""
 
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sparsity_lab.figures import style as charts
+from sparsity_lab.figures import style, training
 
 GHOSTS = 6  # earlier runs in grey
 MEASURED_DENSE, MEASURED, DENSE, THIS, LOAD = range(GHOSTS, GHOSTS + 5)  # the other traces
 MEASURED_TRACES = {"measured dense": MEASURED_DENSE, "measured": MEASURED}
 
-Line = tuple[str, str, Any, Any]  # label, role (as in `charts.loss_trace`), FLOPs, loss
+Line = tuple[str, str, Any, Any]  # label, role (of `style.ROLES`), FLOPs, loss
 
 
 class LiveFigure:
-    """Loss against compute, and the load of the experts. Display ``widget``; every figure costs the browser 5 MB."""
+    """Loss against compute, and the load of the experts. Display ``widget``; each one costs the browser 5 MB."""
 
     def __init__(self) -> None:
         figure = make_subplots(cols=2, column_widths=[0.66, 0.34], horizontal_spacing=0.1)
-        for _ in range(GHOSTS):
-            figure.add_trace(charts.loss_trace("", "ghost", [], []) | {"showlegend": False}, row=1, col=1)
-        for role in MEASURED_TRACES:
-            figure.add_trace(charts.loss_trace(role, role, [], []) | {"visible": False}, row=1, col=1)
-        figure.add_trace(charts.loss_trace("dense", "dense", [], []), row=1, col=1)
-        figure.add_trace(charts.loss_trace("this run", "this", [], []), row=1, col=1)
+        curves = [training.loss_trace("", "ghost", [], []) | {"showlegend": False}] * GHOSTS
+        curves += [training.loss_trace(role, role, [], []) | {"visible": False} for role in MEASURED_TRACES]
+        curves += [training.loss_trace(name, role, [], []) for name, role in (("dense", "dense"), ("this run", "this"))]
+        figure.add_traces(curves, 1, 1)
         # The browser's side stumbles over an empty map, a hidden one, and in `show` over a range that is taken back.
-        figure.add_trace(charts.load_trace([[0.0] * 16] * 2) | {"opacity": 0, "showscale": False}, row=1, col=2)
-        charts.styled(figure, 340)
-        for column, axes in ((1, charts.loss_axes()), (2, charts.load_axes())):
+        figure.add_trace(training.load_trace([[0.0] * 16] * 2) | {"opacity": 0, "showscale": False}, row=1, col=2)
+        style.styled(figure, 340)
+        for column, axes in ((1, training.loss_axes()), (2, training.load_axes())):
             figure.update_xaxes(axes["xaxis"], row=1, col=column).update_yaxes(axes["yaxis"], row=1, col=column)
         figure.update_layout(
             xaxis_range=[9, 11], yaxis_range=[1.5, 5.5], xaxis2_range=[-0.5, 15.5], yaxis2_range=[1.5, -0.5]
@@ -43,7 +41,7 @@ class LiveFigure:
         self._measured: list[str] = []
 
     def show_measured(self, lines: list[Line]) -> None:
-        """Runs that were measured before, to look at while one drags."""
+        """Shows runs that were measured before, to look at while you drag."""
         labels = [label for label, *_ in lines]
         if labels == self._measured:
             return
@@ -52,12 +50,12 @@ class LiveFigure:
         with self.widget.batch_update():
             for role, i in MEASURED_TRACES.items():
                 label, flops, loss = found.get(role, (role, [], []))
-                _set(self.widget.data[i], charts.loss_trace(label, role, flops, loss))
+                _set(self.widget.data[i], training.loss_trace(label, role, flops, loss))
                 self.widget.data[i].visible = role in found
             self._zoom()
 
     def show(self, ghosts: list[Line], live: list[Line], load: list[list[float]]) -> None:
-        """``load``: shares, (layers, experts)."""
+        """Shows what has changed. ``load``: shares, (layers, experts)."""
         traces = self.widget.data
         lines = {role: (label, flops, loss) for label, role, flops, loss in live}
         with self.widget.batch_update():
@@ -66,22 +64,22 @@ class LiveFigure:
                 self._ghosts = labels
                 for i in range(GHOSTS):
                     label, _, flops, loss = ghosts[i] if i < len(ghosts) else ("", "ghost", [], [])
-                    _set(traces[i], charts.loss_trace(label, "ghost", flops, loss))
+                    _set(traces[i], training.loss_trace(label, "ghost", flops, loss))
             for i, role, name in ((DENSE, "dense", "dense"), (THIS, "this", "this run")):
                 label, flops, loss = lines.get(role, (name, [], []))
-                _set(traces[i], charts.loss_trace(label, role, flops, loss))
+                _set(traces[i], training.loss_trace(label, role, flops, loss))
             traces[LOAD].opacity, traces[LOAD].showscale = int(bool(load)), bool(load)
             if load:
-                traces[LOAD].z = charts.load_trace(load)["z"]
+                traces[LOAD].z = training.load_trace(load)["z"]
                 self.widget.layout.xaxis2.range = [-0.5, len(load[0]) - 0.5]
                 self.widget.layout.yaxis2.range = [len(load) - 0.5, -0.5]
             self._zoom()
 
     def _zoom(self) -> None:
-        """To the runs in front, or else to the measured ones."""
+        """Zooms to the runs in front, or else to the measured ones."""
         traces = self.widget.data
         for front in ((traces[DENSE], traces[THIS]), (traces[MEASURED_DENSE], traces[MEASURED])):
-            xs, ys = charts.loss_window([(t.x, t.y) for t in front if t.x is not None])
+            xs, ys = training.loss_window([(t.x, t.y) for t in front if t.x is not None])
             if xs is not None:
                 self.widget.layout.xaxis.range, self.widget.layout.yaxis.range = xs, ys
                 return

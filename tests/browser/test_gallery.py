@@ -11,7 +11,7 @@ from nbformat import v4
 from playwright.sync_api import Page, expect
 
 from sparsity_lab.classroom import gallery
-from sparsity_lab.figures import style as charts
+from sparsity_lab.figures import style, training
 from tests.browser.conftest import SCREENSHOTS
 from tests.browser.lab import browsing
 from tests.browser.test_app import FILLS, LOOKS_DIFFERENT, assert_accessible
@@ -29,7 +29,7 @@ LOAD = [[0.2, 0.8], [0.5, 0.5]]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a notebook as if executed: a kernel takes seconds, and tests/notebooks has one."""
     folder = tmp_path_factory.mktemp("gallery")
-    figure = plotly.io.to_json(charts.load_figure(LOAD))
+    figure = plotly.io.to_json(style.styled([training.load_trace(LOAD)], 180, **training.load_axes()))
     outputs = [
         v4.new_output("display_data", {gallery.PLOTLY: json.loads(figure)}),
         v4.new_output("execute_result", {gallery.WIDGET: {}, "text/plain": "Explorer()"}),

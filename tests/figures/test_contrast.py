@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsity_lab.figures import routing as inside_charts
-from sparsity_lab.widgets import explorer
-from sparsity_lab.widgets import html as markup
+from sparsity_lab.figures import routing
+from sparsity_lab.widgets import explorer, html
 from tests.contrast import colour, contrast, over
 
 STATIC = Path(sys.prefix) / "share/jupyter/nbconvert/templates/lab/static"
@@ -38,11 +37,11 @@ def test_against_the_standards_own_numbers() -> None:
 @pytest.mark.parametrize("name", ["light", "dark"])
 def test_marked_characters(name: str) -> None:
     font, page = map(colour, theme(name))
-    for mark in inside_charts.COLOURS:
-        behind = over(colour(f"{mark}{inside_charts.TINT}"), page)
+    for mark in routing.COLOURS:
+        behind = over(colour(f"{mark}{routing.TINT}"), page)
         assert contrast(over(font, behind), behind) >= 4.5, mark
 
 
-@pytest.mark.parametrize("module", [markup, explorer, inside_charts])
+@pytest.mark.parametrize("module", [html, explorer, routing])
 def test_html_leaves_the_colour_of_text_to_the_theme(module: object) -> None:
     assert not re.search(r"""[;"' ]color: ?[#r{]""", inspect.getsource(module))  # type: ignore[arg-type]

@@ -8,9 +8,10 @@ import plotly.graph_objects as go
 import pytest
 
 from benchmarks.fit import grid, measured
-from sparsity_lab.figures import laws as law_charts
+from sparsity_lab.figures import laws
 from sparsity_lab.laws import isoflop
 from sparsity_lab.runs import measured as shipped
+from sparsity_lab.units import flops
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def test_every_run_is_a_dot_and_every_minimum_a_star(runs: pd.DataFrame) -> None
     budget = runs["budget"].min()
     here = runs[runs["budget"] == budget]
     parabolas = [p for p in isoflop.parabolas(runs, bootstraps=20) if p.budget == budget]
-    figure = law_charts.isoflops(here, parabolas)
+    figure = laws.isoflops(here, parabolas)
     dots = [trace for trace in figure.data if trace.mode == "markers"]
     assert sorted(y for trace in dots for y in trace.y) == sorted(here["val_loss"])
     stars = [(trace.x[-1], trace.y[-1]) for trace in figure.data if trace.mode == "lines+markers"]
@@ -36,7 +37,7 @@ def test_every_run_is_a_dot_and_every_minimum_a_star(runs: pd.DataFrame) -> None
 
 def test_shipped_budgets_look_different() -> None:
     coarse = shipped.runs()[lambda runs: runs["top_k"] == 1]
-    figure = law_charts.loss_against_sparsity(isoflop.optima(coarse, bootstraps=2))
+    figure = laws.loss_against_sparsity(isoflop.optima(coarse, bootstraps=2))
     looks = {(trace.line.color, trace.marker.symbol[0]) for trace in figure.data}
     assert len(looks) == len(figure.data) == coarse["budget"].nunique()
 
@@ -44,19 +45,19 @@ def test_shipped_budgets_look_different() -> None:
 @pytest.mark.parametrize("size", ["n_active", "n_total"])
 def test_best_sizes_and_losses(optima: pd.DataFrame, size: str) -> None:
     for figure, column in (
-        (law_charts.best_sizes(optima, size), size),
-        (law_charts.loss_against_sparsity(optima), "loss"),
+        (laws.best_sizes(optima, size), size),
+        (laws.loss_against_sparsity(optima), "loss"),
     ):
         shown = {trace.name: trace for trace in figure.data}
         for budget, part in optima.groupby("budget"):
-            trace = shown[law_charts.flops(budget)]
+            trace = shown[flops(budget)]
             assert list(trace.y) == list(part[column])
             np.testing.assert_allclose(np.array(trace.y) + trace.error_y.array, part[f"{column}_high"])
             np.testing.assert_allclose(np.array(trace.y) - trace.error_y.arrayminus, part[f"{column}_low"])
             assert list(trace.x) == list(-np.log2(1 - part["sparsity"]))
 
 
-@pytest.mark.parametrize("draw", [law_charts.contours, law_charts.surface_3d])
+@pytest.mark.parametrize("draw", [laws.contours, laws.surface_3d])
 def test_a_surface_ends_where_the_runs_end(runs: pd.DataFrame, draw: object) -> None:
     (surface, *_) = isoflop.surfaces(runs, bootstraps=20)
     here = runs[runs["budget"] == surface.budget]
@@ -79,7 +80,7 @@ def test_predicted_against_measured() -> None:
     table = pd.DataFrame(
         {"sparsity": [0, 0.5], "measured": [2.0, 1.8], "predicted": [2.1, 1.8], "low": [1.9, 1.7], "high": [2.2, 2.0]}
     )
-    diagonal, dense, sparse = law_charts.predicted_against_measured(table).data
+    diagonal, dense, sparse = laws.predicted_against_measured(table).data
     assert list(diagonal.x) == list(diagonal.y) == [1.7, 2.2]
     assert (dense.x[0], dense.y[0], sparse.x[0], sparse.y[0]) == (2.0, 2.1, 1.8, 1.8)
     assert sparse.error_y.array[0] == pytest.approx(0.2)
@@ -87,7 +88,7 @@ def test_predicted_against_measured() -> None:
 
 def test_curves() -> None:
     lines = {"a": pd.Series([1, 2], index=[10, 100]), "b": pd.Series([3, 4], index=[10, 100])}
-    figure = law_charts.curves(lines, "x", "y")
+    figure = laws.curves(lines, "x", "y")
     assert [(trace.name, list(trace.x), list(trace.y)) for trace in figure.data] == [
         ("a", [10, 100], [1, 2]),
         ("b", [10, 100], [3, 4]),

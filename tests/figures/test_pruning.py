@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from sparsity_lab.figures import pruning as charts
+from sparsity_lab.figures import pruning
 
 CURVES = pd.DataFrame(
     {
@@ -16,22 +16,22 @@ CURVES = pd.DataFrame(
 
 
 def test_losses() -> None:
-    magnitude, wanda = charts.losses(CURVES, "sparsity").data
+    magnitude, wanda = pruning.losses(CURVES, "sparsity").data
     assert (magnitude.name, list(magnitude.x), list(magnitude.y)) == ("magnitude", [0.5, 0.9], [0.1, 1.0])
-    assert list(wanda.y) == [charts.LEAST, 0.5], "a logarithm has no place for a loss that falls"
+    assert list(wanda.y) == [pruning.LEAST, 0.5], "a logarithm has no place for a loss that falls"
     assert list(wanda.customdata) == [-0.01, 0.5], "but the hover says it"
     assert list(wanda.error_y.array) == [0.02, 0.2]
     assert (magnitude.line.dash, magnitude.marker.symbol) != (wanda.line.dash, wanda.marker.symbol)
 
 
 def test_losses_over_numbers() -> None:
-    figure = charts.losses(CURVES.assign(x=[16, 8, 16, 8]), "experts left", share=False)
+    figure = pruning.losses(CURVES.assign(x=[16, 8, 16, 8]), "experts left", share=False)
     assert list(figure.layout.xaxis.ticktext) == ["8", "16"]
 
 
 @pytest.mark.parametrize("method", ["magnitude", "Wanda"])
 def test_dial(method: str) -> None:
-    figure = charts.dial(CURVES, method, 0.9, {"attention": 0.2, "experts": 0.05})
+    figure = pruning.dial(CURVES, method, 0.9, {"attention": 0.2, "experts": 0.05})
     grey, mine, ring, bars = figure.data
     own = CURVES[CURVES["line"] == method]
     assert list(mine.x) == list(own["x"])
@@ -45,7 +45,7 @@ def test_healing() -> None:
     runs = pd.DataFrame(
         {"line": ["a"] * 4, "share": [0.25, 0.5, 0.75, 1.0], "sparsity": [0, 0, 0.9, 0.9], "loss": [4.0, 3, 2, 1]}
     )
-    sparsity, loss = charts.healing(runs).data
+    sparsity, loss = pruning.healing(runs).data
     assert (list(sparsity.x), list(sparsity.y)) == ([0.25, 0.75, 1.0], [0, 0.9, 0.9])
     assert sparsity.line.shape == "hv"
     assert list(loss.y) == [4, 3, 2, 1]
@@ -53,5 +53,5 @@ def test_healing() -> None:
 
 def test_load_against_loss() -> None:
     experts = pd.DataFrame({"layer": [0, 0, 1], "load": [0.5, 1.5, 1.0], "rise": [0.1, 0.0, -0.1]})
-    first, second = charts.load_against_loss(experts).data
+    first, second = pruning.load_against_loss(experts).data
     assert (list(first.x), list(first.y), list(second.y)) == ([0.5, 1.5], [0.1, 0.0], [-0.1])

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sparsity_lab.analysis import sparse_formats as payoff
-from sparsity_lab.figures import sparse_formats as payoff_charts
+from sparsity_lab.analysis.sparse_formats import EXPERTS, FORMATS
+from sparsity_lab.figures import sparse_formats
 from sparsity_lab.widgets.explorer import Explorer, choice
 
 TIMES = pd.DataFrame(
@@ -23,7 +23,7 @@ TIMES = pd.DataFrame(
 
 @pytest.mark.parametrize("at", [0.6, math.inf])
 def test_times(at: float) -> None:
-    dense, csr, star = payoff_charts.times(TIMES, pd.DataFrame({"format": ["csr"], "at": [at]})).data
+    dense, csr, star = sparse_formats.times(TIMES, pd.DataFrame({"format": ["csr"], "at": [at]})).data
     assert (dense.mode, list(dense.y)) == ("lines", [2, 2]), "one measurement is a level"
     np.testing.assert_allclose(csr.x, [1, 2])
     np.testing.assert_allclose(csr.y, [3, 1])
@@ -35,7 +35,7 @@ def test_times(at: float) -> None:
 
 def test_a_slider_can_move_times() -> None:
     explorer = Explorer(
-        lambda scale: payoff_charts.times(
+        lambda scale: sparse_formats.times(
             TIMES.assign(seconds=TIMES["seconds"] * scale), pd.DataFrame({"format": ["csr"], "at": [1 - 0.4 / scale]})
         ),
         lambda scale: str(scale),
@@ -49,21 +49,21 @@ def test_losses() -> None:
     table = pd.DataFrame(
         {"line": ["all", "hard", "hard"], "kept": [1.0, 0.1, 0.5], "loss": [2.0, 4.0, 3.0], "half": 0.1}
     )
-    level, hard = payoff_charts.losses(table).data
+    level, hard = sparse_formats.losses(table).data
     assert (level.mode, list(level.x), list(level.y)) == ("lines", [0.1, 0.5, 1.0], [2.0] * 3)
     assert (list(hard.x), list(hard.y), list(hard.error_y.array)) == ([0.1, 0.5], [4.0, 3.0], [0.1, 0.1])
 
 
 def test_losses_come_in_order() -> None:
     table = pd.DataFrame({"line": "hard", "kept": [0.5, 0.1, 1.0], "loss": [3.0, 4.0, 2.0], "half": [0.2, 0.3, 0.1]})
-    figure = payoff_charts.losses(table)
+    figure = sparse_formats.losses(table)
     (hard,) = figure.data
     assert (list(hard.x), list(hard.y), list(hard.error_y.array)) == ([0.1, 0.5, 1.0], [4.0, 3.0, 2.0], [0.3, 0.2, 0.1])
     assert list(figure.layout.xaxis.ticktext) == ["10%", "50%", "100%"]
 
 
 def test_every_line_is_drawn_and_every_format_has_a_look_of_its_own() -> None:
-    names = [*payoff.FORMATS, payoff.EXPERTS, "one more"]
-    traces = payoff_charts.losses(pd.DataFrame({"line": names, "kept": 1.0, "loss": 1.0, "half": 0.1})).data
+    names = [*FORMATS, EXPERTS, "one more"]
+    traces = sparse_formats.losses(pd.DataFrame({"line": names, "kept": 1.0, "loss": 1.0, "half": 0.1})).data
     assert [trace.name for trace in traces] == names
     assert len({(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in traces[:-1]}) == len(names) - 1
