@@ -20,7 +20,7 @@ from sparsity_lab.config import ModelConfig
 from sparsity_lab.laws.fitting import PredictedLoss
 from sparsity_lab.record import Record, run_id, run_label
 from sparsity_lab.runs import measured as shipped
-from sparsity_lab.runs.sweep import failed
+from sparsity_lab.runs.sweep import failed_record
 from sparsity_lab.training.timing import Speed
 from sparsity_lab.training.trainer import Training
 from sparsity_lab.widgets import session as session_module
@@ -87,7 +87,7 @@ def test_measured_runs_are_there_while_one_drags(session: Session, monkeypatch: 
         calls.append(model)
         if run.budget < 1e11:
             return None
-        record = failed((model, run), "")
+        record = failed_record((model, run), "")
         return replace(record, status="finished", val_loss=2.0 + model.sparsity, curve=curve)
 
     monkeypatch.setattr(shipped, "nearest", nearest)
