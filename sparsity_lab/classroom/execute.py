@@ -25,14 +25,12 @@ def check_parameters(notebook: Path, values: dict[str, Any]) -> None:
         if name not in known:
             raise ValueError(f"{notebook.name} has no parameter {name!r}; it has {', '.join(known)}")
 
-        kind = known[name][0]
+        kind, default = known[name]
         wanted = KINDS.get(kind.partition("[")[0])
         if wanted is None:
             raise ValueError(f"{notebook.name}: parameter {name!r} needs a type in the notebook: {', '.join(KINDS)}")
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-            raise ValueError(
-                f"{notebook.name}: parameter {name}={value!r} must be of type {kind}, e.g. {known[name][1]!r}"
-            )
+            raise ValueError(f"{notebook.name}: parameter {name}={value!r} must be of type {kind}, e.g. {default!r}")
 
 
 def profile(folder: Path, name: str, notebook: Path) -> dict[str, Any]:
@@ -58,14 +56,9 @@ def execute(notebook: Path, output: Path, values: dict[str, Any]) -> float:
     output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     papermill.execute_notebook(
-        str(notebook),
-        str(output),
-        parameters=values,
-        kernel_name="python3",
-        cwd=str(notebook.parent),
-        progress_bar=False,
-        store_widget_state=False,
-    )
+        str(notebook), str(output), parameters=values, kernel_name="python3", cwd=str(notebook.parent),
+        progress_bar=False, store_widget_state=False,
+    )  # fmt: skip
     return time.monotonic() - start
 
 
@@ -76,7 +69,6 @@ def find_notebooks(folder: Path, names: list[str]) -> list[Path]:
         raise ValueError(f"folder={str(folder)!r} has no notebooks")
     for name in names:
         if not any(path.name.startswith(name) for path in paths):
-            raise ValueError(
-                f"no notebook in {folder} starts with {name!r}; there are {', '.join(p.stem for p in paths)}"
-            )
+            known = ", ".join(path.stem for path in paths)
+            raise ValueError(f"no notebook in {folder} starts with {name!r}; there are {known}")
     return [path for path in paths if not names or path.name.startswith(tuple(names))]

@@ -52,7 +52,7 @@ class Page:
 
         figures = [out.data[PLOTLY] for out in outputs if PLOTLY in out.get("data", {})]
         for cell in cells:
-            cell.outputs = [shown(out) for out in cell.outputs if not _is_progress(out)]
+            cell.outputs = [shown for out in cell.outputs if (shown := _shown(out)) is not None]
 
         text = Text(names)
         exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
@@ -95,19 +95,17 @@ class Text(IPythonRenderer):
         return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
 
 
-def shown(output: NotebookNode) -> NotebookNode:
-    """Returns an output as the page shows it: a figure as data that figures.js draws, controls as a note about them."""
+def _shown(output: NotebookNode) -> NotebookNode | None:
+    """Returns an output as the page shows it: a figure as data that figures.js draws, controls as a note about them.
+    None for the progress bar that a cell displays on the way to its result."""
     data = output.get("data", {})
+    if WIDGET in data and output.output_type == "display_data":
+        return None
     if PLOTLY in data:
         output.data = {"text/html": figure(data[PLOTLY])}
     elif WIDGET in data:
         output.data = {"text/html": f'<p class="note">{CONTROLS}</p>'}
     return output
-
-
-def _is_progress(output: NotebookNode) -> bool:
-    """Whether an output is the progress bar that a cell displays on the way to its result."""
-    return output.output_type == "display_data" and WIDGET in output.get("data", {})
 
 
 def figure(drawing: dict[str, Any]) -> str:

@@ -57,10 +57,8 @@ def submissions(folder: Path, assignments: list[str]) -> Iterator[Submission]:
 
     some = [name for name in assignments if any((folder / student / name).is_dir() for student in students)]
     if not some:
-        raise ValueError(
-            f"submissions={str(folder)!r} must hold STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, with assignments "
-            f"{', '.join(assignments)}"
-        )
+        form = f"STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, with assignments {', '.join(assignments)}"
+        raise ValueError(f"submissions={str(folder)!r} must hold {form}")
     for student in students:
         for name in some:
             yield Submission(student, name, folder / student / name / f"{name}.ipynb")
@@ -178,11 +176,8 @@ class Course:
             waiting = [grade.name for grade in written if grade.needs_manual_grade]
 
             row: dict[str, Any] = {"student": student, "assignment": assignment}
-            for points, most, some in (
-                ("points", "max", grades),
-                ("auto", "auto_max", tests),
-                ("written", "written_max", written),
-            ):
+            sums = ("points", "max", grades), ("auto", "auto_max", tests), ("written", "written_max", written)
+            for points, most, some in sums:
                 row |= {points: sum(grade.score for grade in some), most: sum(grade.max_score for grade in some)}
             row["parts"] = "; ".join(f"{grade.name} {grade.score:g}/{grade.max_score:g}" for grade in grades)
             return row | {"status": f"for you to read: {', '.join(waiting)}" if waiting else "graded"}

@@ -89,18 +89,10 @@ def run(book: NotebookNode, sandbox: Sandbox, cell_seconds: int, seconds: int) -
     end, trouble, name, ended = time.monotonic() + seconds, "", "", 0
     late = {"ename": "CellTimeoutError", "evalue": f"took more than {cell_seconds} s", "traceback": []}
     client = Client(
-        book,
-        kernel_name="python3",
-        timeout=cell_seconds,
-        startup_timeout=STARTING,
-        allow_errors=True,
-        interrupt_on_timeout=True,
-        error_on_timeout=late,
-        raise_on_iopub_timeout=True,
-        iopub_timeout=cell_seconds,  # for an interrupted cell to stop
-        store_widget_state=False,
-        shutdown_kernel="immediate",
-    )
+        book, kernel_name="python3", allow_errors=True, store_widget_state=False, shutdown_kernel="immediate",
+        startup_timeout=STARTING, timeout=cell_seconds, interrupt_on_timeout=True, error_on_timeout=late,
+        iopub_timeout=cell_seconds, raise_on_iopub_timeout=True,  # an interrupted cell has this long to stop
+    )  # fmt: skip
     client.on_cell_executed = client.note_error
 
     with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as folder:

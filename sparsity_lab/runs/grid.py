@@ -7,9 +7,8 @@
     seed = [0, 1, 2]
 
 ``width``, ``sparsity`` and ``hold`` set the dial, and ``top_k`` the number of active experts at each of its stops.
-``granularity`` cuts every expert into that many narrower ones and multiplies the number of active experts likewise
-(Krajewski et al. 2024, arXiv 2402.07871). Any other field of `ModelConfig` or `RunConfig` may stand beside them, as one
-value or a list.
+``granularity`` cuts every expert into that many narrower ones, that many times as many of them active (Krajewski et al.
+2024, arXiv 2402.07871). Any other field of `ModelConfig` or `RunConfig` may stand beside them, one value or a list.
 """
 
 import itertools

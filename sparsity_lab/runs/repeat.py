@@ -61,8 +61,7 @@ def run_all(
 
 
 def summarise(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Returns mean held-out losses over seeds and half the width of their 95% intervals: columns ``by``, loss, half,
-    seeds."""
+    """Returns mean held-out losses over seeds, half their 95% intervals' width: columns ``by``, loss, half, seeds."""
     groups = runs.dropna(subset="val_loss").groupby(by, sort=False)["val_loss"]
     rows = [(*key, *mean_interval(list(losses)), len(losses)) for key, losses in groups]
     return pd.DataFrame(rows, columns=[*by, "loss", "half", "seeds"])

@@ -57,9 +57,8 @@ class RunStore:
 
 
 def user_store(folder: Path | None = None) -> RunStore:
-    """Returns the one store of a user, in ``folder`` (default: `home`). Every run is kept there and looked up there,
-    whoever trains it: the dashboard, a cell, a sweep or the command line. Dashboards used to keep theirs in ``live``,
-    which is still read."""
+    """Returns the one store of a user, in ``folder`` (default: `home`), for every run of the dashboard, a cell, a sweep
+    or the command line. Dashboards used to keep theirs in ``live``, which is still read."""
     folder = folder or home()
     return RunStore(folder / "runs", older=[folder / "live"])
 

@@ -2,9 +2,8 @@
 
     sweep(read_grid("grid.toml"), Path("runs"))
 
-A run is a function of its configs, and its record is one file that is written atomically. A run with a record is not
-trained again, whoever trained it and however often the sweep is started. A run that was cut off resumes from its
-checkpoint.
+A run is a function of its configs, and its record is one file, written atomically. A run with a record is not trained
+again, whoever trained it and however often the sweep is started. A run that was cut off resumes from its checkpoint.
 """
 
 import errno
@@ -146,13 +145,13 @@ def sweep(
     bar = Bar()
     state = _State(todo, len(pairs), _seconds(todo, speed) if todo else [], folder, report or bar)
     try:
-        state.tell()
+        state.report(state.progress())
         while state.queue and not state.stopped and not stop():
             with _cluster(workers, scheduler, stop) as client:
                 if client is not None:
                     _work(client, state, stop)
         if todo:
-            state.tell()
+            state.report(state.progress())
     finally:
         state.stop_file.unlink(missing_ok=True)
         bar.close()
@@ -195,9 +194,6 @@ class _State:
         took = time.monotonic() - self.start
         left = took * (1 - share) / share if share > 0.01 else work * (1 - share) / self.threads
         return Progress(self.total, done, self.failed, share, left)
-
-    def tell(self) -> None:
-        self.report(self.progress())
 
 
 class _cluster:
@@ -263,7 +259,7 @@ def _work(client: Client, state: _State, stop: Callable[[], bool]) -> None:
                 return
             for pair, outcome in came_back:
                 _keep(pair, outcome, state)
-            state.tell()
+            state.report(state.progress())
         except KeyboardInterrupt:
             if state.stopped:
                 raise

@@ -29,14 +29,9 @@ from sparsity_lab.widgets.settings import Settings
 
 SHOWN_RUNS = 8
 COLUMNS = {  # of `to_frame` → of `MagicDial.results`
-    "params_total": "total parameters",
-    "params_active": "active parameters",
-    "tokens": "tokens",
-    "flops": "FLOPs",
-    "val_loss": "held-out loss",
-    "seconds": "seconds",
-    "status": "status",
-}
+    "params_total": "total parameters", "params_active": "active parameters", "tokens": "tokens", "flops": "FLOPs",
+    "val_loss": "held-out loss", "seconds": "seconds", "status": "status",
+}  # fmt: skip
 
 
 class MagicDial(ipw.VBox):
@@ -57,20 +52,10 @@ class MagicDial(ipw.VBox):
         self.dials = Dials(start, self._dial_moved, self._say_problem)
         self._build_buttons()
         self._build_outputs()
-        super().__init__(
-            [
-                ipw.HBox([self.dials, self._facts], layout={"flex_flow": "row wrap", "align_items": "flex-start"}),
-                self._buttons,
-                self._problem,
-                ipw.HBox([self._progress, self._status], layout={"align_items": "center"}),
-                self._figure.widget,
-                self._summary,
-                self._texts,
-                self._runs,
-                self._code,
-                Aid(),
-            ]
-        )
+        top = ipw.HBox([self.dials, self._facts], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
+        progress = ipw.HBox([self._progress, self._status], layout={"align_items": "center"})
+        outputs = [self._figure.widget, self._summary, self._texts, self._runs, self._code]
+        super().__init__([top, self._buttons, self._problem, progress, *outputs, Aid()])
         self.add_class("sparsity-lab-dial")
 
         self._session.listener = self._refresh

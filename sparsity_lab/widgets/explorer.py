@@ -14,9 +14,6 @@ from sparsity_lab.widgets.accessibility import Aid
 Draw = Callable[..., go.Figure]
 Describe = Callable[..., str]
 
-LAYOUT = {"width": "440px"}
-STYLE = {"description_width": "150px"}
-
 
 class Explorer(ipw.VBox):
     """Sliders, a figure and a text. Display it as the last expression of a cell; ``draw`` called with the same values
@@ -96,24 +93,22 @@ def choice(label: str, options: Mapping[str, Any] | list[Any], value: Any) -> ip
     stops = list(options.items()) if isinstance(options, Mapping) else [(_name(o), o) for o in options]
     if value not in [stop for _, stop in stops]:
         value = min((stop for _, stop in stops), key=lambda stop: abs(stop - value))
-    return ipw.SelectionSlider(options=stops, value=value, description=label, style=STYLE, layout=LAYOUT)
+    return ipw.SelectionSlider(options=stops, value=value, **_looks(label))
 
 
 def pick(label: str, options: list[str], value: str) -> ipw.Dropdown:
-    return ipw.Dropdown(options=options, value=value, description=label, style=STYLE, layout=LAYOUT)
+    """Makes a menu."""
+    return ipw.Dropdown(options=options, value=value, **_looks(label))
 
 
 def slide(label: str, value: float, low: float, high: float, step: float, form: str = ".3g") -> ipw.FloatSlider:
-    return ipw.FloatSlider(
-        value=min(max(value, low), high),
-        min=low,
-        max=high,
-        step=step,
-        description=label,
-        readout_format=form,
-        style=STYLE,
-        layout=LAYOUT,
-    )
+    """Makes a slider over a range. It starts at ``value``, or at the end of the range that is nearest to it."""
+    start = min(max(value, low), high)
+    return ipw.FloatSlider(value=start, min=low, max=high, step=step, readout_format=form, **_looks(label))
+
+
+def _looks(label: str) -> dict[str, Any]:
+    return {"description": label, "style": {"description_width": "150px"}, "layout": {"width": "440px"}}
 
 
 def _name(option: Any) -> str:
