@@ -1,4 +1,4 @@
-"""What students hand in → marks and feedback.
+"""From what students hand in to marks and feedback.
 
 Student code runs in a sandbox, one process for each submission (`worker`). Marks are made here, outside of it, from the
 outputs that came back.

@@ -1,4 +1,4 @@
-"""Where the code of submissions runs: a small world that holds Python, this package and a home that is thrown away.
+"""The sandbox of submissions: a small world that holds Python, this package and a home that is thrown away.
 
 With Linux namespaces (as root, or as anyone where user namespaces are allowed) a kernel sees no other file, no other
 process and no network. Without them, root can still run it as a user who owns nothing. Both need only util-linux.
@@ -19,7 +19,7 @@ from sparsity_lab.units import size
 
 Kind = Literal["namespaces", "user", "none"]
 
-USER = 61_000  # a number that belongs to nobody: above people's, below those that systemd hands out
+USER = 61_000  # no user's number: above people's, below those that systemd hands out
 PROCESSES = 64  # and threads, of one submission
 HOME_SIZE = "256m"  # of its files, which live in memory
 PACKAGE = Path(__file__).resolve().parents[1]

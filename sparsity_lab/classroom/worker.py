@@ -131,7 +131,7 @@ def run(book: NotebookNode, sandbox: Sandbox, cell_seconds: int, seconds: int) -
 
 
 def _trips(client: Client, book: NotebookNode) -> bool:
-    """Whether a failing test still fails in the kernel, after all that the student's code did to it."""
+    """Tells whether a failing test still fails in the kernel, whatever the student's code did to it."""
     book.cells.append(nbformat.v4.new_code_cell(TRIPWIRE))
     client.execute_cell(book.cells[-1], len(book.cells) - 1)
     return any(output.output_type == "error" for output in book.cells.pop().outputs)

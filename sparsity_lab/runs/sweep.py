@@ -43,7 +43,7 @@ DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sweep will take, before it starts."""
+    """The time and energy that a sweep will take, before it starts."""
 
     runs: int  # that have no record yet
     seconds: float  # with all workers busy
@@ -59,7 +59,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a sweep stands."""
+    """The progress of a sweep."""
 
     total: int  # runs
     done: int  # runs that finished or diverged, whoever trained them
@@ -276,7 +276,7 @@ def _hand_out(client: Client, state: _State, under_way: UnderWay, topic: str) ->
     elif client.cluster is not None and time.monotonic() - state.manned > SECONDS_WITHOUT_WORKER:
         raise CancelledError  # none of this machine's workers came back
     if state.stopped:
-        if not found:  # nobody is there to stop
+        if not found:  # no worker is there to stop
             under_way.clear()
         return
 

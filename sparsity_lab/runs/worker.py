@@ -23,7 +23,7 @@ SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run; everything is empty if it was stopped. Errors travel as text: one that Dask can't pickle,
+    """The end of a run; everything is empty if it was stopped. Errors travel as text: one that Dask can't pickle,
     such as a RecursionError's traceback, would leave its client waiting forever."""
 
     record: str = ""  # as JSON

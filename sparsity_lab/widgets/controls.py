@@ -69,7 +69,7 @@ class Dials(ipw.VBox):
 
     @property
     def settings(self) -> Settings:
-        """Where the dials stand now."""
+        """The settings that the dials show now."""
         return Settings(
             sparsity=self.sparsity.value,
             budget=self.budget.value,

@@ -37,7 +37,7 @@ COLUMNS = {  # of `to_frame` → of `MagicDial.results`
 class MagicDial(ipw.VBox):
     """The dashboard. Display it as the last expression of a cell.
 
-    The arguments say where the dials start (`Settings`). Without a browser, `run` trains what the dials show and
+    The arguments are the `Settings` with which the dials start. Without a browser, `run` trains what the dials show and
     `figure` is the static twin of the live plot.
     """
 
@@ -71,7 +71,7 @@ class MagicDial(ipw.VBox):
 
     @property
     def settings(self) -> Settings:
-        """Where the dials stand now."""
+        """The settings that the dials show now."""
         return self.dials.settings
 
     def run(self) -> pd.DataFrame:
@@ -256,7 +256,7 @@ class MagicDial(ipw.VBox):
                 self._dial_moved()
 
     def _time_left(self) -> str:
-        """How far the runs are and the time they will take, while they are trained."""
+        """Returns the share of the training that is done and the time it will take; empty if none is under way."""
         steps = [lane.last for lane in self._session.lanes if lane.last is not None and lane.record is None]
         if not steps or self._session.state not in ("running", "paused") or not self._session.busy:
             return ""
@@ -274,7 +274,7 @@ class MagicDial(ipw.VBox):
             self._runs.value = self._runs_table(shown)
 
     def _live(self) -> list[Line]:
-        """The lines of the runs in front."""
+        """Returns the lines of the runs in front."""
         lines = []
         for lane in self._session.lanes:
             role = "this" if lane is self._session.lanes[0] else "dense"
@@ -288,7 +288,7 @@ class MagicDial(ipw.VBox):
         return lines
 
     def _ghosts(self) -> list[Line]:
-        """The lines of earlier runs on this corpus, the latest last."""
+        """Returns the lines of earlier runs on this corpus, the latest last."""
         front, lines = {run_label(lane.model, lane.run) for lane in self._session.lanes}, []
         for record in reversed(self._session.records):  # perhaps thousands, and labels take time
             if record.run["corpus"] == self.settings.corpus and (label := record.label) not in front:
@@ -298,7 +298,7 @@ class MagicDial(ipw.VBox):
         return lines[::-1]
 
     def _measured(self) -> list[Line]:
-        """The lines of the runs that ship with the suite and are nearest to where the dials stand."""
+        """Returns the lines of the runs that ship with the suite and are nearest to what the dials show."""
         settings, lines = self.settings, []
         for role, (model, run) in zip(("measured", "measured dense"), settings.pairs, strict=False):
             record = shipped.nearest(model, run)

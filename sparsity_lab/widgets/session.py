@@ -88,7 +88,7 @@ class Session:
 
     @property
     def trains(self) -> bool:
-        """Whether it is busy with a training, not with the calibration."""
+        """True while it trains; the calibration does not count."""
         return self._thread is not None and self._thread.is_alive() and self._thread.name == "training"
 
     def start(self, pairs: list[tuple[ModelConfig, RunConfig]], paused: bool = False) -> None:
@@ -152,7 +152,7 @@ class Session:
             self._go.set()
 
     def has_finished(self, pairs: list[tuple[ModelConfig, RunConfig]]) -> bool:
-        """Whether just these are shown, and trained to the end."""
+        """Tells whether just these runs are shown and trained to the end."""
         wanted = [run_id(model, run) for model, run in pairs]
         return _ids(self.lanes) == wanted and all(
             lane.record and lane.record.status != "stopped" for lane in self.lanes

@@ -1,4 +1,4 @@
-"""Where the dials stand: a few numbers that make two configs, a string to share, and the Python that does the same."""
+"""The settings of the dials: a few numbers that make two configs, a string to share, and Python that does the same."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from sparsity_lab.units import scientific
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the dials stand. As JSON they are the string that learners share."""
+    """What the dials show. As JSON it is the string that learners share."""
 
     sparsity: float = 0.9375
     budget: float = 1e11
