@@ -5,9 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-ASSIGNMENTS = Path("notebooks/assignments")
-SECONDS, CELL_SECONDS, MEMORY = 300, 30, 2 << 30  # for a submission, for a cell; bytes
-
 
 def dice(student: str, assignment: str) -> np.random.Generator:
     """Returns random numbers that belong to one student and one assignment. They are the same on every machine, so the
