@@ -1,8 +1,8 @@
 """How do notebooks become a course? They are executed, shown as pages, handed out as problem sets, and graded.
 
 `execute` runs notebooks without a browser, `gallery` turns executed ones into pages that need no Python. `assignments`
-makes the students' notebooks, `grading` gives marks and feedback; a `worker` runs each submission in a `sandbox`.
-Problem sets import `dice`, a student's own random numbers.
+makes the students' notebooks, `grading` gives marks and feedback; both use `nbgrader`, its converters in quiet. A
+`worker` runs each submission in a `sandbox`. Problem sets import `dice`, a student's own random numbers.
 """
 
 import lazy_loader

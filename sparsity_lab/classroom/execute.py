@@ -1,4 +1,4 @@
-"""Executes notebooks without a browser, with papermill, and checks parameters, which papermill does not."""
+"""Executes notebooks without a browser, with papermill, and checks their parameters, which papermill does not."""
 
 import ast
 import time
@@ -13,29 +13,28 @@ KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": 
 
 
 def parameters(notebook: Path) -> dict[str, tuple[str, Any]]:
-    """Name → (type, default) of a notebook's parameters, from the annotations in its parameters cell."""
+    """Returns the type and the default of each of a notebook's parameters, as its parameters cell annotates them."""
     found = papermill.inspect_notebook(str(notebook))
     return {name: (p["inferred_type_name"], ast.literal_eval(p["default"])) for name, p in found.items()}
 
 
-def check(notebook: Path, values: dict[str, Any]) -> None:
+def check_parameters(notebook: Path, values: dict[str, Any]) -> None:
     """Raises ValueError if the notebook lacks one of these parameters or wants another type."""
     known = parameters(notebook)
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"{notebook.name} has no parameter {name!r}; it has {', '.join(known)}")
-        kind = known[name][0]
+
+        kind, default = known[name]
         wanted = KINDS.get(kind.partition("[")[0])
         if wanted is None:
             raise ValueError(f"{notebook.name}: parameter {name!r} needs a type in the notebook: {', '.join(KINDS)}")
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-            raise ValueError(
-                f"{notebook.name}: parameter {name}={value!r} must be of type {kind}, e.g. {known[name][1]!r}"
-            )
+            raise ValueError(f"{notebook.name}: parameter {name}={value!r} must be of type {kind}, e.g. {default!r}")
 
 
 def profile(folder: Path, name: str, notebook: Path) -> dict[str, Any]:
-    """A profile's parameters; ``full`` is the notebook's own defaults. Raises ValueError for an unknown profile."""
+    """Returns a notebook's parameters in a profile, none for ``full``. Raises ValueError for an unknown profile."""
     if name == "full":
         return {}
     if not (folder / PROFILES).exists():
@@ -48,34 +47,28 @@ def profile(folder: Path, name: str, notebook: Path) -> dict[str, Any]:
 
 
 def execute(notebook: Path, output: Path, values: dict[str, Any]) -> float:
-    """Runs a notebook in its own folder, writes it with its outputs to ``output`` (atomically); gives the seconds.
+    """Runs a notebook in its own folder, writes it with its outputs to ``output`` and returns the seconds it took.
 
-    Raises ValueError for parameters that don't fit, and papermill's errors when a cell fails; then ``output`` holds
-    what was computed up to there.
+    Raises ValueError for parameters that don't fit, and papermill's errors when a cell fails; ``output`` then holds
+    what was computed up to that cell.
     """
-    check(notebook, values)
+    check_parameters(notebook, values)
     output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     papermill.execute_notebook(
-        str(notebook),
-        str(output),
-        parameters=values,
-        kernel_name="python3",
-        cwd=str(notebook.parent),
-        progress_bar=False,
-        store_widget_state=False,
-    )
+        str(notebook), str(output), parameters=values, kernel_name="python3", cwd=str(notebook.parent),
+        progress_bar=False, store_widget_state=False,
+    )  # fmt: skip
     return time.monotonic() - start
 
 
 def find_notebooks(folder: Path, names: list[str]) -> list[Path]:
-    """The notebooks whose names start with one of ``names``, or all. Raises ValueError for a name without match."""
+    """Returns the notebooks whose names start with one of ``names``, or all. Raises ValueError if a name has none."""
     paths = sorted(folder.glob("*.ipynb"))
     if not paths:
         raise ValueError(f"folder={str(folder)!r} has no notebooks")
     for name in names:
         if not any(path.name.startswith(name) for path in paths):
-            raise ValueError(
-                f"no notebook in {folder} starts with {name!r}; there are {', '.join(p.stem for p in paths)}"
-            )
+            known = ", ".join(path.stem for path in paths)
+            raise ValueError(f"no notebook in {folder} starts with {name!r}; there are {known}")
     return [path for path in paths if not names or path.name.startswith(tuple(names))]

@@ -1,4 +1,4 @@
-"""Executed notebooks → a folder of pages that any browser reads without a network, figures to hover over included."""
+"""Executed notebooks → a folder of pages that any browser shows without a network, with figures to hover over."""
 
 import html
 import json
@@ -22,14 +22,14 @@ SITE = Path(__file__).parent / "site"
 # A row of the README's table of notebooks: file, question, how long a full run takes.
 ROW = re.compile(r"^\| \[.+?\]\(notebooks/(\w+)\.ipynb\) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 CONTROLS = (
-    "In JupyterLab (<code>make lab</code>) this cell shows controls to move. They need Python behind the page; "
-    "the figures here show where they start."
+    "In JupyterLab (<code>make lab</code>) this cell shows controls to move. They need Python behind the page. "
+    "The figures here show where they start."
 )
 
 
 @dataclass(frozen=True)
 class Page:
-    """A notebook as HTML. ``figure``: its first one, for the index; ``changed``: ran with parameters not its own."""
+    """A notebook as HTML. ``figure``: its first one, for the index; ``changed``: it ran with other parameters."""
 
     name: str
     title: str
@@ -41,16 +41,19 @@ class Page:
 
     @classmethod
     def of(cls, path: Path, names: set[str]) -> "Page":
-        """``names``: of all pages that there will be. Raises ValueError if a cell failed or none was executed."""
+        """Makes the page of an executed notebook; ``names`` are those of all pages. Raises ValueError if a cell failed
+        or none was executed."""
         book = nbformat.read(path, as_version=4)
         cells = [cell for cell in book.cells if cell.cell_type == "code"]
         outputs = [out for cell in cells for out in cell.outputs]
         run = book.metadata.get("papermill", {})
         if any(out.output_type == "error" for out in outputs) or run.get("duration") is None:
             raise ValueError(f"{path} was not executed to its end: `make notebooks ARGS={path.stem}` says why")
+
         figures = [out.data[PLOTLY] for out in outputs if PLOTLY in out.get("data", {})]
         for cell in cells:
-            cell.outputs = [shown(out) for out in cell.outputs if not _is_progress(out)]
+            cell.outputs = [shown for out in cell.outputs if (shown := _shown(out)) is not None]
+
         text = Text(names)
         exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
         exporter.register_filter("markdown2html", MarkdownWithMath(renderer=text).render)
@@ -92,9 +95,12 @@ class Text(IPythonRenderer):
         return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
 
 
-def shown(output: NotebookNode) -> NotebookNode:
-    """An output as the page shows it: figures as data that figures.js draws, controls as a word about them."""
+def _shown(output: NotebookNode) -> NotebookNode | None:
+    """Returns an output as the page shows it: a figure as data that figures.js draws, controls as a note about them.
+    None for the progress bar that a cell displays on the way to its result."""
     data = output.get("data", {})
+    if WIDGET in data and output.output_type == "display_data":
+        return None
     if PLOTLY in data:
         output.data = {"text/html": figure(data[PLOTLY])}
     elif WIDGET in data:
@@ -102,13 +108,8 @@ def shown(output: NotebookNode) -> NotebookNode:
     return output
 
 
-def _is_progress(output: NotebookNode) -> bool:
-    """Of training, which a cell displays on its way to its result."""
-    return output.output_type == "display_data" and WIDGET in output.get("data", {})
-
-
 def figure(drawing: dict[str, Any]) -> str:
-    """The place of a figure, with what a screen reader says of it, and its data."""
+    """Returns the place of a figure, with the words that a screen reader reads out, and its data."""
     data = json.dumps({key: drawing[key] for key in ("data", "layout")}).replace("<", r"\u003c")
     label, height = html.escape(described(drawing)), drawing["layout"].get("height", 450)
     return (
@@ -118,23 +119,26 @@ def figure(drawing: dict[str, Any]) -> str:
 
 
 def described(drawing: dict[str, Any]) -> str:
-    """What is drawn over what, and the names of panels, lines and bars."""
+    """Returns in words what a figure measures, and the names of its panels, lines and bars."""
     traces, layout = drawing["data"], drawing["layout"]
+
     plane = [axis for key, axis in sorted(layout.items()) if re.match("[xy]axis", key)]
     space = [axis for key, axis in sorted(layout.get("scene", {}).items()) if key.endswith("axis")]
     bars = [trace.get("colorbar", {}) for trace in traces]
     measured = [part["title"]["text"] for part in (*plane, *space, *bars) if part.get("title", {}).get("text")]
+
     shown = [note["text"] for note in layout.get("annotations", [])]
     shown += [trace["name"] for trace in traces if trace.get("name")]
     places = [value for trace in traces for key in "xy" if isinstance(trace.get(key), list) for value in trace[key]]
     shown += [place for place in places if isinstance(place, str) and re.search("[A-Za-z]", place)]
+
     words = ["Figure" + f" of {'; '.join(dict.fromkeys(measured))}" * bool(measured)]
     words += [f"Shown: {'; '.join(dict.fromkeys(shown))}"] * bool(shown)
     return " ".join(re.sub(r"<[^>]+>", " ", ". ".join(words)).split())
 
 
 def thumbnail(drawing: dict[str, Any]) -> str:
-    """The figure small and bare; its card says in words what it is about."""
+    """Returns the figure small and bare; the words on its card say what it is about."""
     bare = {key: value | {"visible": False} for key, value in drawing["layout"].items() if re.match("[xy]axis", key)}
     margin = dict.fromkeys("lrtb", 4)
     layout = drawing["layout"] | bare | {"height": 130, "margin": margin, "showlegend": False, "annotations": []}
@@ -148,12 +152,14 @@ def build(executed: Path, out: Path, readme: Path) -> list[Page]:
     if not paths:
         raise ValueError(f"{executed} has no notebooks: `make notebooks` executes them")
     pages = [Page.of(path, {path.stem for path in paths}) for path in paths]
+
     about = {name: row for name, *row in ROW.findall(readme.read_text())} if readme.exists() else {}
     templates = Environment(loader=PackageLoader("sparsity_lab.classroom", "site"), autoescape=True, trim_blocks=True)
     out.mkdir(parents=True, exist_ok=True)
     for before, page, after in zip([None, *pages[:-1]], pages, [*pages[1:], None], strict=True):
         text = templates.get_template("page.html.j2").render(page=page, before=before, after=after)
         (out / f"{page.name}.html").write_text(text)
+
     cards = [(page, *about.get(page.name, ("", "")), thumbnail(page.figure) if page.figure else "") for page in pages]
     (out / "index.html").write_text(templates.get_template("index.html.j2").render(cards=cards))
     (out / "plotly.min.js").write_text(get_plotlyjs())

@@ -1,15 +1,16 @@
-"""Runs one submission: `python -m sparsity_lab.classroom.worker` is the grader's side, in a process of its own; the
-code that was handed in runs in a kernel in the sandbox, and answers through sockets.
+"""Runs one submission. `python -m sparsity_lab.classroom.worker` is the grader's side, in a process of its own; what
+was handed in runs in a kernel in the sandbox and answers through sockets.
 
-Nothing that the kernel says is believed but outputs and errors of cells, which are cut to size here.
+Nothing that the kernel says is believed except the outputs and errors of cells, which are cut to size here.
 """
 
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ TRIPWIRE = "assert len('test') == 5"
 
 
 class Client(NotebookClient):
-    """A kernel behind the sandbox, reached by Unix sockets, for it has no network."""
+    """A kernel in the sandbox, reached through Unix sockets because it has no network."""
 
     left = OUTPUT
 
@@ -58,26 +59,24 @@ class Client(NotebookClient):
         return super().process_message(msg, cell, cell_index)
 
     def note_error(self, cell: NotebookNode, cell_index: int, execute_reply: dict[str, Any]) -> None:
-        """A kernel may be told to show no traceback; its reply still says that the cell failed."""
+        """Adds the error that a kernel was told not to show: its reply still says that the cell failed."""
         reply = execute_reply["content"]
         if reply["status"] != "ok" and not any(o.get("ename") == reply.get("ename") for o in cell.outputs):
             cell.outputs.append(_error(str(reply.get("ename"))[:MESSAGE], str(reply.get("evalue"))[:MESSAGE]))
 
 
-def is_test(cell: NotebookNode) -> bool:
-    """Whether a cell's points depend on its running without an error."""
-    about = cell.metadata.get("nbgrader", {})
-    return bool(about.get("grade")) and not about.get("solution") and cell.cell_type == "code"
+def _tests(cells: Iterable[NotebookNode]) -> Iterator[NotebookNode]:
+    """Yields the cells whose points depend on running without an error."""
+    for cell in cells:
+        about = cell.metadata.get("nbgrader", {})
+        if about.get("grade") and not about.get("solution") and cell.cell_type == "code":
+            yield cell
 
 
-def not_run(cells: Iterable[NotebookNode], reason: str) -> None:
-    """Marks the tests among ``cells``, which never came to an end, as failed."""
-    for cell in filter(is_test, cells):
+def mark_not_run(cells: Iterable[NotebookNode], reason: str) -> None:
+    """Gives an error to the tests among ``cells``, which never came to an end."""
+    for cell in _tests(cells):
         cell.outputs.append(_error("NotRun", reason))
-
-
-def failed(cell: NotebookNode) -> bool:
-    return any(output.output_type == "error" for output in cell.outputs)
 
 
 def _error(name: str, value: str) -> NotebookNode:
@@ -86,23 +85,16 @@ def _error(name: str, value: str) -> NotebookNode:
 
 
 def run(book: NotebookNode, sandbox: Sandbox, cell_seconds: int, seconds: int) -> str:
-    """Executes ``book`` in place; gives what went wrong, empty if nothing did. A cell that raises fails alone."""
+    """Executes ``book`` in place. A cell that raises fails alone. Returns what went wrong, empty if nothing did."""
     end, trouble, name, ended = time.monotonic() + seconds, "", "", 0
     late = {"ename": "CellTimeoutError", "evalue": f"took more than {cell_seconds} s", "traceback": []}
     client = Client(
-        book,
-        kernel_name="python3",
-        timeout=cell_seconds,
-        startup_timeout=STARTING,
-        allow_errors=True,
-        interrupt_on_timeout=True,
-        error_on_timeout=late,
-        raise_on_iopub_timeout=True,
-        iopub_timeout=cell_seconds,  # for an interrupted cell to stop
-        store_widget_state=False,
-        shutdown_kernel="immediate",
-    )
+        book, kernel_name="python3", allow_errors=True, store_widget_state=False, shutdown_kernel="immediate",
+        startup_timeout=STARTING, timeout=cell_seconds, interrupt_on_timeout=True, error_on_timeout=late,
+        iopub_timeout=cell_seconds, raise_on_iopub_timeout=True,  # an interrupted cell has this long to stop
+    )  # fmt: skip
     client.on_cell_executed = client.note_error
+
     with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as folder:
         try:
             client.start_in(sandbox, Path(folder))
@@ -117,32 +109,36 @@ def run(book: NotebookNode, sandbox: Sandbox, cell_seconds: int, seconds: int) -
                     if cell.cell_type == "code" and any(o.get("ename") == late["ename"] for o in cell.outputs):
                         trouble = trouble or f"{name} took more than {cell_seconds} s"
                 else:
-                    book.cells.append(nbformat.v4.new_code_cell(TRIPWIRE))
-                    client.execute_cell(book.cells[-1], len(book.cells) - 1)
-                    if not failed(book.cells.pop()):
+                    if not _trips(client, book):
                         trouble = "TAMPERED: a test that must fail passed, so no test counts"
-                        for cell in filter(is_test, book.cells):
+                        for cell in _tests(book.cells):
                             cell.outputs = [_error("Tampered", trouble)]
         except DeadKernelError:
-            trouble = f"Python ended in {name}: what comes after was not run"
+            trouble = f"Python ended in {name}: later cells were not run"
         except CellTimeoutError:
-            trouble = f"{name} did not stop after {cell_seconds} s: what comes after was not run"
+            trouble = f"{name} did not stop after {cell_seconds} s: later cells were not run"
         except (RuntimeError, OSError) as error:
             trouble = f"the kernel did not start: {error}"
         finally:
             sandbox.clean_up()
-    for cell in filter(is_test, book.cells):  # nbgrader would take points for warnings, and points for results
+
+    for cell in _tests(book.cells):  # nbgrader would take points off for warnings, and give points for results
         cell.outputs = [o for o in cell.outputs if o.output_type == "error"]
-    not_run(book.cells[ended:], trouble)
+    mark_not_run(book.cells[ended:], trouble)
     if client.left < 0:
         trouble = trouble or f"printed more than {OUTPUT:,} bytes: the rest was left out"
     return trouble
 
 
-def main() -> None:
-    """Reads a job from stdin, writes the executed notebook where it says, prints what went wrong."""
-    import resource
+def _trips(client: Client, book: NotebookNode) -> bool:
+    """Tells whether a failing test still fails in the kernel, whatever the student's code did to it."""
+    book.cells.append(nbformat.v4.new_code_cell(TRIPWIRE))
+    client.execute_cell(book.cells[-1], len(book.cells) - 1)
+    return any(output.output_type == "error" for output in book.cells.pop().outputs)
 
+
+def run_job() -> None:
+    """Reads a job from stdin, writes the executed notebook where it says, and prints what went wrong."""
     job = json.loads(sys.stdin.read())
     resource.setrlimit(resource.RLIMIT_AS, (GRADER_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     book = nbformat.read(job["notebook"], as_version=4)
@@ -152,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_job()

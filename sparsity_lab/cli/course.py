@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsity_lab.classroom.assignments import ASSIGNMENTS, CELL_SECONDS, MEMORY, SECONDS, names, release
+from sparsity_lab.classroom.assignments import names, release
 
 if TYPE_CHECKING:
     from sparsity_lab.classroom.grading import Course
 
+ASSIGNMENTS = Path("notebooks/assignments")
+SECONDS, CELL_SECONDS, MEMORY = 300, 30, 2 << 30  # for a submission, for a cell; bytes
 WRITTEN = "Marks: {0}/marks.csv; feedback: {0}/feedback"
 
 

@@ -17,13 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from papermill.exceptions import PapermillExecutionError
 
-    from sparsity_lab.classroom.execute import check, execute, find_notebooks, profile
+    from sparsity_lab.classroom.execute import check_parameters, execute, find_notebooks, profile
 
     given = {name: _literal(value) for name, value in options.p}
     notebooks = find_notebooks(options.folder, options.names)
     jobs = [(path, profile(options.folder, options.profile, path) | given) for path in notebooks]
     for path, values in jobs:  # all of them, before the first one runs
-        check(path, values)
+        check_parameters(path, values)
 
     failed = 0
     for path, values in jobs:

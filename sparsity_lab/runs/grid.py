@@ -6,9 +6,9 @@
     sparsity = [0, 0.9375]
     seed = [0, 1, 2]
 
-``width``, ``sparsity`` and ``hold`` set the dial, and ``top_k`` the experts that work at each of its stops;
-``granularity`` cuts every expert into so many narrower ones, as many more of them working (Krajewski et al. 2024, arXiv
-2402.07871). Any other field of `ModelConfig` or `RunConfig` may stand beside them, one value or a list.
+``width``, ``sparsity`` and ``hold`` set the dial, and ``top_k`` the number of active experts at each of its stops.
+``granularity`` cuts every expert into that many narrower ones, that many times as many of them active (Krajewski et al.
+2024, arXiv 2402.07871). Any other field of `ModelConfig` or `RunConfig` may stand beside them, one value or a list.
 """
 
 import itertools
@@ -31,7 +31,7 @@ MAX_RUNS = 100_000
 
 
 def read_grid(path: Path | str) -> list[Pair]:
-    """The runs of a grid file, each once, in the order of the file.
+    """Reads the runs of a grid file, each once, in the order of the file.
 
     Raises ValueError that names the file, the table and the field if one is not understood.
     """
@@ -42,16 +42,11 @@ def read_grid(path: Path | str) -> list[Pair]:
         raise ValueError(f"grid {path} does not exist: name a TOML file with [[runs]] tables") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"grid {path} is not TOML ({error})") from None
+
     tables = content.get("runs")
-    if (
-        set(content) != {"runs"}
-        or not isinstance(tables, list)
-        or not tables
-        or not all(isinstance(t, dict) for t in tables)
-    ):
-        raise ValueError(
-            f"grid {path} must hold [[runs]] tables and nothing else, got {', '.join(content) or 'nothing'}"
-        )
+    if set(content) != {"runs"} or not isinstance(tables, list) or {type(table) for table in tables} != {dict}:
+        found = ", ".join(content) or "nothing"
+        raise ValueError(f"grid {path} must hold [[runs]] tables and nothing else, got {found}")
     try:
         return grid_runs(*tables)
     except ValueError as error:
@@ -59,8 +54,8 @@ def read_grid(path: Path | str) -> list[Pair]:
 
 
 def grid_runs(*tables: dict[str, Any]) -> list[Pair]:
-    """The runs of several tables; in each, lists are multiplied out, the last varying fastest. A run that appears
-    twice is kept once. Raises ValueError for a field or a value that is not understood."""
+    """Returns the runs of several tables. In each, lists are multiplied out, the last varying fastest. A run that
+    appears twice is kept once. Raises ValueError for a field or a value that is not understood."""
     pairs: dict[str, Pair] = {}
     total = 0
     for number, table in enumerate(tables, start=1):
@@ -71,9 +66,11 @@ def grid_runs(*tables: dict[str, Any]) -> list[Pair]:
                 raise ValueError(f"table {number} has {name!r}, which is no field of a run{hint}")
             if not values:
                 raise ValueError(f"table {number}: {name}=[] gives no run; name at least one value")
+
         total += math.prod(map(len, choices.values()))
         if total > MAX_RUNS:
             raise ValueError(f"table {number} makes it {total:,} runs, more than {MAX_RUNS:,}: shorten its lists")
+
         for choice in itertools.product(*choices.values()):
             try:
                 model, run = _pair(dict(zip(choices, choice, strict=True)))
@@ -84,10 +81,12 @@ def grid_runs(*tables: dict[str, Any]) -> list[Pair]:
 
 
 def _pair(fields_of_run: dict[str, Any]) -> Pair:
+    """Returns the configs of one choice of values: the dial first, then the cut, then fields that are set by name."""
     dial: dict[str, Any] = DIAL | {name: value for name, value in fields_of_run.items() if name in DIAL}
     dense = ModelConfig.on_dial(dial["width"], 0.0, dial["hold"])
     dense = dense.replace(n_experts=dial["top_k"], top_k=dial["top_k"])
     model = dense.with_sparsity(dial["sparsity"], dial["hold"])
+
     parts = dial["granularity"]
     if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1 or model.d_expert % parts:
         raise ValueError(
@@ -96,5 +95,6 @@ def _pair(fields_of_run: dict[str, Any]) -> Pair:
     model = model.replace(
         d_expert=model.d_expert // parts, n_experts=model.n_experts * parts, top_k=model.top_k * parts
     )
+
     model = model.replace(**{name: value for name, value in fields_of_run.items() if name in OF_MODEL})
     return model, RunConfig(**{name: value for name, value in fields_of_run.items() if name in OF_RUN})

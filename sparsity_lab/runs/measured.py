@@ -1,4 +1,4 @@
-"""The measured runs that ship with the suite, and a law fitted to them: something to look at before any training."""
+"""The measured runs that ship with the suite, and a law fitted to them: something to see before any training."""
 
 import functools
 
@@ -15,31 +15,32 @@ from sparsity_lab.runs.store import RunStore, load_frame
 
 FOLDER = DATA / "isoflop"
 LAW, NEAR = "law.fit", 2.0
-CORPUS = "python"  # that they were trained on
+CORPUS = "python"  # the text that they were trained on
 FARTHEST = 3.5  # times the budget, one way or the other
 
 
 @functools.cache
 def runs() -> pd.DataFrame:
-    """The finished ones, as `load_frame` gives them; empty where only the package was installed."""
+    """Returns the finished runs, as `load_frame` gives them; none where only the package was installed."""
     frame = load_frame(FOLDER)
     return frame[frame["status"] == "finished"].reset_index(drop=True)
 
 
 @functools.cache
 def task_records() -> list[Record]:
-    """The records in data/tasks, with scores (see `task_scores.score_table`); none if only the package is installed."""
+    """Returns the records in data/tasks, with scores by task; none where only the package was installed."""
     return RunStore(DATA / "tasks").load()
 
 
 def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
-    """The measured run most like this one: first in its budget, then in sparsity, width, number of experts and seed.
+    """Returns the measured run most like this one: first in budget, then in sparsity, width, cut of experts and seed.
 
-    None if it was another text, or if no budget is near.
+    None for another text, or if no budget is near.
     """
     found = runs()
     if found.empty or run.corpus != CORPUS:
         return None
+
     order = pd.DataFrame(
         {
             "budget": np.abs(np.log(found["budget"] / run.budget)),
@@ -55,25 +56,25 @@ def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
 
 
 def expected(model: ModelConfig, run: RunConfig) -> PredictedLoss | None:
-    """The loss that the fitted law expects of this run, nats a byte, and the 95 % interval for one run.
+    """Returns the loss that the fitted law expects of this run, in nats per byte, and the 95% interval for one run.
 
-    None where the law says nothing: for another text, finer experts, beyond the sizes, tokens and sparsities that were
-    fitted, and for models far from the best size for their budget, on which it was not fitted (`near_best`). Raises
-    ValueError if the budget does not pay for one step.
+    None where the law says nothing: for another text, for finer experts, beyond the sizes, tokens and sparsities that
+    were fitted, and for models far from the best size for their budget, which were left out of the fit (`near_best`).
+    Raises ValueError if the budget does not pay for one step.
     """
     law = _law()
     if law is None or run.corpus != CORPUS or model.top_k > 1 or model.n_shared_experts:
         return None
     params, tokens = count_parameters(model), plan(model, run).tokens
     place = (params.total, tokens, model.sparsity)
-    low, high = _tokens_a_weight()
+    low, high = _tokens_per_weight()
     near = low <= tokens / params.active <= high
     return law.predict(*place) if near and not law.outside(*place) else None
 
 
 @functools.cache
-def _tokens_a_weight() -> tuple[float, float]:
-    """Of the runs that were fitted: the fewest and most tokens for each active weight."""
+def _tokens_per_weight() -> tuple[float, float]:
+    """Returns the fewest and the most tokens per active weight among the runs that were fitted."""
     found = near_best(runs()[runs()["top_k"] == 1], NEAR)
     ratio = found["tokens"] / found["params_active"]
     return float(ratio.min()), float(ratio.max())
@@ -81,7 +82,7 @@ def _tokens_a_weight() -> tuple[float, float]:
 
 @functools.cache
 def _law() -> Fit | None:
-    """`sparsity-lab fit data/isoflop --top-k 1 --near-best 2 --out data/isoflop/law.fit` wrote it."""
+    """Reads what `sparsity-lab fit data/isoflop --top-k 1 --near-best 2 --out data/isoflop/law.fit` wrote."""
     path = FOLDER / LAW
     return load_fits(path)[0] if path.exists() else None
 

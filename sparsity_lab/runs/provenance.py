@@ -1,8 +1,9 @@
-"""Where a folder of records comes from, in a file beside them."""
+"""A file beside a folder's records that notes where they come from."""
 
 import json
 import os
 import platform
+from collections import Counter
 from pathlib import Path
 
 from sparsity_lab.files import write_text
@@ -12,10 +13,10 @@ FILE = "provenance.toml"
 
 
 def write_provenance(folder: Path, command: str) -> None:
-    """Sums up, as TOML, what the records in ``folder`` say of themselves, and the command that makes them."""
+    """Sums up in TOML what the records in ``folder`` tell about themselves, and the command that makes them."""
     records = RunStore(folder).load()
-    of_versions = {f"{name} {version}" for record in records for name, version in record.versions.items()}
-    count = {status: sum(record.status == status for record in records) for status in {r.status for r in records}}
+    versions = {f"{name} {version}" for record in records for name, version in record.versions.items()}
+    count = Counter(record.status for record in records)
     values: dict[str, object] = {
         "command": command,
         "runs": len(records),
@@ -23,13 +24,14 @@ def write_provenance(folder: Path, command: str) -> None:
         "flops": float(sum(record.flops for record in records)),
         "core_hours": round(sum(record.seconds for record in records) / 3600, 2),
         "corpora": sorted({" ".join(record.corpus.values()) for record in records if record.status != "failed"}),
-        "versions": sorted(of_versions),
+        "versions": sorted(versions),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
+
     lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
     write_text(folder / FILE, "\n".join(lines) + "\n")
 
 
 def _toml(value: object) -> str:
-    """A number, a text or a list of texts: TOML writes the last two as JSON does."""
+    """Writes a number, a text or a list of texts. For the last two TOML is the same as JSON."""
     return repr(value) if isinstance(value, (int, float)) else json.dumps(value, ensure_ascii=False)

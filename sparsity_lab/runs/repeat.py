@@ -1,4 +1,4 @@
-"""Several runs and what they say together, with seeds and intervals: the blocking twin of the live dashboard."""
+"""Several runs and what they say together, with seeds and intervals. Unlike the dashboard, a cell waits for them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,9 +25,9 @@ def run_all(
 ) -> pd.DataFrame:
     """Trains every (model, run) that the store in ``folder`` (default: the user's) lacks; returns one row per run.
 
-    Columns: those of `to_frame`, and ``record``. A bar shows progress and the time left. An interrupt (the notebook's
-    stop button) loses nothing: what is done is kept, and the run under way resumes from its checkpoint the next time.
-    ``score`` examines each trained model for the record's ``scores``; records without them are trained again.
+    The columns are those of `to_frame`, and ``record``. A bar shows progress and the time left. An interrupt (the
+    notebook's stop button) loses nothing: finished runs are kept, and the one under way resumes from its checkpoint the
+    next time. ``score`` examines each trained model for the record's ``scores``; records without them are trained anew.
     """
     from tqdm.auto import tqdm
 
@@ -61,16 +61,16 @@ def run_all(
 
 
 def summarise(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean held-out loss over seeds, with half the width of its 95 % interval: columns ``by``, loss, half, seeds."""
+    """Returns mean held-out losses over seeds, half their 95% intervals' width: columns ``by``, loss, half, seeds."""
     groups = runs.dropna(subset="val_loss").groupby(by, sort=False)["val_loss"]
     rows = [(*key, *mean_interval(list(losses)), len(losses)) for key, losses in groups]
     return pd.DataFrame(rows, columns=[*by, "loss", "half", "seeds"])
 
 
 def gains(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """How much lower a sparse run ends than the dense run of the same seed: columns ``by``, gain, half, seeds.
+    """Returns how much lower sparse runs end than the dense runs of the same seeds: columns ``by``, gain, half, seeds.
 
-    Pairing by seed takes out what both share, the order of the data. ``by`` must tell apart what is not to be paired.
+    Pairing by seed takes out what both share, the order of the data. ``by`` must separate runs that are no pair.
     """
     loss = runs.pivot_table(index=[*by, "seed"], columns=runs["sparsity"] > 0, values="val_loss")
     gain = (loss[False] - loss[True]).dropna()

@@ -1,4 +1,4 @@
-"""Run records on disk: one JSON file per run, named by what was run, written atomically."""
+"""The store of runs: one JSON file per record, named after what was run, written atomically. And tables of records."""
 
 import json
 import warnings
@@ -24,8 +24,8 @@ class RunStore:
         return self.folder / f"{run_id(model, run)}.json"
 
     def save(self, record: Record) -> Path:
-        """Keeps a record, atomically, in place of an earlier one of the same run. A finished record stays if the new
-        one is not finished, and its scores stay if the new one has none."""
+        """Keeps a record in place of an earlier one of the same run. A finished record stays if the new one is not
+        finished, and its scores stay if the new one has none. Returns the record's path."""
         path = self.path(record.model_config, record.run_config)
         kept = self.finished(record.model_config, record.run_config, record.corpus["fingerprint"])
         if kept is not None and record.status in UNFINISHED:
@@ -36,7 +36,7 @@ class RunStore:
         return path
 
     def finished(self, model: ModelConfig, run: RunConfig, fingerprint: str) -> Record | None:
-        """The finished run of these configs on the corpus with this fingerprint, if it is here."""
+        """Returns the finished run of these configs on the corpus with this fingerprint, if it is here."""
         for folder in (self.folder, *self.older):
             record = _read(folder / f"{run_id(model, run)}.json")
             if record and record.status not in UNFINISHED and record.corpus["fingerprint"] == fingerprint:
@@ -44,32 +44,21 @@ class RunStore:
         return None
 
     def read(self, name: str) -> Record | None:
-        """The record of the run with this `run_id`, if it is here."""
+        """Returns the record of the run with this `run_id`, if it is here."""
         records = (_read(folder / f"{name}.json") for folder in (self.folder, *self.older))
         return next((record for record in records if record is not None), None)
 
     def load(self, since: float = 0.0) -> list[Record]:
-        """All records written after ``since`` (seconds since the epoch), oldest first, one for each run; a file that is
-        torn or foreign is skipped with a warning."""
+        """Returns all records written after ``since`` (seconds since the epoch), oldest first, one per run. A file that
+        is torn or foreign is skipped with a warning."""
         paths = {path.name: path for folder in (*self.older, self.folder) for path in folder.glob("*.json")}
         written = sorted((time, path) for path in paths.values() if (time := _written(path)) > since)
         return [record for _, path in written if (record := _read(path)) is not None]
 
-    def merge(self, other: "RunStore") -> int:
-        """Takes over what ``other`` holds and this store lacks or has unfinished; says how many records. Merging twice
-        changes nothing."""
-        taken = 0
-        for record in other.load():
-            mine = self.read(record.id)
-            if mine is None or (mine.status in UNFINISHED and record.status not in UNFINISHED):
-                self.save(record)
-                taken += 1
-        return taken
-
 
 def user_store(folder: Path | None = None) -> RunStore:
-    """The one store of a user, in ``folder`` (default: the user's), where every run is kept and looked for, whoever
-    trains it: the dashboard, a cell, a sweep or the command line. Dashboards used to keep theirs apart, in ``live``."""
+    """Returns the one store of a user, in ``folder`` (default: `home`), for every run of the dashboard, a cell, a sweep
+    or the command line. Dashboards used to keep theirs in ``live``, which is still read."""
     folder = folder or home()
     return RunStore(folder / "runs", older=[folder / "live"])
 
@@ -82,17 +71,17 @@ def _written(path: Path) -> float:
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Records as a table, one row each, in their order. Columns: id, status, val_loss (nats per byte, NaN if there is
-    none), sparsity, flops, seed, params_total, params_active, tokens, steps, seconds, width, n_experts, top_k,
+    """Returns records as a table, one row each, in their order. Columns: id, status, val_loss (nats per byte, NaN if
+    there is none), sparsity, flops, seed, params_total, params_active, tokens, steps, seconds, width, n_experts, top_k,
     n_shared_experts, d_expert, budget, batch_size, learning_rate, fingerprint."""
     return _frame([record.row() for record in records])
 
 
 def load_frame(folder: Path | str) -> pd.DataFrame:
-    """The records in a folder as `to_frame` gives them, in the order of the file names.
+    """Returns the records in a folder as `to_frame` does, in the order of the file names.
 
-    A file that is torn, foreign or of another version is skipped with a warning. Thousands a second: it builds no
-    configs.
+    A file that is torn, foreign or of another version is skipped with a warning. It reads thousands of records per
+    second because it builds no configs.
     """
     found = ((path.stem, _values(path)) for path in sorted(Path(folder).glob("*.json")))
     return _frame([row(values, name) for name, values in found if values is not None])
@@ -109,7 +98,7 @@ WORDS = ("id", "status", "fingerprint")
 
 
 def _values(path: Path) -> dict[str, Any] | None:
-    """What a record's file says; None if it isn't there, or, with a warning, if it is no record of this version."""
+    """Returns the fields in a record's file; None if it is absent or, with a warning, no record of this version."""
     try:
         values = json.loads(path.read_text())
         if not isinstance(values, dict) or values.keys() - OPTIONAL != NEEDED:

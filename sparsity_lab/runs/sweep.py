@@ -2,8 +2,8 @@
 
     sweep(read_grid("grid.toml"), Path("runs"))
 
-A run is a function of its configs, and its record one file that is written atomically: whatever is there is not trained
-again, whoever trained it and however often the sweep was started. A run that was cut off goes on from its checkpoint.
+A run is a function of its configs, and its record is one file, written atomically. A run with a record is not trained
+again, whoever trained it and however often the sweep is started. A run that was cut off resumes from its checkpoint.
 """
 
 import errno
@@ -24,7 +24,7 @@ from distributed.scheduler import KilledWorker
 from tqdm.auto import tqdm
 
 from sparsity_lab.accounting import count_parameters
-from sparsity_lab.config import ModelConfig, RunConfig, resolve
+from sparsity_lab.config import resolve
 from sparsity_lab.record import Record, run_id
 from sparsity_lab.runs.grid import Pair
 from sparsity_lab.runs.store import RunStore, user_store
@@ -33,38 +33,38 @@ from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.training.timing import Speed, calibrate
 from sparsity_lab.units import duration
 
-SECONDS_WITHOUT_SCHEDULER = 600.0  # that a sweep waits for its scheduler to come back
-SECONDS_WITHOUT_WORKER = 300.0  # that the workers of this machine have to start again
-WATTS_A_CORE = 10.0  # of a busy core of a laptop or desktop, roughly: 15 to 65 W for four to eight of them
-LOST = (CancelledError, ClosedClientError, OSError)  # what a lost scheduler makes of a client's calls
-# Ctrl-C reaches every process of a terminal: those that train must live on to save a checkpoint.
+SECONDS_WITHOUT_SCHEDULER = 600.0  # how long a sweep waits for its scheduler to come back
+SECONDS_WITHOUT_WORKER = 300.0  # how long it waits for a worker of this machine to start again
+WATTS_PER_CORE = 10.0  # for a busy core of a laptop or desktop, roughly: 15 to 65 W for four to eight of them
+LOST = (CancelledError, ClosedClientError, OSError)  # what a client's calls raise once its scheduler is lost
+# Ctrl-C reaches every process of a terminal, but those that train must stay alive to save a checkpoint.
 DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sweep will take, before it starts."""
+    """The time and energy that a sweep will take, before it starts."""
 
-    runs: int  # that are not on disk yet
-    seconds: float  # with so many workers
+    runs: int  # that have no record yet
+    seconds: float  # with all workers busy
     core_hours: float
-    watt_hours: float  # at `WATTS_A_CORE`
+    watt_hours: float  # at `WATTS_PER_CORE`
 
     def summary(self) -> str:
         return (
-            f"{self.runs} runs to train: about {duration(self.seconds)}, {self.core_hours:.2g} core hours, "
-            f"{self.watt_hours:.2g} Wh at {WATTS_A_CORE:g} W a core."
+            f"{self.runs} run{'s' * (self.runs != 1)} to train: about {duration(self.seconds)}, "
+            f"{self.core_hours:.2g} core hours, {self.watt_hours:.2g} Wh at {WATTS_PER_CORE:g} W per core."
         )
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a sweep stands."""
+    """The progress of a sweep."""
 
     total: int  # runs
-    done: int  # of them finished (or diverged), whoever trained them
+    done: int  # runs that finished or diverged, whoever trained them
     failed: int
-    share: float  # of the work, running ones included, 0 to 1
+    share: float  # of the work, runs under way included, 0 to 1
     seconds_left: float
 
     def summary(self) -> str:
@@ -91,12 +91,13 @@ class Bar:
 
 
 def missing(pairs: Sequence[Pair], folder: Path) -> list[Pair]:
-    """The runs that neither ``folder`` nor the user's store holds a finished record of, on their corpora as they are on
-    this machine."""
+    """Returns the runs without a finished record in ``folder`` and in the user's store. A record counts if its corpus
+    is the one on this machine."""
     return [pair for pair, record in _kept(pairs, RunStore(folder), user_store()) if record is None]
 
 
 def _kept(pairs: Sequence[Pair], *stores: RunStore) -> Iterator[tuple[Pair, Record | None]]:
+    """Yields each run with its finished record from the first of the stores that has one."""
     fingerprint = {name: load_corpus(name).fingerprint for name in {run.corpus for _, run in pairs}}
     for model, run in pairs:
         found = (store.finished(model, run, fingerprint[run.corpus]) for store in stores)
@@ -104,13 +105,12 @@ def _kept(pairs: Sequence[Pair], *stores: RunStore) -> Iterator[tuple[Pair, Reco
 
 
 def estimate(pairs: Sequence[Pair], folder: Path, workers: int | None = None, speed: Speed | None = None) -> Estimate:
-    """What `sweep` would take with so many workers (default: one a core), from a second of measuring."""
+    """Returns what `sweep` would take with ``workers`` (default: one per core), from a second of measuring."""
     todo = missing(pairs, folder)
     each = _seconds(todo, speed) if todo else []
-    workers = workers or os.cpu_count() or 1
-    core_seconds = sum(each)
-    seconds = max([core_seconds / workers, *each])
-    return Estimate(len(todo), seconds, core_seconds / 3600, core_seconds / 3600 * WATTS_A_CORE)
+    seconds = max([sum(each) / (workers or os.cpu_count() or 1), *each])  # no sweep is shorter than its longest run
+    core_hours = sum(each) / 3600
+    return Estimate(len(todo), seconds, core_hours, core_hours * WATTS_PER_CORE)
 
 
 def sweep(
@@ -123,46 +123,43 @@ def sweep(
     stop: Callable[[], bool] = lambda: False,
     speed: Speed | None = None,
 ) -> Progress:
-    """Trains what ``folder`` lacks of ``pairs``, the longest runs first, and leaves one record a run there.
+    """Trains those of ``pairs`` without a record, the longest first, and leaves one record per run in ``folder``.
 
-    ``workers`` processes of one thread each on this machine (default: one a core), or those of the Dask ``scheduler``
-    at an address like ``tcp://host:8786``. ``report`` gets a `Progress` about twice a second (default: a bar). When
-    ``stop()`` says so, or at an interrupt, runs under way save a checkpoint and the sweep ends; started again it goes
-    on. A second interrupt ends it at once. A worker that dies has its run tried again; a run that fails every time is
-    recorded as ``failed``, and tried anew by the next sweep. Raises OSError if the disk is full, TimeoutError if there
-    is no scheduler to be found.
+    The work is done by ``workers`` processes of one thread each on this machine (default: one per core), or by those of
+    a Dask ``scheduler`` at an address like ``tcp://host:8786``. ``report`` gets a `Progress` about twice a second
+    (default: a bar). When ``stop()`` is true, or at an interrupt, runs under way save a checkpoint and the sweep ends;
+    started again, it resumes. A second interrupt ends it at once. If a worker dies, its run is tried again; a run that
+    fails every time is recorded as ``failed`` and tried anew by the next sweep. Raises OSError if the disk is full,
+    TimeoutError if no scheduler answers.
     """
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     pairs = list({run_id(*pair): pair for pair in pairs}.values())
-    todo = missing(pairs, folder)
-    _take_over(pairs, RunStore(folder))
+    store, todo = RunStore(folder), []
+    for pair, record in _kept(pairs, store, user_store()):
+        if record is None:
+            todo.append(pair)
+        elif store.finished(*pair, record.corpus["fingerprint"]) is None:  # the user has trained it elsewhere
+            store.save(record)
+
     bar = Bar()
     state = _State(todo, len(pairs), _seconds(todo, speed) if todo else [], folder, report or bar)
     try:
-        state.tell()
+        state.report(state.progress())
         while state.queue and not state.stopped and not stop():
             with _cluster(workers, scheduler, stop) as client:
                 if client is not None:
                     _work(client, state, stop)
         if todo:
-            state.tell()
+            state.report(state.progress())
     finally:
         state.stop_file.unlink(missing_ok=True)
         bar.close()
     return state.progress()
 
 
-def _take_over(pairs: Sequence[Pair], store: RunStore) -> None:
-    """Puts into a sweep's folder what the user has trained elsewhere."""
-    lacking = [pair for pair, record in _kept(pairs, store) if record is None]
-    for _, record in _kept(lacking, user_store()):
-        if record is not None:
-            store.save(record)
-
-
 class _State:
-    """What is left to do, and how far what is under way has come."""
+    """The runs that are left, and how far those under way have come."""
 
     def __init__(
         self, todo: list[Pair], total: int, seconds: list[float], folder: Path, report: Callable[[Progress], None]
@@ -170,15 +167,15 @@ class _State:
         order = sorted(range(len(todo)), key=lambda i: -seconds[i])
         self.queue = [todo[i] for i in order]  # not finished, the longest first
         self.seconds = {run_id(*todo[i]): seconds[i] for i in order}
-        self.shares = dict.fromkeys(self.seconds, 0.0)  # of each run that is trained
+        self.shares = dict.fromkeys(self.seconds, 0.0)  # of each run, how much is trained
         self.total, self.failed, self.threads = total, 0, 1
         self.folder, self.report = folder, report
         self.stop_file = folder / f".stop-{uuid.uuid4().hex}"
         self.stopped = False
-        self.start = self.manned = time.monotonic()  # and when a worker was there last
+        self.start = self.manned = time.monotonic()  # when a worker was there last
 
     def hear(self, event: tuple[float, tuple[str, float]]) -> None:
-        """What a worker says of its run, in a thread of Dask's, perhaps after the run is done."""
+        """Takes a worker's news of its run, in one of Dask's threads, perhaps after the run is done."""
         name, share = event[1]
         self.shares[name] = max(self.shares[name], share)
 
@@ -191,18 +188,16 @@ class _State:
         done = self.total - len(self.queue) - self.failed
         if not self.queue:
             return Progress(self.total, done, self.failed, 1.0, 0.0)
+
         work = sum(self.seconds.values())
         share = sum(self.seconds[name] * part for name, part in self.shares.items()) / work
         took = time.monotonic() - self.start
         left = took * (1 - share) / share if share > 0.01 else work * (1 - share) / self.threads
         return Progress(self.total, done, self.failed, share, left)
 
-    def tell(self) -> None:
-        self.report(self.progress())
-
 
 class _cluster:
-    """A Dask client: of workers on this machine, or of a scheduler, which is waited for; None if ``stop`` said so."""
+    """A Dask client for workers on this machine, or for a scheduler, once it answers; None if told to ``stop``."""
 
     def __init__(self, workers: int | None, scheduler: str | None, stop: Callable[[], bool]):
         self.workers, self.scheduler, self.stop = workers, scheduler, stop
@@ -214,20 +209,21 @@ class _cluster:
             preload = [*dask_config.get("distributed.worker.preload"), DEAF_TO_INTERRUPTS]
             settings = {
                 "distributed.worker.preload": preload,
-                "distributed.deploy.lost-worker-timeout": "1h",  # else one that takes 15 s to start again is given up
+                "distributed.deploy.lost-worker-timeout": "1h",  # or Dask gives a worker up that restarts for 15 s
             }
             self.exits.enter_context(dask_config.set(settings))
             local = LocalCluster(
                 n_workers=self.workers or os.cpu_count() or 1,
                 threads_per_worker=1,
-                memory_limit=0,  # a worker that Dask pauses because it is big would wait for ever
+                memory_limit=0,  # or Dask would pause a big worker forever
                 host="127.0.0.1",
                 dashboard_address=None,
-                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # where it says how it is; any free port
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any free port
                 silence_logs=50,
             )
             self.exits.callback(local.close, timeout=5)
             self.client = Client(local, set_as_default=False)
+
         end = time.monotonic() + SECONDS_WITHOUT_SCHEDULER
         while self.client is None and not self.stop():
             try:
@@ -247,10 +243,11 @@ UnderWay = dict[Future[Outcome], Pair]
 
 
 def _work(client: Client, state: _State, stop: Callable[[], bool]) -> None:
-    """Until the queue is empty, what was under way when `stop` said so is saved, or the scheduler is lost."""
+    """Works until the queue is empty, the runs under way at a `stop` are saved, or the scheduler is lost."""
     topic = f"sparsity-lab-{uuid.uuid4().hex}"
     client.subscribe_topic(topic, state.hear)
     under_way: UnderWay = {}
+
     while state.queue and (under_way or not state.stopped):
         try:
             if not state.stopped and stop():
@@ -262,7 +259,7 @@ def _work(client: Client, state: _State, stop: Callable[[], bool]) -> None:
                 return
             for pair, outcome in came_back:
                 _keep(pair, outcome, state)
-            state.tell()
+            state.report(state.progress())
         except KeyboardInterrupt:
             if state.stopped:
                 raise
@@ -271,17 +268,18 @@ def _work(client: Client, state: _State, stop: Callable[[], bool]) -> None:
 
 
 def _hand_out(client: Client, state: _State, under_way: UnderWay, topic: str) -> None:
-    """As many runs as there are threads, or one that waits for the first worker."""
+    """Hands out as many runs as there are threads, or one that waits for the first worker."""
     found = client.scheduler_info(n_workers=-1)["workers"].values()
     state.threads = max(1, sum(int(worker["nthreads"]) for worker in found))
     if found:
         state.manned = time.monotonic()
     elif client.cluster is not None and time.monotonic() - state.manned > SECONDS_WITHOUT_WORKER:
-        raise CancelledError  # of this machine's workers none came back
+        raise CancelledError  # none of this machine's workers came back
     if state.stopped:
-        if not found:  # nobody is there to stop
+        if not found:  # no worker is there to stop
             under_way.clear()
         return
+
     waiting = [pair for pair in state.queue if pair not in under_way.values()]
     for pair in waiting[: max(0, state.threads - len(under_way))]:
         arguments = (*(config.to_json() for config in pair), str(state.folder), str(state.stop_file), topic)
@@ -290,7 +288,7 @@ def _hand_out(client: Client, state: _State, under_way: UnderWay, topic: str) ->
 
 
 def _collect(client: Client, under_way: UnderWay) -> list[tuple[Pair, Outcome]]:
-    """What came back within half a second. Raises one of `LOST` if the scheduler is gone."""
+    """Returns what came back within half a second. Raises one of `LOST` if the scheduler is gone."""
     with client.as_current(), suppress(TimeoutError):
         wait(list(under_way), timeout=0.5, return_when="FIRST_COMPLETED")
     if client.status != "running":
@@ -308,27 +306,27 @@ def _outcome(future: Future[Outcome]) -> Outcome:
 
 
 def _keep(pair: Pair, outcome: Outcome, state: _State) -> None:
-    """Puts on disk what a worker made of a run. Raises OSError if there is no room for it."""
+    """Writes down what became of a run. Raises OSError if there is no room for it."""
     store = RunStore(state.folder)
     if outcome.record:
         record = Record.from_json(outcome.record)
         if store.finished(*pair, record.corpus["fingerprint"]) is None:  # the worker has another disk
             store.save(record)
-        with suppress(OSError):  # it is safe where it was asked for
+        with suppress(OSError):  # it is safe in the folder that was asked for
             user_store().save(record)
         state.done(pair)
     elif outcome.errno in (errno.ENOSPC, errno.EDQUOT):
         text = f"{os.strerror(outcome.errno)}: make room and start the sweep again; nothing finished is lost"
         raise OSError(outcome.errno, text)
     elif outcome.error:
-        lacking = bool(missing([pair], state.folder))  # or another sweep has trained it meanwhile
+        lacking = bool(missing([pair], state.folder))  # unless another sweep has trained it meanwhile
         if lacking:
-            store.save(failed(pair, outcome.error))
+            store.save(failed_record(pair, outcome.error))
         state.done(pair, failed=lacking)
 
 
-def failed(pair: Pair, error: str) -> Record:
-    """The record of a run that could not be trained."""
+def failed_record(pair: Pair, error: str) -> Record:
+    """Returns the record of a run that could not be trained."""
     model, run = pair[0], resolve(*pair)
     params = count_parameters(model)
     return Record(
@@ -340,11 +338,11 @@ def failed(pair: Pair, error: str) -> Record:
 
 
 def _seconds(pairs: Sequence[Pair], speed: Speed | None) -> list[float]:
-    """Of each run on a core of this machine."""
+    """Returns the seconds that each run takes on a core of this machine, with its evaluation."""
     speed = speed or calibrate(load_corpus(pairs[0][1].corpus))
-    return [speed.seconds(model, run) + _seconds_to_evaluate(speed, model, run) for model, run in pairs]
-
-
-def _seconds_to_evaluate(speed: Speed, model: ModelConfig, run: RunConfig) -> float:
-    """A forward pass takes a third of a step."""
-    return run.eval_tokens / (run.sequences * model.context) * speed.step_seconds(model, run.sequences) / 3
+    seconds = []
+    for model, run in pairs:
+        batches = run.eval_tokens / (run.sequences * model.context)
+        evaluation = batches * speed.step_seconds(model, run.sequences) / 3  # a forward pass is a third of a step
+        seconds.append(speed.seconds(model, run) + evaluation)
+    return seconds

@@ -1,4 +1,4 @@
-"""One run of a sweep, in a worker of Dask, which may be killed at any moment."""
+"""One run of a sweep, trained in a worker of Dask, which may be killed at any moment."""
 
 import threading
 import time
@@ -16,15 +16,15 @@ from sparsity_lab.runs.store import RunStore
 from sparsity_lab.training.corpus import Corpus, load_corpus
 from sparsity_lab.training.trainer import Training
 
-CURVE_POINTS = 64  # of a record's loss curve: a sweep's records are many
+CURVE_POINTS = 64  # of a record's loss curve, because a sweep leaves many records
 SECONDS_BETWEEN_REPORTS = 1.0
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run; all of it is empty if it was stopped. Errors travel as text: one that Dask can't pickle,
-    such as a RecursionError's traceback, would leave its client waiting for ever."""
+    """The end of a run; everything is empty if it was stopped. Errors travel as text: one that Dask can't pickle,
+    such as a RecursionError's traceback, would leave its client waiting forever."""
 
     record: str = ""  # as JSON
     error: str = ""  # what it died of
@@ -36,11 +36,11 @@ def failure(error: BaseException) -> Outcome:
     return Outcome(error=f"{type(error).__name__}: {first_line}", errno=getattr(error, "errno", None))
 
 
-_building = threading.Lock()  # the random numbers that weights start from belong to the whole process
+_building = threading.Lock()  # threads share the random numbers that weights start from
 
 
 def train_in_worker(model_json: str, run_json: str, folder: str, stop_file: str, topic: str) -> Outcome:
-    """Trains a run, unless its record is there, and keeps it."""
+    """Trains a run, unless its record is there, and keeps the record."""
     try:
         model, run = ModelConfig.from_json(model_json), RunConfig.from_json(run_json)
         record = _record(model, run, folder, stop_file, topic)
@@ -50,11 +50,12 @@ def train_in_worker(model_json: str, run_json: str, folder: str, stop_file: str,
 
 
 def _record(model: ModelConfig, run: RunConfig, folder: str, stop_file: str, topic: str) -> Record | None:
-    """Of a run that is trained unless its record is there; None if it was stopped."""
+    """Returns the record of a run, which is trained unless its record is there; None if it was stopped."""
     store, name, stop = RunStore(folder), run_id(model, run), Path(stop_file)
     checkpoint = store.folder / "checkpoints" / f"{name}.safetensors"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(checkpoint.with_suffix(".lock"))  # freed by the system if this process dies
+
     record = None
     while record is None and not stop.exists():
         with suppress(Timeout), lock.acquire(timeout=0.5):  # held while another sweep trains it
@@ -67,14 +68,15 @@ def _record(model: ModelConfig, run: RunConfig, folder: str, stop_file: str, top
                 record = training.record(training.evaluate(), curve_points=CURVE_POINTS)
                 store.save(record)
             checkpoint.unlink(missing_ok=True)
+
     if record is not None:
-        with suppress(OSError):  # who still waits for it finds the record; Windows keeps what another has open
+        with suppress(OSError):  # a sweep that still waits for it finds the record; Windows keeps a file that is open
             Path(lock.lock_file).unlink()
     return record
 
 
 def _begin(model: ModelConfig, run: RunConfig, corpus: Corpus, path: Path) -> Training:
-    """A run, from its checkpoint if there is one; one that is torn or of another text is dropped."""
+    """Builds a run, from its checkpoint if there is one. A checkpoint that is torn or of another text is dropped."""
     seconds = SECONDS_BETWEEN_CHECKPOINTS
     build = partial(Training, model, run, corpus=corpus, checkpoint_path=path, checkpoint_seconds=seconds)
     with _building:
@@ -88,7 +90,7 @@ def _begin(model: ModelConfig, run: RunConfig, corpus: Corpus, path: Path) -> Tr
 
 
 def _finished(training: Training, path: Path, stop: Path, topic: str, name: str) -> bool:
-    """Trains to the end, or until ``stop`` is there: then it saves a checkpoint and gives False."""
+    """Trains to the end and returns True, or saves a checkpoint and returns False once ``stop`` is there."""
     reported = time.monotonic()
     while not training.done:
         training.step()

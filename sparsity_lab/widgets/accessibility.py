@@ -1,8 +1,8 @@
-"""What widgets lack in the browser: names for sliders, a focus that is seen, plots as wide as their place."""
+"""Adds what widgets lack in the browser: names for sliders, a visible focus, plots as wide as their place."""
 
 import anywidget
 
-# An ipywidgets slider tells a screen reader neither its name nor its value: "2", for the third stop.
+# An ipywidgets slider gives a screen reader no name, and as its value the number of the stop, not the stop.
 NAME_SLIDERS = """
 function nameSliders(box) {
     for (const handle of box.querySelectorAll(".noUi-handle")) {
@@ -18,9 +18,9 @@ function nameSliders(box) {
 
 
 class Aid(anywidget.AnyWidget):
-    """Invisible. Put it last into a box of the class ``sparsity-lab-dial`` or ``sparsity-lab-explorer``."""
+    """An invisible widget. Put it last into a box of the class ``sparsity-lab-dial`` or ``sparsity-lab-explorer``."""
 
-    # Plotly draws a plot before its place has a width, and then listens to the window alone.
+    # Plotly draws a plot before its place has a width, and after that only listens to the window.
     _esm = (
         NAME_SLIDERS
         + """
@@ -41,7 +41,7 @@ function render({ el }) {
 export default { render };
 """
     )
-    # No grey has 4.5:1 on white and on JupyterLab's dark as well, so the text of figures takes the theme's colour.
+    # No grey has a contrast of 4.5:1 both on white and on JupyterLab's dark: figures' text takes the theme's colour.
     _css = """
 .js-plotly-plot :is(.infolayer, [class*=axislayer]) text { fill: var(--jp-content-font-color1) !important; }
 .sparsity-lab-dial :focus-visible, .sparsity-lab-explorer :focus-visible {

@@ -1,4 +1,4 @@
-"""Where a learner sets what to train: sliders and switches, and where they stand as `Settings`. They train nothing."""
+"""Where a learner sets what to train: sliders and switches, which stand for `Settings`. They train nothing."""
 
 import importlib.util
 from collections.abc import Callable
@@ -16,27 +16,22 @@ LABEL = {"description_width": "110px"}
 
 
 class Dials(ipw.VBox):
-    """``moved`` is called when they stand elsewhere, ``refused`` with what a learner asked for and can't have.
+    """The sliders and switches. Budgets and widths in ``start`` that are no stop of a slider become one.
 
-    Budgets and widths in ``start`` that are no stop of a slider become one.
+    ``moved`` is called when they have been moved, ``refused`` with what a learner asked for and can't have.
     """
 
     def __init__(self, start: Settings, moved: Callable[[], None], refused: Callable[[ValueError], None]):
-        self._corpus, self._moved, self._refused, self._on_the_way = start.corpus, moved, refused, False
-        self.sparsity = ipw.SelectionSlider(
-            options=[("0", 0.0)],
-            description="sparsity S",
-            continuous_update=True,
-            style=LABEL,
-            layout={"width": "420px"},
-        )
+        self._corpus, self._moved, self._refused, self._setting = start.corpus, moved, refused, False
+        wide = {"style": LABEL, "layout": {"width": "420px"}}
+        self.sparsity = ipw.SelectionSlider(options=[("0", 0.0)], description="sparsity S", **wide)
         self.budget = _stops("budget", BUDGETS, start.budget, lambda c: f"{c:.3g} FLOPs")
-        self.width = _stops("width", WIDTHS, start.width, lambda w: f"{w}")
+        self.width = _stops("width", WIDTHS, start.width, str)
         self.hold = ipw.ToggleButtons(
             options=[("active part", "active"), ("total", "total")],
             value=start.hold,
             tooltips=[
-                "experts keep their width; more of them make the total grow",
+                "experts keep their width; with more of them the total grows",
                 "the same hidden units are cut into more experts; the active part shrinks",
             ],
             style={"button_width": "110px"},
@@ -44,45 +39,37 @@ class Dials(ipw.VBox):
         self.seed = ipw.BoundedIntText(
             value=start.seed, min=0, max=2**31 - 1, description="seed", style=LABEL, layout={"width": "220px"}
         )
-        self.dense_twin = ipw.Checkbox(
-            value=start.dense_twin,
-            description="train the dense twin beside it",
-            indent=False,
-            layout={"width": "225px"},
-        )
+        text = "train the dense twin beside it"
+        self.dense_twin = ipw.Checkbox(start.dense_twin, description=text, indent=False, layout={"width": "225px"})
         missing = importlib.util.find_spec("megablocks") is None  # not `why_not`, which takes a second and 60 MB
         self.backend = ipw.Dropdown(
-            options=[(f"{b} (not here)" if b == "megablocks" and missing else b, b) for b in BACKENDS],
+            options=[(f"{b} (not installed)" if b == "megablocks" and missing else b, b) for b in BACKENDS],
             value=start.backend,
             description="experts by",
-            tooltip="how the experts are computed; all give the same numbers",
+            tooltip="how the experts are computed; the results are the same",
             style=LABEL,
             layout={"width": "320px"},
         )
-        self.backend.add_class("sparsity-lab-backend")
         self._snap(start.sparsity)
+
+        # The classes are for style sheets and tests.
         for dial in (self.sparsity, self.budget, self.width):
             dial.add_class(f"sparsity-lab-{dial.description.split()[0]}")
+        self.backend.add_class("sparsity-lab-backend")
+
         for dial in (self.sparsity, self.budget, self.seed, self.dense_twin):
             dial.observe(self._dial_moved, "value")
-        for dial in (self.width, self.hold):  # the stops of the sparsity dial hang on them
+        for dial in (self.width, self.hold):  # they decide which stops the sparsity dial has
             dial.observe(self._stops_moved, "value")
         self.backend.observe(self._backend_moved, "value")
+
         hold = ipw.Label("hold constant", layout={"width": "112px", "display": "flex", "justify_content": "flex-end"})
-        super().__init__(
-            [
-                self.sparsity,
-                self.budget,
-                self.width,
-                ipw.HBox([hold, self.hold]),
-                ipw.HBox([self.seed, self.dense_twin]),
-                self.backend,
-            ]
-        )
+        rows = [ipw.HBox([hold, self.hold]), ipw.HBox([self.seed, self.dense_twin]), self.backend]
+        super().__init__([self.sparsity, self.budget, self.width, *rows])
 
     @property
     def settings(self) -> Settings:
-        """Where the dials stand now."""
+        """The settings that the dials show now."""
         return Settings(
             sparsity=self.sparsity.value,
             budget=self.budget.value,
@@ -95,9 +82,8 @@ class Dials(ipw.VBox):
         )
 
     def set(self, settings: Settings) -> None:
-        """Moves all dials at once: nothing is shown for where they stand on the way."""
-        self._corpus = settings.corpus
-        self._on_the_way = True
+        """Moves all dials, and then calls ``moved`` once."""
+        self._corpus, self._setting = settings.corpus, True
         try:
             for slider, value, label in (
                 (self.budget, settings.budget, f"{settings.budget:.3g} FLOPs"),
@@ -106,17 +92,18 @@ class Dials(ipw.VBox):
                 if value not in [v for _, v in slider.options]:
                     slider.options = sorted([*slider.options, (label, value)], key=lambda option: option[1])
                 slider.value = value
+
             self.hold.value = settings.hold
             self._snap(settings.sparsity)
             self.seed.value = settings.seed
             self.dense_twin.value = settings.dense_twin
             self.backend.value = settings.backend
         finally:
-            self._on_the_way = False
+            self._setting = False
         self._moved()
 
     def _snap(self, sparsity: float) -> None:
-        """The stops of the sparsity dial for this width and hold, and the one nearest to ``sparsity``."""
+        """Gives the sparsity dial its stops for this width and hold; moves it to the one nearest to ``sparsity``."""
         dense = ModelConfig.on_dial(self.width.value, 0.0, self.hold.value)
         stops = sorted({*dense.sparsities(self.hold.value), dense.with_sparsity(sparsity, self.hold.value).sparsity})
         models = [dense.with_sparsity(s, self.hold.value) for s in stops]
@@ -138,7 +125,7 @@ class Dials(ipw.VBox):
             self._dial_moved()
 
     def _dial_moved(self, _change: Any = None) -> None:
-        if not self._on_the_way:
+        if not self._setting:
             self._moved()
 
 

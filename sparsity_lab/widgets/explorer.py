@@ -1,4 +1,4 @@
-"""Sliders in front of a formula: move one, and figure and text follow at once. For what needs no training."""
+"""Sliders in front of a formula: move one, and figure and text follow at once. No training."""
 
 import base64
 import html
@@ -12,45 +12,45 @@ import plotly.graph_objects as go
 from sparsity_lab.widgets.accessibility import Aid
 
 Draw = Callable[..., go.Figure]
-Tell = Callable[..., str]
-
-LAYOUT = {"width": "440px"}
-STYLE = {"description_width": "150px"}
+Describe = Callable[..., str]
 
 
 class Explorer(ipw.VBox):
-    """Display it as the last expression of a cell. Its static twin is ``draw`` called with the same values.
+    """Sliders, a figure and a text. Display it as the last expression of a cell; ``draw`` called with the same values
+    is its static twin.
 
-    ``draw`` and ``tell`` get the values of ``controls`` by name and give a figure, always with the same number of
-    traces, and a text that says what the figure shows. A ValueError of theirs is shown under the controls, and the
-    last figure stays.
+    ``draw`` and ``describe`` get the values of ``controls`` by name. They return a figure, always with the same number
+    of traces, and a text that says what the figure shows. If one raises ValueError, its text is shown under the
+    controls and the last figure stays.
     """
 
-    def __init__(self, draw: Draw, tell: Tell, **controls: ipw.ValueWidget):
+    def __init__(self, draw: Draw, describe: Describe, **controls: ipw.ValueWidget):
         self.controls: Mapping[str, Any] = controls
-        self._draw, self._tell = draw, tell
+        self._draw, self._describe = draw, describe
         first = draw(**self.values)
         self._shown = first.to_plotly_json()
         self.figure = go.FigureWidget(first)
         self.figure._config = {"responsive": True, "displayModeBar": False}  # plotly has no public name for it
         self.summary, self.problem = ipw.HTML(), ipw.HTML()
+
         super().__init__([ipw.VBox(list(controls.values())), self.problem, self.figure, self.summary, Aid()])
         self.add_class("sparsity-lab-explorer")
         for control in controls.values():
             control.observe(self._moved, names="value")
-        self.summary.value = self._prose(tell(**self.values))
+        self.summary.value = self._prose(describe(**self.values))
 
     @property
     def values(self) -> dict[str, Any]:
-        """Where the controls stand."""
+        """The values at which the controls stand."""
         return {name: control.value for name, control in self.controls.items()}
 
     def _moved(self, _: Any = None) -> None:
         try:
-            figure, text = self._draw(**self.values), self._tell(**self.values)
+            figure, text = self._draw(**self.values), self._describe(**self.values)
         except ValueError as error:
             self.problem.value = f'<b role="alert">{html.escape(str(error))}</b>'
             return
+
         self.problem.value = ""
         new = figure.to_plotly_json()
         with self.figure.batch_update():  # only what changed: plotly takes a tenth of a second to check all of a figure
@@ -66,7 +66,7 @@ class Explorer(ipw.VBox):
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """What has to be set, at any depth, to make ``old`` like ``new``; None for what ``new`` lacks."""
+    """Returns what has to be set, at any depth, to make ``old`` like ``new``; None for what ``new`` lacks."""
     found: dict[str, Any] = dict.fromkeys(key for key in old if key not in new)
     for key, value in new.items():
         before = old.get(key)
@@ -80,7 +80,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unpacked(value: Any) -> Any:
-    """The array that plotly packs as bytes beside its type and shape; any other value as it is."""
+    """Returns the array that plotly packs as bytes beside its type and shape; any other value as it is."""
     if not isinstance(value, dict) or "bdata" not in value:
         return value
     array = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"])
@@ -88,28 +88,27 @@ def unpacked(value: Any) -> Any:
 
 
 def choice(label: str, options: Mapping[str, Any] | list[Any], value: Any) -> ipw.SelectionSlider:
-    """A slider over stops: their names and what they mean, or the values alone. ``value`` is snapped to the nearest."""
+    """Makes a slider over stops, given as names and values or as values alone. It starts at the stop nearest to
+    ``value``."""
     stops = list(options.items()) if isinstance(options, Mapping) else [(_name(o), o) for o in options]
     if value not in [stop for _, stop in stops]:
         value = min((stop for _, stop in stops), key=lambda stop: abs(stop - value))
-    return ipw.SelectionSlider(options=stops, value=value, description=label, style=STYLE, layout=LAYOUT)
+    return ipw.SelectionSlider(options=stops, value=value, **_looks(label))
 
 
 def pick(label: str, options: list[str], value: str) -> ipw.Dropdown:
-    return ipw.Dropdown(options=options, value=value, description=label, style=STYLE, layout=LAYOUT)
+    """Makes a menu."""
+    return ipw.Dropdown(options=options, value=value, **_looks(label))
 
 
 def slide(label: str, value: float, low: float, high: float, step: float, form: str = ".3g") -> ipw.FloatSlider:
-    return ipw.FloatSlider(
-        value=min(max(value, low), high),
-        min=low,
-        max=high,
-        step=step,
-        description=label,
-        readout_format=form,
-        style=STYLE,
-        layout=LAYOUT,
-    )
+    """Makes a slider over a range. It starts at ``value``, or at the end of the range that is nearest to it."""
+    start = min(max(value, low), high)
+    return ipw.FloatSlider(value=start, min=low, max=high, step=step, readout_format=form, **_looks(label))
+
+
+def _looks(label: str) -> dict[str, Any]:
+    return {"description": label, "style": {"description_width": "150px"}, "layout": {"width": "440px"}}
 
 
 def _name(option: Any) -> str:

@@ -1,4 +1,4 @@
-"""Small pieces of HTML and of prose for the dashboard."""
+"""Small pieces of HTML and prose for the dashboard."""
 
 import html
 
@@ -7,16 +7,16 @@ from sparsity_lab.record import Record
 
 
 def measured_label(record: Record | None) -> str:
-    """What a measured run ended at."""
+    """Returns the loss at which a measured run ended."""
     return "–" if record is None or record.val_loss is None else f"{record.val_loss:.3f}"
 
 
-def expected_label(told: PredictedLoss | None) -> str:
-    """What a law expects, with its interval."""
-    return "–" if told is None else f"{told.value:.2f} ({told.low:.2f} to {told.high:.2f})"
+def expected_label(loss: PredictedLoss | None) -> str:
+    """Returns the loss that a law expects, with its interval."""
+    return "–" if loss is None else f"{loss.value:.2f} ({loss.low:.2f} to {loss.high:.2f})"
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
+def html_table(header: list[str], rows: list[list[str]]) -> str:
     def cells(kind: str, values: list[str]) -> str:
         return "".join(f'<{kind} style="text-align:right;padding:1px 10px">{html.escape(v)}</{kind}>' for v in values)
 
@@ -25,9 +25,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def samples(before: str, after: str) -> str:
-    """What the model on the dial wrote before training, and after."""
+    """Shows what the model on the dial wrote before training and after. Empty without a text: only live runs write."""
+    if not before:
+        return ""
     style = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.25;height:9em;overflow-y:auto"
-    cell = '<div style="flex:1;min-width:0"><b>The model writes, {}</b><pre style="{}">{}</pre></div>'
+    cell = '<div style="flex:1;min-width:0"><b>The model writes {} training</b><pre style="{}">{}</pre></div>'
     cells = "".join(
         cell.format(when, style, html.escape(text)) for when, text in (("before", before), ("after", after or "…"))
     )

@@ -1,6 +1,6 @@
 """The one live training behind a notebook.
 
-A kernel has one `Session` and a session one training thread, however often the cells are run: a notebook's globals
+A kernel has one `Session` and a session has one training thread, however often the cells are run: a notebook's globals
 would leave the old thread alive behind new widgets. The thread reports through `listener`, at most ten times a second.
 """
 
@@ -16,7 +16,7 @@ from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.files import home, write_text
 from sparsity_lab.models import generate
 from sparsity_lab.models.router import RoutingStats
-from sparsity_lab.record import Record, run_id
+from sparsity_lab.record import UNFINISHED, Record, run_id
 from sparsity_lab.runs.store import user_store
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training.batches import decode, encode
@@ -26,9 +26,13 @@ from sparsity_lab.training.trainer import Step, Training
 
 SECONDS_BETWEEN_REPORTS = 0.1
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
-SECONDS_TO_DRAW = 1.5  # the dashboard, by kernel and browser, before its session takes a core
+SECONDS_TO_DRAW = 1.5  # that kernel and browser need for the dashboard, before the calibration takes a core
 PROMPT = "def "
-CLEARED = "cleared"  # a file with the time from which on runs are shown
+CLEARED = "cleared"  # the file with the time of the last `Session.clear`: older records are not shown
+KEPT = (
+    "You already have this result, so nothing was trained (sample text and expert load are not kept). "
+    "Press Train again to train the model on the dial anew."
+)
 SAMPLE_TOKENS = 160
 
 
@@ -47,17 +51,17 @@ class Lane:
 
     @property
     def share(self) -> float:
-        """Of the budget that is spent, 0 to 1."""
+        """The share of the budget that is spent, 0 to 1."""
         if self.record is not None:
             return 1.0
         return self.last.step / self.last.steps if self.last else 0.0
 
 
 class Session:
-    """Start, pause, step and stop a training that runs in the background.
+    """Starts, pauses, steps and stops a training that runs in the background.
 
-    All methods may be called from any thread, and come back at once, but for `start` and `clear`, which wait for the
-    old thread's present step. ``state`` is idle, running, paused or failed; ``message`` is a sentence on what goes on.
+    All methods may be called from any thread and return at once, except `start` and `clear`, which wait for the old
+    thread's present step. ``state`` is idle, running, paused or failed; ``message`` tells in a sentence what goes on.
     """
 
     def __init__(self, folder: Path | None = None):
@@ -71,12 +75,12 @@ class Session:
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        self._hurry = threading.Event()  # beside `_stop`: don't even measure
+        self._hurry = threading.Event()  # with `_stop`: do not even measure
         self._go = threading.Event()  # cleared while paused
         self._steps_allowed = 0  # while paused
-        self._anew = False  # the first lane, although the store has it
+        self._anew = False  # train the first lane although the store has it
         self._corpora: dict[str, Corpus] = {}
-        self.speed: Speed | None = None  # of this machine, once `calibrate` is through
+        self.speed: Speed | None = None  # of this machine, once `calibrate` is done
 
     @property
     def busy(self) -> bool:
@@ -84,24 +88,26 @@ class Session:
 
     @property
     def trains(self) -> bool:
-        """Busy, and not with the calibration."""
-        return self.busy and self._thread is not None and self._thread.name == "training"
+        """True while it trains; the calibration does not count."""
+        return self._thread is not None and self._thread.is_alive() and self._thread.name == "training"
 
     def start(self, pairs: list[tuple[ModelConfig, RunConfig]], paused: bool = False) -> None:
         """Trains these models side by side, each at the same share of its budget; ends what was running before.
 
-        A run that the store holds is shown instead of trained again; the first of ``pairs`` is trained anew if just
-        these are shown already. Resumes if just these are being trained. Raises ValueError if a budget does not pay for
+        A run that the store holds is shown instead of trained; but if just these are shown already, the first of them
+        is trained anew. If just these are being trained, they resume. Raises ValueError if a budget does not pay for
         one step.
         """
         lanes = [Lane(model, resolve(model, run)) for model, run in pairs]
         for lane in lanes:
-            plan(lane.model, lane.run)
+            plan(lane.model, lane.run)  # raises the ValueError before anything that runs is ended
+
         with self._lock:
             if self.trains and not self._stop.is_set() and _ids(lanes) == _ids(self.lanes):
                 if not paused:
                     self.proceed()
                 return
+
             self._anew = self.has_finished(pairs)
             self._end()
             self.lanes = lanes
@@ -127,69 +133,74 @@ class Session:
                 self._go.clear()
 
     def proceed(self) -> None:
-        """Goes on after `pause`."""
+        """Resumes after `pause`."""
         with self._lock:
             if self.state == "paused":
                 self.state = "running"
                 self._go.set()
 
     def step(self) -> None:
-        """One training step of each model, then a pause."""
+        """Makes one training step of each model, then pauses."""
         with self._lock:
             self.pause()
             self._steps_allowed += 1
 
     def stop(self) -> None:
-        """Ends the run after its present step; it is measured on held-out text and kept. Does nothing when idle."""
+        """Ends the run after its present step, measures it on held-out text and keeps it. Does nothing when idle."""
         with self._lock:
             self._stop.set()
             self._go.set()
 
     def has_finished(self, pairs: list[tuple[ModelConfig, RunConfig]]) -> bool:
-        """Whether just these were trained last, to the end."""
+        """Tells whether just these runs are shown and trained to the end."""
         wanted = [run_id(model, run) for model, run in pairs]
         return _ids(self.lanes) == wanted and all(
             lane.record and lane.record.status != "stopped" for lane in self.lanes
         )
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Until the training is over; says whether it is."""
+        """Waits until the training is over; returns whether it is."""
         if self._thread is not None:
             self._thread.join(timeout)
         return not self.busy
 
     def clear(self) -> None:
-        """Ends the run and takes all runs out of sight, for good. The store keeps their records: other cells, sweeps
-        and the command line still find them."""
+        """Ends the run and hides all runs, in later kernels too. The store keeps their records: other cells, sweeps and
+        the command line still find them, and so does `start`."""
         with self._lock:
             self._end()
             for path in self._checkpoints.glob("*.safetensors"):
                 path.unlink(missing_ok=True)
-            with suppress(OSError):  # a disk that is full or read-only: then they come back with the next kernel
+            with suppress(OSError):  # on a disk that is full or read-only they come back with the next kernel
                 write_text(self.folder / CLEARED, str(time.time()))
             self.records, self.lanes = [], []
-            self.state, self.message = "idle", f"Cleared. The records stay in {self.store.folder}."
+            self.state, self.message = "idle", f"Cleared. No result is lost: records stay in {self.store.folder}."
 
     @property
     def _cleared(self) -> float:
-        """When `clear` was last called, in seconds since the epoch."""
+        """The time of the last `clear`, in seconds since the epoch."""
         try:
             return float((self.folder / CLEARED).read_text())
         except (OSError, ValueError):
             return 0.0
 
     def corpus(self, name: str) -> Corpus:
-        """Loaded once; its progress is told in ``message``."""
+        """Loads a text, once, and reports progress in ``message``."""
         if name not in self._corpora:
             self._corpora[name] = load_corpus(name, progress=self._tell_corpus)
         return self._corpora[name]
 
     def interrupted(self) -> tuple[ModelConfig, RunConfig] | None:
-        """The run that a dead kernel left unfinished (the sparsest, not its twin); `start` with it goes on from its
-        last checkpoint."""
+        """Returns the run that a dead kernel left unfinished (the sparsest, not its twin) and that nobody has finished
+        since; `start` resumes it from its last checkpoint."""
         states = [checkpoint.peek(path) for path in self._checkpoints.glob("*.safetensors")] if not self.busy else []
-        found = [(ModelConfig.from_dict(s["model"]), RunConfig.from_dict(s["run"])) for s in states if s is not None]
-        return max(found, key=lambda pair: pair[0].sparsity, default=None)
+        left = []
+        for state in filter(None, states):
+            model, run = ModelConfig.from_dict(state["model"]), RunConfig.from_dict(state["run"])
+            record = self.store.read(run_id(model, run))
+            if record is None or record.status in UNFINISHED:
+                left.append((model, run))
+        return max(left, key=lambda pair: pair[0].sparsity, default=None)
 
     @property
     def _checkpoints(self) -> Path:
@@ -206,7 +217,7 @@ class Session:
         self.listener()
 
     def _end(self) -> None:
-        """`stop`, without the measuring, and wait for the thread."""
+        """Stops without measuring, and waits for the thread."""
         self._hurry.set()
         self.stop()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -238,13 +249,12 @@ class Session:
             corpus = self.corpus(lane.run.corpus)
             if lane is not lanes[0] or not self._anew:
                 lane.record = self.store.finished(lane.model, lane.run, corpus.fingerprint)
-            if lane.record is None:
+            if lane.record is not None:
+                self._checkpoint(lane).unlink(missing_ok=True)  # of a run that was cut off, and then trained elsewhere
+            else:
+                path, seconds = self._checkpoint(lane), SECONDS_BETWEEN_CHECKPOINTS
                 lane.training = Training(
-                    lane.model,
-                    lane.run,
-                    corpus=corpus,
-                    checkpoint_path=self._checkpoint(lane),
-                    checkpoint_seconds=SECONDS_BETWEEN_CHECKPOINTS,
+                    lane.model, lane.run, corpus=corpus, checkpoint_path=path, checkpoint_seconds=seconds
                 )
                 lane.text_before = sample(lane.training)
 
@@ -254,6 +264,7 @@ class Session:
             waiting = [lane for lane in lanes if lane.training is not None and not lane.training.done]
             if not waiting:
                 return
+
             if self._go.is_set():
                 turn = [min(waiting, key=lambda lane: lane.share)]
             elif self._steps_allowed:
@@ -264,6 +275,7 @@ class Session:
                 while not (self._go.wait(0.05) or self._steps_allowed):
                     pass
                 continue
+
             for lane in turn:
                 assert lane.training is not None
                 lane.last = lane.training.step()
@@ -271,28 +283,29 @@ class Session:
                 if now >= report or not self._go.is_set():
                     lane.routing = lane.training.model.routing()
                     self._tell("Training.")
-                    # Where many share the machine a report takes long, and must not take the time from training.
+                    # Where many share the machine, a report takes long, and must not take time from the training.
                     report = now + max(SECONDS_BETWEEN_REPORTS, 10 * (time.monotonic() - now))
 
     def _finish(self, lanes: list[Lane]) -> None:
-        self._tell("Measuring the loss on held-out text.")
         for lane in lanes:
-            if lane.training is None or lane.last is None:
-                continue
-            lane.routing = lane.training.model.routing()
-            lane.record = lane.training.record(lane.training.evaluate(self._hurry.is_set))
-            if not self._hurry.is_set() and lane.record.status != "diverged":
-                lane.text_after = sample(lane.training)
-            self.store.save(lane.record)
-            self._checkpoint(lane).unlink(missing_ok=True)
-            self.records = [*(record for record in self.records if record.id != lane.record.id), lane.record]
-        self.message = " ".join(lane.record.summary() for lane in lanes if lane.record is not None) or "Stopped."
-        if all(lane.training is None for lane in lanes):
-            self.message = f"Trained before and kept; press Train once more to train it anew. {self.message}"
+            if lane.training is not None and lane.last is not None:
+                self._tell("Measuring the loss on held-out text.")
+                lane.routing = lane.training.model.routing()
+                lane.record = lane.training.record(lane.training.evaluate(self._hurry.is_set))
+                if not self._hurry.is_set() and lane.record.status != "diverged":
+                    lane.text_after = sample(lane.training)
+                self.store.save(lane.record)
+                self._checkpoint(lane).unlink(missing_ok=True)
+            if lane.record is not None:
+                self.records = [*(record for record in self.records if record.id != lane.record.id), lane.record]
+
+        summaries = [lane.record.summary() for lane in lanes if lane.record is not None]
+        kept = [KEPT] if all(lane.training is None for lane in lanes) else []
+        self.message = " ".join([*kept, *summaries]) or "Stopped."
 
 
 def sample(training: Training) -> str:
-    """What the model writes after `PROMPT`."""
+    """Returns what the model writes after `PROMPT`, with a dot for what can't be printed."""
     text = decode(generate(training.model, encode(PROMPT)[None], SAMPLE_TOKENS)[0])
     return "".join(c if c == "\n" or (c.isprintable() and c != "\ufffd") else "·" for c in text)
 
@@ -305,7 +318,7 @@ _session: Session | None = None
 
 
 def current() -> Session:
-    """The kernel's session, made on first use."""
+    """Returns the kernel's session, which the first call makes."""
     global _session
     if _session is None:
         _session = Session()

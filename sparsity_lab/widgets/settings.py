@@ -1,14 +1,15 @@
-"""Where the dials stand: a few numbers that are two configs, a string to share, and the Python that does the same."""
+"""The settings of the dials: a few numbers that make two configs, a string to share, and Python that does the same."""
 
 import json
 from dataclasses import asdict, dataclass
 
 from sparsity_lab.config import Hold, ModelConfig, RunConfig
+from sparsity_lab.units import scientific
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the dials stand. As JSON it is the string that learners share."""
+    """What the dials show. As JSON it is the string that learners share."""
 
     sparsity: float = 0.9375
     budget: float = 1e11
@@ -33,7 +34,7 @@ class Settings:
 
     @property
     def pairs(self) -> list[tuple[ModelConfig, RunConfig]]:
-        """What Train trains: the model on the dial and, if wanted and different, its dense twin."""
+        """The runs that Train trains: the model on the dial and, if wanted and different, its dense twin."""
         models = [self.model, self.twin] if self.dense_twin and self.model != self.twin else [self.model]
         return [(model, self.run) for model in models]
 
@@ -42,13 +43,14 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str) -> "Settings":
-        """Raises ValueError that says what is wrong with a pasted string."""
+        """Reads a pasted string. Raises ValueError that says what is wrong with it."""
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"settings are not valid JSON ({error}); they look like {cls().to_json()}") from None
         if not isinstance(values, dict):
             raise ValueError(f"settings must be a JSON object like {cls().to_json()}")
+
         unknown = set(values) - set(asdict(cls()))
         if unknown:
             raise ValueError(f"settings have no {sorted(unknown)[0]!r}; they have {', '.join(asdict(cls()))}")
@@ -59,29 +61,16 @@ class Settings:
         return settings
 
     def code(self) -> str:
-        """The Python that does what the dials do."""
+        """Returns the Python that does what the dials do."""
         hold = "" if self.hold == "active" else ', hold="total"'
         backend = "" if self.backend == "grouped" else f", backend={self.backend!r}"
-        models = "model, dense = " if len(self.pairs) == 2 else "model = "
-        dials = [
-            f"ModelConfig.on_dial({self.width}, {s!r}{hold})" for s in ((self.model.sparsity, 0)[: len(self.pairs)])
-        ]
-        loop = "for config in (model, dense):" if len(self.pairs) == 2 else "for config in (model,):"
-        return "\n".join(
-            [
-                "from sparsity_lab.config import ModelConfig, RunConfig",
-                "from sparsity_lab.training.trainer import train",
-                "",
-                models + ", ".join(dials),
-                f"run = RunConfig(budget={_short(self.budget)}, seed={self.seed}, corpus={self.corpus!r}{backend})",
-                loop,
-                "    *steps, record = train(config, run)",
-                "    print(record.summary())",
-            ]
-        )
+        names, stops = ["model", "dense"][: len(self.pairs)], [self.model.sparsity, 0]
+        models = [f"ModelConfig.on_dial({self.width}, {s!r}{hold})" for _, s in zip(names, stops, strict=False)]
+        return f"""from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.training.trainer import train
 
-
-def _short(number: float) -> str:
-    """1e11 rather than 100000000000.0, when that is the same number."""
-    short = f"{number:g}".replace("e+", "e")
-    return short if float(short) == number else repr(number)
+{", ".join(names)} = {", ".join(models)}
+run = RunConfig(budget={scientific(self.budget)}, seed={self.seed}, corpus={self.corpus!r}{backend})
+for config in ({", ".join(names)},):
+    *steps, record = train(config, run)
+    print(record.summary())"""

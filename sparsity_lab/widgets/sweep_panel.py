@@ -1,4 +1,4 @@
-"""A sweep in a notebook: Start, Stop, how far it is and what it will take, while cells go on being run."""
+"""A sweep in a notebook: Start, Stop, progress and the time left, while other cells can be run."""
 
 import html
 import threading
@@ -14,34 +14,35 @@ from sparsity_lab.training.timing import Speed, calibrate
 
 
 class SweepPanel(ipw.VBox):
-    """Display it as the last expression of a cell. It trains what ``folder`` lacks of ``pairs`` on ``workers``
-    processes (default: one a core), once Start is pressed.
+    """The panel of a sweep. Display it as the last expression of a cell. Once Start is pressed, it trains those of
+    ``pairs`` that have no record yet on ``workers`` processes (default: one per core) and keeps records in ``folder``.
 
-    Stop saves what is under way; Start, also in another kernel, goes on from there. Without a browser `run` does it
-    all. ``speed`` spares the second of measuring that an estimate takes.
+    Stop saves the runs under way; Start, also in another kernel, resumes them. Without a browser, call `run`. With a
+    ``speed`` the estimate takes no second of measuring.
     """
 
     def __init__(
         self, pairs: Sequence[Pair], folder: Path | str, *, workers: int | None = None, speed: Speed | None = None
     ):
         self.pairs, self.folder, self.workers = list(pairs), Path(folder), workers
-        self.progress: Progress | None = None  # since it was started
-        self.error: Exception | None = None  # that ended it
+        self.progress: Progress | None = None  # since Start
+        self.error: Exception | None = None  # that ended the sweep
         self._speed = speed
         self._lock = threading.Lock()
         self._halt = threading.Event()
         self._thread: threading.Thread | None = None
-        self.start_button = ipw.Button(
-            description="Start", button_style="primary", tooltip="train the runs that are missing, or go on"
-        )
-        self.stop_button = ipw.Button(description="Stop", tooltip="save what is under way, and end", disabled=True)
+
+        tooltip = "train the runs that are missing, or resume"
+        self.start_button = ipw.Button(description="Start", button_style="primary", tooltip=tooltip)
+        self.stop_button = ipw.Button(description="Stop", tooltip="save the runs under way and end", disabled=True)
         self.bar = ipw.FloatProgress(max=1.0, layout={"width": "320px"}, tooltip="share of the work that is done")
         self.status = ipw.HTML()
         super().__init__([ipw.HBox([self.start_button, self.stop_button, self.bar]), self.status])
         self.add_class("sparsity-lab-sweep")
         self.start_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
-        self._say("Measuring what this machine can do…")
+
+        self._say("Measuring the speed of this machine…")
         self._measuring = threading.Thread(target=self._measure, name="sweep-estimate", daemon=True)
         self._measuring.start()
 
@@ -50,7 +51,7 @@ class SweepPanel(ipw.VBox):
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Comes back at once. Harmless while it runs."""
+        """Starts the sweep and returns at once. Does nothing while it runs."""
         with self._lock:
             if self.busy:
                 return
@@ -61,20 +62,20 @@ class SweepPanel(ipw.VBox):
             self._thread.start()
 
     def stop(self) -> None:
-        """Comes back at once; `wait` until what is under way is saved."""
+        """Asks the sweep to stop and returns at once; `wait` until the runs under way are saved."""
         self._halt.set()
         if self.busy:
             self.stop_button.disabled = True
-            self._say("Stopping: what is under way is saved.")
+            self._say("Stopping: saving the runs under way…")
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Until the sweep has ended, or so many seconds; says whether it has."""
+        """Waits until the sweep has ended, or for ``seconds``; returns whether it has."""
         if self._thread is not None:
             self._thread.join(seconds)
         return not self.busy
 
     def run(self) -> Progress:
-        """Starts and waits. Raises RuntimeError with the text that the panel shows if something broke."""
+        """Starts the sweep and waits for it. Raises RuntimeError with the text that the panel shows if it broke."""
         self.start()
         try:
             self.wait()
@@ -93,7 +94,7 @@ class SweepPanel(ipw.VBox):
         try:
             todo = missing(self.pairs, self.folder)
             if not todo:
-                self._say(f"All {len(self.pairs)} runs are in {self.folder}.")
+                self._say(f"All {len(self.pairs)} runs are trained already.")
                 return
             self._speed = self._speed or calibrate(load_corpus(todo[0][1].corpus))
             text = estimate(todo, self.folder, self.workers, self._speed).summary()

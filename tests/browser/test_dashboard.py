@@ -46,7 +46,7 @@ def test_a_first_visit(page: Page, address: str) -> None:
     run_all(page)
     dial = Dial(page)
     expect(dial.status).to_contain_text("finished")
-    expect(page.locator(".jp-Notebook")).to_contain_text("nats a byte")
+    expect(page.locator(".jp-Notebook")).to_contain_text("nats per byte")
     assert dial.points() > 10
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     dial.box.screenshot(path=str(SCREENSHOTS / "dashboard.png"))
@@ -136,7 +136,7 @@ def test_training_by_hand_and_running_again(page: Page, address: str) -> None:
     dial.button("Step").click()
     page.wait_for_timeout(500)
     assert points <= dial.points() <= points + 1
-    dial.button("Go on").click()
+    dial.button("Resume").click()
     expect(dial.status).to_contain_text("Training")
 
     # all cells again, while it trains: the new dashboard shows the run; stopping it lets the waiting cell end

@@ -241,7 +241,7 @@ def test_sweep_estimates_trains_and_resumes(grid_file: Path, here: str, tmp_path
     (home() / "runs" / second.name).unlink()
     assert main([*words, "--scheduler", here]) == 0
     stdout, err = capsys.readouterr()
-    assert "1 runs to train" in err
+    assert "1 run to train" in err
     assert stdout == "2 of 2 runs done.\n"
     assert first.stat().st_mtime_ns == kept
     assert tomllib.loads((out / "provenance.toml").read_text())["runs_finished"] == 2

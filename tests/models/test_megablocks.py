@@ -141,7 +141,7 @@ def test_where_it_is_not(monkeypatch: pytest.MonkeyPatch, run: RunConfig, model:
     try:
         assert "MegaBlocks is not installed" in str(megablocks.why_not())
         dial = MagicDial(calibrate=False, corpus=run.corpus, budget=1e10)
-        assert ("megablocks (not here)", "megablocks") in dial.dials.backend.options
+        assert ("megablocks (not installed)", "megablocks") in dial.dials.backend.options
         dial.dials.backend.value = "megablocks"
         assert dial.dials.backend.value == "grouped"
         assert "MegaBlocks is not installed" in dial._problem.value

@@ -155,7 +155,7 @@ print(seen)"""
 # student → (what they did to the released notebook, points by test, words of the status)
 ALL = {"first": 2.0, "second": 3.0, "third": 1.0}
 CASES: dict[str, tuple[Callable[[NotebookNode], None], dict[str, float], str]] = {
-    "right": (answered(why="Because it is so."), ALL, "to be read by you: why"),
+    "right": (answered(why="Because it is so."), ALL, "for you to read: why"),
     "empty": (lambda book: None, {}, "graded"),
     "raises": (answered(square="square = 1 / 0"), ALL | {"second": 0}, ""),
     "loops": (answered(double=LOOP), ALL | {"first": 0}, "first took more than 8 s"),

@@ -14,14 +14,14 @@ from sparsity_lab.laws import fitting, isoflop
 from sparsity_lab.record import Record
 from sparsity_lab.runs import measured as shipped
 from sparsity_lab.runs.store import RunStore
-from sparsity_lab.runs.sweep import failed
+from sparsity_lab.runs.sweep import failed_record
 
 PLACES = [(1e11, 16, 0.0), (1e11, 16, 0.9375), (1e11, 32, 0.9375), (1e12, 16, 0.9375), (1e12, 32, 0.984375)]
 
 
 def measured(width: int, sparsity: float, budget: float, **changes: Any) -> Record:
     """As if it had been trained."""
-    record = failed((ModelConfig.on_dial(width, sparsity), RunConfig(budget=budget)), "")
+    record = failed_record((ModelConfig.on_dial(width, sparsity), RunConfig(budget=budget)), "")
     curve = {"flops": [budget / 2, budget], "loss": [3.0, 2.0]}
     return dataclasses.replace(record, status="finished", val_loss=2.0, curve=curve, **changes)
 
@@ -78,7 +78,7 @@ def test_without_data_there_is_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_failed_run_is_no_measurement(folder: Path) -> None:
-    RunStore(folder).save(failed((ModelConfig.on_dial(24, 0.9375), RunConfig(budget=1e11)), "no memory"))
+    RunStore(folder).save(failed_record((ModelConfig.on_dial(24, 0.9375), RunConfig(budget=1e11)), "no memory"))
     forget()
     assert place(shipped.nearest(ModelConfig.on_dial(24, 0.9375), RunConfig(budget=1e11))) != (1e11, 24, 0.9375)
 
@@ -92,7 +92,7 @@ def test_expected_is_the_laws_word_near_the_best_size(monkeypatch: pytest.Monkey
     fitting.save_fits(tmp_path / shipped.LAW, [law])
     monkeypatch.setattr(shipped, "FOLDER", tmp_path)
     monkeypatch.setattr(shipped, "runs", lambda: frame)
-    caches = (shipped._law, shipped._tokens_a_weight)
+    caches = (shipped._law, shipped._tokens_per_weight)
     for cached in caches:
         cached.cache_clear()
     try:

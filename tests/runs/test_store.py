@@ -16,7 +16,7 @@ from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.files import home, write_text
 from sparsity_lab.record import Record, run_id
 from sparsity_lab.runs.store import RunStore, load_frame
-from sparsity_lab.runs.sweep import failed
+from sparsity_lab.runs.sweep import failed_record
 from sparsity_lab.training.trainer import Training
 
 
@@ -233,54 +233,6 @@ def test_an_interrupt_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_merging_twice_changes_nothing(store: RunStore, record: Record, tmp_path: Path) -> None:
-    other = RunStore(tmp_path / "other")
-    stopped, broken = (dataclasses.replace(record, status=status) for status in ("stopped", "failed"))
-    finished = [of_seed(record, seed) for seed in range(4)]
-    store.save(dataclasses.replace(finished[0], seconds=1.0))  # finished on both sides: mine stays
-    store.save(of_seed(stopped, 1))  # unfinished here: theirs is taken
-    store.save(finished[3])  # unfinished there: mine stays
-    for theirs in (finished[0], finished[1], finished[2], of_seed(broken, 3), of_seed(broken, 4)):
-        other.save(theirs)
-    assert store.merge(other) == 3
-    merged = {r.seed: r for r in store.load()}
-    assert merged == {
-        0: dataclasses.replace(finished[0], seconds=1.0),
-        **{seed: finished[seed] for seed in (1, 2, 3)},
-        4: of_seed(broken, 4),
-    }
-    files = {path.name: path.stat().st_mtime_ns for path in store.folder.iterdir()}
-    assert store.merge(other) == 0
-    assert store.merge(store) == 0
-    assert {path.name: path.stat().st_mtime_ns for path in store.folder.iterdir()} == files
-
-
-SIDES = st.lists(
-    st.tuples(st.integers(0, 3), st.sampled_from(["finished", "stopped", "failed", "diverged"])), max_size=4
-)
-
-
-@given(mine=SIDES, theirs=SIDES)
-def test_merging_loses_nothing_that_is_finished(
-    mine: list[tuple[int, str]], theirs: list[tuple[int, str]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    plain = failed((ModelConfig(), RunConfig()), "")
-    stores = [RunStore(tmp_path_factory.mktemp("merge")) for _ in "ab"]
-    for store, side in zip(stores, (mine, theirs), strict=True):
-        for seed, status in side:
-            store.save(dataclasses.replace(plain, status=status, seed=seed, run=plain.run | {"seed": seed}))
-    before = [{r.seed: r.status for r in store.load()} for store in stores]
-    a, b = stores
-    a.merge(b)
-    after = {r.seed: r.status for r in a.load()}
-    assert set(after) == before[0].keys() | before[1].keys()
-    for seed, status in after.items():
-        known = [side[seed] for side in before if seed in side]
-        done = [s for s in known if s in ("finished", "diverged")]
-        assert status == (done or known)[0]
-    assert a.merge(b) == 0
-
-
 # ---- Records as a DataFrame
 
 
@@ -288,7 +240,7 @@ def test_a_frame_holds_what_the_records_say(store: RunStore, record: Record) -> 
     records = [
         of_seed(record, 0),
         dataclasses.replace(of_seed(record, 1), status="diverged", val_loss=None, val_bits=None),
-        failed((ModelConfig.on_dial(16, 0.9375), RunConfig(seed=2)), "no memory"),
+        failed_record((ModelConfig.on_dial(16, 0.9375), RunConfig(seed=2)), "no memory"),
     ]
     for each in records:
         store.save(each)

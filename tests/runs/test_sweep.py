@@ -150,7 +150,7 @@ def test_a_worker_with_another_disk_sends_its_record(model: ModelConfig, run: Ru
     sent, store = trained_here(*pair), RunStore(tmp_path)
     for before in (None, "failed", "torn"):
         if before == "failed":
-            store.save(sweeps.failed(pair, "too little memory"))
+            store.save(sweeps.failed_record(pair, "too little memory"))
         elif before == "torn":
             store.path(*pair).write_text(sent.to_json()[:99])
         state = sweeps._State([pair], 1, [1.0], tmp_path, lambda progress: None)
@@ -213,7 +213,7 @@ def test_in_words() -> None:
     assert Progress(9, 4, 0, 0.5, 61.0).summary() == "4 of 9 runs done, 1 min 01 s left."
     assert Progress(9, 8, 1, 1.0, 0.0).summary() == "8 of 9 runs done, 1 failed."
     assert sweeps.Estimate(12, 5400.0, 3.0, 30.0).summary() == (
-        "12 runs to train: about 1 h 30 min, 3 core hours, 30 Wh at 10 W a core."
+        "12 runs to train: about 1 h 30 min, 3 core hours, 30 Wh at 10 W per core."
     )
 
 
@@ -255,7 +255,7 @@ def test_provenance_is_toml_and_adds_up(model: ModelConfig, run: RunConfig, tmp_
     records = [trained_here(*pair) for pair in pairs_of(model, run.replace(corpus=str(strange), budget=1e7), 2)]
     for record in records:
         store.save(record)
-    store.save(sweeps.failed((model, run), "no memory"))
+    store.save(sweeps.failed_record((model, run), "no memory"))
     write_provenance(store.folder, "sparsity-lab sweep grid.toml --out .")
     values: dict[str, Any] = tomllib.loads((store.folder / FILE).read_text())
     assert values["command"] == "sparsity-lab sweep grid.toml --out ."

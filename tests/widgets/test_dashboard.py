@@ -12,6 +12,7 @@ from typing import Any
 
 import ipywidgets as ipw
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
@@ -20,14 +21,16 @@ from sparsity_lab.config import ModelConfig
 from sparsity_lab.laws.fitting import PredictedLoss
 from sparsity_lab.record import Record, run_id, run_label
 from sparsity_lab.runs import measured as shipped
-from sparsity_lab.runs.sweep import failed
+from sparsity_lab.runs.repeat import run_all
+from sparsity_lab.runs.sweep import failed_record
 from sparsity_lab.training.timing import Speed
 from sparsity_lab.training.trainer import Training
 from sparsity_lab.widgets import session as session_module
 from sparsity_lab.widgets.dashboard import MagicDial
-from sparsity_lab.widgets.html import table
+from sparsity_lab.widgets.html import html_table
 from sparsity_lab.widgets.session import Session
 from sparsity_lab.widgets.settings import Settings
+from tests.sweeps import until
 
 
 @pytest.fixture
@@ -78,6 +81,16 @@ assert not (found := [name for name in heavy if name in sys.modules]), found"""
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"SPARSITY_LAB_HOME": str(tmp_path)})
 
 
+def test_the_room_is_entered_light() -> None:
+    """The dashboard's class comes without what other rooms need."""
+    code = """
+import sys
+from sparsity_lab.widgets import MagicDial
+heavy = ("scipy", "dask", "distributed", "nbgrader", "nbconvert", "networkx")
+assert not (found := [name for name in heavy if name in sys.modules]), found"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_measured_runs_are_there_while_one_drags(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before any training the plot shows the runs that ship and are nearest; without any, nothing."""
     curve = {"flops": np.linspace(1e9, 1e11, 50).tolist(), "loss": np.linspace(5, 2, 50).tolist()}
@@ -87,7 +100,7 @@ def test_measured_runs_are_there_while_one_drags(session: Session, monkeypatch: 
         calls.append(model)
         if run.budget < 1e11:
             return None
-        record = failed((model, run), "")
+        record = failed_record((model, run), "")
         return replace(record, status="finished", val_loss=2.0 + model.sparsity, curve=curve)
 
     monkeypatch.setattr(shipped, "nearest", nearest)
@@ -293,8 +306,100 @@ def test_the_verdict_is_about_these_two(dial: MagicDial) -> None:
     assert dial.verdict() == ""
     dial.run()
     on_dial, twin = dial.results()["held-out loss"]
-    assert f"{abs(on_dial - twin):.3f} nats a byte {'lower' if on_dial < twin else 'higher'}" in dial.verdict()
+    assert f"{abs(on_dial - twin):.3f} nats per byte {'lower' if on_dial < twin else 'higher'}" in dial.verdict()
     assert "One seed" in dial.verdict()
+
+
+@pytest.fixture
+def kept(dial: MagicDial, start: dict[str, Any]) -> MagicDial:
+    """A dashboard of a later kernel that shows what `dial` has trained."""
+    dial.run()
+    later = MagicDial(**start | {"session": Session(dial._session.folder)})
+    later.train.click()
+    assert later._session.wait(30)
+    return later
+
+
+def axes(dial: MagicDial) -> set[bool | None]:
+    layout = plot(dial).layout
+    return {layout.xaxis2.visible, layout.yaxis2.visible}
+
+
+def test_a_kept_run_is_shown_without_empty_boxes(dial: MagicDial, kept: MagicDial) -> None:
+    assert all(lane.training is None for lane in kept._session.lanes)
+    assert text(kept, "status").startswith("You already have this result, so nothing was trained")
+    assert "Press Train again" in text(kept, "status")
+    assert text(kept, "texts") == ""
+    assert "Busiest expert" not in text(kept, "summary")
+    assert (axes(kept), axes(dial)) == ({False}, {True})
+    pd.testing.assert_frame_equal(kept.results(), dial.results())
+    assert kept.verdict() == dial.verdict()
+    assert text(kept, "runs") == text(dial, "runs")
+    assert dial.curves().equals(kept.curves())
+
+
+def test_a_second_press_trains_a_kept_run_anew(kept: MagicDial) -> None:
+    kept.train.click()
+    session = kept._session
+    assert session.wait(60)
+    assert [lane.training is None for lane in session.lanes] == [False, True], "the twin is left as it is"
+    assert "You already have" not in text(kept, "status")
+    assert "def " in text(kept, "texts")
+    assert axes(kept) == {True}
+    assert len(session.records) == 2
+
+
+def test_every_button_is_harmless_beside_a_kept_run(dial: MagicDial, kept: MagicDial) -> None:
+    session, before = kept._session, dial.results()
+    for button in (kept.pause, kept.stop, kept.pause):
+        button.click()
+        assert (session.state, kept.pause.description) == ("idle", "Pause")
+    kept.step.click()  # like Train: anew, but only a step
+    until(lambda: session.message == "Paused.")
+    kept.stop.click()
+    assert session.wait(30)
+    assert kept.results()["status"].tolist() == ["stopped", "finished"]
+    later = MagicDial(**{"session": Session(session.folder), "calibrate": False} | vars(kept.settings))
+    later.run()
+    pd.testing.assert_frame_equal(later.results(), before)  # the finished record has stayed
+
+
+def test_a_run_trained_in_a_cell_is_shown_and_listed(dial: MagicDial, start: dict[str, Any]) -> None:
+    """Also after Clear, which hides runs and loses none."""
+    dial.dials.dense_twin.value = False
+    (pair,) = dial.settings.pairs
+    trained = run_all([pair], dial._session.folder)["record"][0]
+    for _ in range(2):
+        assert text(dial, "runs") == ""
+        dial.run()
+        assert [lane.record for lane in dial._session.lanes] == [trained]
+        assert trained.label in text(dial, "runs")
+        dial.clear.click()
+
+
+def test_a_checkpoint_of_a_run_that_was_finished_elsewhere(dial: MagicDial, start: dict[str, Any]) -> None:
+    """It is not offered, and gone once the run is shown."""
+    (model, run), *_ = dial.settings.pairs
+    training = Training(model, run)
+    training.step()
+    path = dial._session.folder / "checkpoints" / f"{run_id(model, run)}.safetensors"
+    training.save(path)
+    assert dial._session.interrupted() is not None
+    run_all([(model, run)], dial._session.folder)
+    assert dial._session.interrupted() is None
+    dial.run()
+    assert not path.exists()
+
+
+def test_progress_counts_a_kept_twin_as_done(dial: MagicDial, session: Session) -> None:
+    dial.dials.sparsity.value = 0.0
+    dial.run()
+    dial.share.value = Settings(sparsity=0.75, width=8, budget=1e8, corpus=dial.settings.corpus).to_json()
+    dial.step.click()
+    until(lambda: session.message == "Paused.")
+    assert re.search(r"5\d%, \d+ s left", text(dial, "status"))
+    dial.pause.click()
+    assert session.wait(60)
 
 
 def test_earlier_runs_stay_as_ghosts(dial: MagicDial) -> None:
@@ -389,9 +494,9 @@ def test_moving_dials_while_training_leaves_the_run_alone(dial: MagicDial, sessi
 
 
 def test_tables_escape_what_they_show() -> None:
-    assert "<td" in table(["a"], [["b"]])
-    assert "&lt;b&gt;" in table(["<b>"], [["<b>"]])
-    assert "<b>" not in table(["<b>"], [["<b>"]])
+    assert "<td" in html_table(["a"], [["b"]])
+    assert "&lt;b&gt;" in html_table(["<b>"], [["<b>"]])
+    assert "<b>" not in html_table(["<b>"], [["<b>"]])
 
 
 def test_labels_tell_runs_apart(corpus_file: Path) -> None:

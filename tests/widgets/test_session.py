@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sparsity_lab.units import duration
 from sparsity_lab.widgets.dashboard import MagicDial
 from sparsity_lab.widgets.session import Session, current
 from sparsity_lab.widgets.settings import Settings
+from tests.sweeps import until
 
 LONG = 1e10  # FLOPs: seconds, to be stopped
 
@@ -29,13 +30,6 @@ def session(tmp_path: Path) -> Iterator[Session]:
     yield session
     session.stop()
     assert session.wait(30)
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def trainers() -> int:
@@ -222,7 +216,7 @@ def test_buttons(dial: MagicDial, session: Session) -> None:
     assert trainers() == 1
     until(lambda: session.lanes[0].last)
     dial.pause.click()
-    assert dial.pause.description == "Go on"
+    assert dial.pause.description == "Resume"
     until(lambda: "Paused." in dial._status.value)
     dial.step.click()
     dial.pause.click()

@@ -53,7 +53,7 @@ def test_headless(
     assert (panel.start_button.disabled, panel.stop_button.disabled) == (False, True)
     assert len(load_frame(tmp_path)) == 2
     again = SweepPanel(pairs, tmp_path, speed=SPEED)
-    until(lambda: said(again) == f"All 2 runs are in {tmp_path}.")
+    until(lambda: said(again) == "All 2 runs are trained already.")
     assert again.run().done == 2
     assert len(trainings.begun) == 2
     out, err = capfd.readouterr()
@@ -75,7 +75,7 @@ def test_start_twice_stop_and_go_on(model: ModelConfig, run: RunConfig, tmp_path
     until(lambda: trainings.begun and 0 < panel.bar.value < 1)
     assert not panel.wait(0.01)
     panel.stop_button.click()
-    assert said(panel) == "Stopping: what is under way is saved."
+    assert said(panel) == "Stopping: saving the runs under way…"
     held.set()
     assert panel.wait(60)
     assert said(panel).startswith("Stopped. ")

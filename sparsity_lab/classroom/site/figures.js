@@ -1,5 +1,5 @@
-// Draws the figures, whose data follow their places. Their texts are grey, which is too little on white and on black:
-// they take the page's colour, also when the reader's system turns dark.
+// Draws the figures; the data of each are in the element after its place. Plotly's grey text has too little contrast on
+// white and on black, so texts take the page's colour, also when the reader's system turns dark.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const touch = matchMedia("(pointer: coarse)").matches;
 const places = [...document.querySelectorAll(".figure")];
@@ -17,7 +17,7 @@ function draw() {
 draw();
 dark.addEventListener("change", draw);
 
-// What scrolls sideways must be within reach of the keyboard.
+// The keyboard must reach whatever scrolls sideways.
 for (const box of document.querySelectorAll("pre, .output_html, .formula, .rendered_html")) {
   if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
 }
