@@ -58,7 +58,7 @@ def test_cache(page: Page, address: str) -> None:
     run_all(page)
     sizes, pareto = (page.locator(".sparsity-lab-explorer").nth(i) for i in (0, 1))
     press(sizes, "ArrowLeft")
-    expect(sizes.get_by_role("status")).to_contain_text("MLA keeps 320 numbers a token and layer")
+    expect(sizes.get_by_role("status")).to_contain_text("MLA keeps 320 numbers per token and layer")
     sizes.screenshot(path=str(SCREENSHOTS / "cache.png"))
     press(pareto, "Home")
     expect(pareto.get_by_role("status")).to_contain_text("MLA of rank 4")
@@ -82,7 +82,7 @@ def test_criteria(page: Page, address: str) -> None:
     )
     exercise.get_by_role("combobox").select_option("Babies")
     press(exercise, "End")
-    expect(exercise.get_by_role("status")).to_contain_text("wants the sparsity to be higher")
+    expect(exercise.get_by_role("status")).to_contain_text("the sparsity should be higher")
     exercise.screenshot(path=str(SCREENSHOTS / "criteria.png"))
 
 
