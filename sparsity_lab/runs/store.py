@@ -48,12 +48,11 @@ class RunStore:
         records = (_read(folder / f"{name}.json") for folder in (self.folder, *self.older))
         return next((record for record in records if record is not None), None)
 
-    def load(self, since: float = 0.0) -> list[Record]:
-        """Returns all records written after ``since`` (seconds since the epoch), oldest first, one per run. A file that
-        is torn or foreign is skipped with a warning."""
+    def load(self) -> list[Record]:
+        """Returns all records, oldest first, one per run. A file that is torn or foreign is skipped with a warning."""
         paths = {path.name: path for folder in (*self.older, self.folder) for path in folder.glob("*.json")}
-        written = sorted((time, path) for path in paths.values() if (time := _written(path)) > since)
-        return [record for _, path in written if (record := _read(path)) is not None]
+        ordered = sorted(paths.values(), key=lambda path: (_written(path), path.name))
+        return [record for path in ordered if (record := _read(path)) is not None]
 
 
 def user_store(folder: Path | None = None) -> RunStore:

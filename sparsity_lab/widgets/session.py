@@ -4,6 +4,7 @@ A kernel has one `Session` and a session has one training thread, however often 
 would leave the old thread alive behind new widgets. The thread reports through `listener`, at most ten times a second.
 """
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from sparsity_lab.files import home, write_text
 from sparsity_lab.models import generate
 from sparsity_lab.models.router import RoutingStats
 from sparsity_lab.record import UNFINISHED, Record, run_id
-from sparsity_lab.runs.store import user_store
+from sparsity_lab.runs.store import RunStore, user_store
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training.batches import decode, encode
 from sparsity_lab.training.corpus import Corpus, load_corpus
@@ -28,7 +29,7 @@ SECONDS_BETWEEN_REPORTS = 0.1
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 SECONDS_TO_DRAW = 1.5  # that kernel and browser need for the dashboard, before the calibration takes a core
 PROMPT = "def "
-CLEARED = "cleared"  # the file with the time of the last `Session.clear`: older records are not shown
+SHOWN, MOST_SHOWN = "dashboard.json", 100  # a file with the names of the runs that dashboards show, and how many
 KEPT = (
     "You already have this result, so nothing was trained (sample text and expert load are not kept). "
     "Press Train again to train the model on the dial anew."
@@ -67,7 +68,7 @@ class Session:
     def __init__(self, folder: Path | None = None):
         self.folder = folder or home()
         self.store = user_store(self.folder)
-        self.records: list[Record] = self.store.load(since=self._cleared)
+        self.records: list[Record] = self._shown_before()
         self.lanes: list[Lane] = []
         self.state = "idle"
         self.message = "Ready."
@@ -171,18 +172,23 @@ class Session:
             self._end()
             for path in self._checkpoints.glob("*.safetensors"):
                 path.unlink(missing_ok=True)
-            with suppress(OSError):  # on a disk that is full or read-only they come back with the next kernel
-                write_text(self.folder / CLEARED, str(time.time()))
             self.records, self.lanes = [], []
+            self._keep_shown()
             self.state, self.message = "idle", f"Cleared. No result is lost: records stay in {self.store.folder}."
 
-    @property
-    def _cleared(self) -> float:
-        """The time of the last `clear`, in seconds since the epoch."""
+    def _shown_before(self) -> list[Record]:
+        """Returns the runs that the dashboard has shown since the last `clear`, in this kernel or an earlier one. The
+        store holds many more: a cell or a sweep may have trained hundreds."""
         try:
-            return float((self.folder / CLEARED).read_text())
-        except (OSError, ValueError):
-            return 0.0
+            names = [str(name) for name in json.loads((self.folder / SHOWN).read_text())]
+        except (OSError, ValueError, TypeError, RecursionError):  # a folder without such a list, or with a torn one
+            names = [record.id for folder in self.store.older for record in RunStore(folder).load()]
+        records = map(self.store.read, names[-MOST_SHOWN:])
+        return [record for record in records if record is not None]
+
+    def _keep_shown(self) -> None:
+        with suppress(OSError):  # on a full or read-only disk the next kernel shows what this one did
+            write_text(self.folder / SHOWN, json.dumps([record.id for record in self.records]))
 
     def corpus(self, name: str) -> Corpus:
         """Loads a text, once, and reports progress in ``message``."""
@@ -298,6 +304,7 @@ class Session:
                 self._checkpoint(lane).unlink(missing_ok=True)
             if lane.record is not None:
                 self.records = [*(record for record in self.records if record.id != lane.record.id), lane.record]
+        self._keep_shown()
 
         summaries = [lane.record.summary() for lane in lanes if lane.record is not None]
         kept = [KEPT] if all(lane.training is None for lane in lanes) else []

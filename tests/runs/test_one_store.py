@@ -143,11 +143,20 @@ def test_a_finished_record_stays_when_the_run_is_stopped_later(pair: Pair, recor
     assert store.load() == [replace(scored, seconds=99.0)], "its scores stay too"
 
 
-def test_clear_hides_runs_and_loses_none(pair: Pair, record: Record) -> None:
+def test_the_dashboard_shows_what_it_was_asked_for_and_clear_loses_nothing(pair: Pair, record: Record) -> None:
     user_store().save(record)
+    assert Session().records == [], "a cell may have trained hundreds of runs"
+    assert on_dashboard(pair) == record
     session = Session()
-    assert session.records == [record]
+    assert session.records == [record], "in the next kernel too"
     session.clear()
-    assert session.records == []
-    assert Session().records == [], "also in the next kernel"
+    assert session.records == Session().records == []
     assert user_store().finished(*pair, load_corpus(pair[1].corpus).fingerprint) == record
+
+
+@pytest.mark.parametrize("torn", ["", "{", "[[[", '{"a": 1}', "[1, null]", "7", "[" * 100_000])
+def test_a_list_of_shown_runs_that_is_not_understood(torn: str, record: Record) -> None:
+    RunStore(home() / "live").save(record)
+    assert Session().records == [record], "as older dashboards left them"
+    (home() / "dashboard.json").write_text(torn)
+    assert Session().records in ([], [record])
