@@ -8,7 +8,7 @@ causal kernel may skip the half that is masked. Other conventions stand beside t
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from sparsity_lab.accounting.parameters import attention_matrices, count_parameters
 from sparsity_lab.config import ModelConfig, RunConfig
@@ -24,24 +24,19 @@ def flops_by_part(config: ModelConfig, context: int | None = None, causal: bool 
     ``causal`` counts only the scores that a causal mask leaves, (T + 1)/2 per token and head, instead of all T.
     Raises ValueError for an encoder-decoder, because a token passes only one of its halves.
     """
-    length = config.context if context is None else context
-    return _by_part(config, length + 1 if causal else 2 * length, 2 * sum(attention_matrices(config).values()))
-
-
-def _by_part(config: ModelConfig, twice_seen: int, projections: int) -> dict[str, int]:
-    """Counts FLOPs, given 2 for each token that a query is compared with (``twice_seen``), and the FLOPs of one layer's
-    attention matrices (``projections``)."""
     if config.n_encoder_layers:
         raise ValueError(
             f"n_encoder_layers={config.n_encoder_layers}: FLOPs of encoder-decoders are not counted, because a "
             f"token passes only one of the halves; parameters are"
         )
+    length = config.context if context is None else context
+    twice_seen = length + 1 if causal else 2 * length  # 2 for each token that a query is compared with
     d, layers, moe_layers = config.d_model, config.n_layers, config.n_moe_layers
     matrices = 3 if config.ffn == "swiglu" else 2
     expert = 2 * matrices * d * config.d_expert
     key = config.nope_dim + config.rope_dim if config.is_mla else config.head_dim
     return {
-        "projections": layers * projections,
+        "projections": layers * 2 * sum(attention_matrices(config).values()),
         "attention": layers * twice_seen * config.n_heads * (key + config.value_dim),  # queries·keys, weights·values
         "router": moe_layers * 2 * d * config.router_width,
         "dense": (layers - moe_layers) * 2 * matrices * d * config.dense_width,
@@ -74,21 +69,16 @@ def decode_flops_by_part(config: ModelConfig, position: int, mla: Decode = "abso
     recomputes the keys and values of all cached latents; ``absorbed`` folds the key matrix into the query and the value
     matrix into the output, and attends in the latent space.
     """
+    if mla not in get_args(Decode):
+        raise ValueError(f"mla={mla!r} is not known: use {' or '.join(get_args(Decode))}")
     seen = position + 1  # itself too
     attended = tokens_seen(config, seen)  # over all layers
-    matrices = attention_matrices(config)
-    if config.kv_lora_rank is None:
-        parts = _by_part(config, 2 * seen, 2 * sum(matrices.values()))
-        return parts | {"attention": parts["attention"] * attended // (config.n_layers * seen)}
-    if mla == "naive":
-        up = matrices["kv_up"]
-        parts = _by_part(config, 2 * seen, 2 * (sum(matrices.values()) - up))
-        scores = parts["attention"] * attended // (config.n_layers * seen)
-        return parts | {"attention": scores, "projections": parts["projections"] + 2 * up * attended}
-    if mla != "absorbed":
-        raise ValueError(f"mla={mla!r} is not known: use absorbed or naive")
-    parts = _by_part(config, 2 * seen, 2 * sum(matrices.values()))
-    return parts | {"attention": 2 * attended * config.n_heads * (2 * config.kv_lora_rank + config.rope_dim)}
+    parts = flops_by_part(config, seen)
+    if config.kv_lora_rank is not None and mla == "absorbed":
+        return parts | {"attention": 2 * attended * config.n_heads * (2 * config.kv_lora_rank + config.rope_dim)}
+    if config.is_mla:  # the matrix behind the latents meets all of them, not the new one alone
+        parts["projections"] += 2 * attention_matrices(config)["kv_up"] * (attended - config.n_layers)
+    return parts | {"attention": parts["attention"] * attended // (config.n_layers * seen)}
 
 
 def tokens_seen(config: ModelConfig, tokens: int) -> int:
@@ -127,16 +117,13 @@ def active_flops_6nd(config: ModelConfig, tokens: int) -> int:
     return 6 * count_parameters(config).active_with("output") * tokens
 
 
-ABNAR_ROUTER = 14  # R in the paper
-
-
 def abnar_flops_per_token(config: ModelConfig) -> int:
     """Returns the training FLOPs per token by Abnar et al. 2025 (arXiv 2501.12370, appendix C), for models with
     full multi-head attention, SwiGLU experts in every layer, 4·d/G wide. A layer is projections 4·6·d², scores 2·6·T·d,
     the router R·d·E with R = 14, and experts 72·K·d²/G = 18·K·d·d_expert; the output table is 6·V·d."""
     d = config.d_model
     active = config.top_k + config.n_shared_experts
-    router = ABNAR_ROUTER * d * config.n_experts if config.has_router else 0
+    router = 14 * d * config.n_experts if config.has_router else 0
     layer = 24 * d * d + 12 * config.context * d + router + 18 * active * d * config.d_expert
     return config.n_layers * layer + 6 * config.vocab_size * d
 

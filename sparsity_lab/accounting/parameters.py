@@ -33,18 +33,15 @@ class Parameters:
 
     @property
     def total(self) -> int:
-        return self.total_with("both")
+        return self._every_token("both") + self.routed
 
     @property
     def active(self) -> int:
         return self.active_with("both")
 
-    def total_with(self, embeddings: Embeddings) -> int:
-        """Returns the number of all weights, with the tables of a convention. Raises ValueError for an unknown one."""
-        return self._every_token(embeddings) + self.routed
-
     def active_with(self, embeddings: Embeddings) -> int:
-        """Returns the number of weights that are active on a token, with the tables of a convention."""
+        """Returns the number of weights that are active on a token, with the tables of a convention. Raises ValueError
+        for an unknown one."""
         return self._every_token(embeddings) + self.routed_active
 
     @property

@@ -4,6 +4,8 @@ Legend: L layers, B sequences, H heads kept (of keys and values; 1 for MLA), S s
 kept.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -12,9 +14,10 @@ from sparsity_lab.config import ModelConfig
 FIRST_ROOM = 64  # slots taken at first; the room doubles when it is full
 
 
+@dataclass(eq=False)
 class Cache:
     """Memory of every layer, taken ahead and doubled when it is full, for at most ``config.context`` tokens per
-    sequence.
+    sequence. `new_cache` makes an empty one.
 
     Slot s of a sequence holds its token at position ``first_B + s``. Sequences may differ in length: rows of a batch
     are padded on the right, and ``counts_B`` says how many of the tokens are real. With ``config.window``, only what
@@ -24,38 +27,14 @@ class Cache:
     A model calls `begin`, then `append` once per layer, then `commit`. Before `commit`, nothing that was held is lost.
     """
 
-    names: tuple[str, ...]  # of the tensors a layer keeps
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        *,
-        int8: bool = False,
-        room: int = FIRST_ROOM,
-    ):
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
-        self.config, self.dtype, self.int8 = config, dtype, int8
-        self.lengths_B = torch.zeros(batch_size, dtype=torch.int64)  # tokens read
-        self.first_B = torch.zeros(batch_size, dtype=torch.int64)  # position of slot 0
-        self._slots_BT: Tensor | None = None  # where the new tokens go, between `begin` and `commit`
-
-        room = min(room, self._most_slots())
-        stored = torch.int8 if int8 else dtype
-        self.tensors: dict[str, Tensor] = {}
-        for name, (heads, width) in zip(self.names, self.shapes(config), strict=True):
-            shape = (config.n_layers, batch_size, heads, room)
-            self.tensors[name] = torch.zeros(*shape, width, device=device, dtype=stored)
-            if int8:
-                self.tensors[f"{name}_scale"] = torch.zeros(*shape, 1, device=device, dtype=torch.float32)
-
-    @staticmethod
-    def shapes(config: ModelConfig) -> list[tuple[int, int]]:
-        """Returns (heads, width) of what a layer keeps for one token, tensor by tensor."""
-        raise NotImplementedError
+    config: ModelConfig
+    dtype: torch.dtype
+    int8: bool
+    names: tuple[str, ...]  # of what a layer keeps
+    tensors: dict[str, Tensor]  # by name, (L, B, H, S, C)
+    lengths_B: Tensor  # tokens read
+    first_B: Tensor  # position of slot 0
+    _slots_BT: Tensor | None = None  # where the new tokens go, between `begin` and `commit`
 
     @property
     def batch_size(self) -> int:
@@ -107,13 +86,11 @@ class Cache:
         for name, x_BHTC in zip(self.names, new, strict=True):
             if self.int8:
                 scale_BHT1 = x_BHTC.float().abs().amax(-1, keepdim=True).div(127).clamp(min=1e-12)
-                self._write(name, layer, (x_BHTC.float() / scale_BHT1).round().to(torch.int8))
                 self._write(f"{name}_scale", layer, scale_BHT1)
-                whole = (self._read(name, layer) * self._read(f"{name}_scale", layer)).to(self.dtype)
-            else:
-                self._write(name, layer, x_BHTC)
-                whole = self._read(name, layer)
-            held.append(whole)
+                x_BHTC = (x_BHTC.float() / scale_BHT1).round().to(torch.int8)
+            self._write(name, layer, x_BHTC)
+            whole = self._read(name, layer)
+            held.append((whole * self._read(f"{name}_scale", layer)).to(self.dtype) if self.int8 else whole)
         return tuple(held)
 
     def mask(self, device: torch.device | str) -> Tensor | None:
@@ -148,10 +125,6 @@ class Cache:
 
     # ---- storage
 
-    def _most_slots(self) -> int:
-        context, window = self.config.context, self.config.window
-        return context if window is None else min(context, 2 * window)
-
     def _make_room(self, T: int) -> None:
         held = int((self.lengths_B - self.first_B).max())
         window = self.config.window
@@ -167,7 +140,7 @@ class Cache:
                 held = int((self.lengths_B - self.first_B).max())
 
         if held + T > self.room:
-            more = max(held + T, min(2 * self.room, self._most_slots())) - self.room
+            more = max(held + T, min(2 * self.room, _most_slots(self.config))) - self.room
             for name, tensor in self.tensors.items():
                 self.tensors[name] = torch.cat([tensor, tensor.new_zeros(*tensor.shape[:3], more, tensor.shape[4])], 3)
 
@@ -184,28 +157,6 @@ class Cache:
         return self.tensors[name][layer, :, :, : self._used]
 
 
-class KVCache(Cache):
-    """Keeps keys and values of each head that has its own: of all heads (MHA), of groups (GQA), or of one (MQA)."""
-
-    names = ("keys", "values")
-
-    @staticmethod
-    def shapes(config: ModelConfig) -> list[tuple[int, int]]:
-        return [(config.kv_heads, config.head_dim)] * 2
-
-
-class LatentCache(Cache):
-    """Keeps, for MLA, the latent and beside it the turned RoPE key that all heads share, and nothing else (DeepSeek-V2,
-    arXiv 2405.04434, section 2.1)."""
-
-    names = ("latents",)
-
-    @staticmethod
-    def shapes(config: ModelConfig) -> list[tuple[int, int]]:
-        assert config.kv_lora_rank is not None
-        return [(1, config.kv_lora_rank + config.rope_dim)]
-
-
 def new_cache(
     config: ModelConfig,
     batch_size: int,
@@ -215,5 +166,28 @@ def new_cache(
     int8: bool = False,
     room: int = FIRST_ROOM,
 ) -> Cache:
-    """Returns an empty cache of the kind that the config's attention needs."""
-    return (LatentCache if config.is_mla else KVCache)(config, batch_size, device, dtype, int8=int8, room=room)
+    """Returns an empty cache of the kind that the config's attention needs.
+
+    It keeps keys and values of each head that has its own: of all heads (MHA), of groups (GQA), or of one (MQA). For
+    MLA it keeps the latent and beside it the turned RoPE key that all heads share, and nothing else (DeepSeek-V2, arXiv
+    2405.04434, section 2.1).
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if config.kv_lora_rank is not None:
+        shapes = {"latents": (1, config.kv_lora_rank + config.rope_dim)}
+    else:
+        shapes = dict.fromkeys(("keys", "values"), (config.kv_heads, config.head_dim))
+
+    tensors = {}
+    for name, (heads, width) in shapes.items():
+        shape = (config.n_layers, batch_size, heads, min(room, _most_slots(config)))
+        tensors[name] = torch.zeros(*shape, width, device=device, dtype=torch.int8 if int8 else dtype)
+        if int8:
+            tensors[f"{name}_scale"] = torch.zeros(*shape, 1, device=device, dtype=torch.float32)
+    lengths_B, first_B = torch.zeros(2, batch_size, dtype=torch.int64)
+    return Cache(config, dtype, int8, tuple(shapes), tensors, lengths_B, first_B)
+
+
+def _most_slots(config: ModelConfig) -> int:
+    return config.context if config.window is None else min(config.context, 2 * config.window)

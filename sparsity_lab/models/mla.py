@@ -62,7 +62,7 @@ class LatentAttention(nn.Module):
             (held_B1SX,) = cache.append(layer, latents_BTX[:, None])
         if cache is None or (cache.only_new and self.form is None):
             mask = causal_mask(x_BTD.shape[1], self.window, x_BTD.device)
-            y_BTHV = self._naive(q_BTHN, q_BTHR, latents_BTX, mask, is_causal=mask is None)
+            y_BTHV = self._naive(q_BTHN, q_BTHR, latents_BTX, mask)
         else:
             form = self.form or self.cheaper(x_BTD.shape[1], held_B1SX.shape[2])
             attend_held = self._absorbed if form == "absorbed" else self._naive
@@ -88,10 +88,9 @@ class LatentAttention(nn.Module):
         turned_BTR = rotate(key_BTR, turns)
         return torch.cat([self.norm(latent_BTK, self.kv_norm), turned_BTR], -1).to(x_BTD.dtype)
 
-    def _naive(
-        self, q_BTHN: Tensor, q_BTHR: Tensor, latents_BSX: Tensor, mask: Tensor | None, is_causal: bool = False
-    ) -> Tensor:
-        """Attends to keys (B, S, H, N + R) and values (B, S, H, V) that are made for all heads."""
+    def _naive(self, q_BTHN: Tensor, q_BTHR: Tensor, latents_BSX: Tensor, mask: Tensor | None) -> Tensor:
+        """Attends to keys (B, S, H, N + R) and values (B, S, H, V) that are made for all heads. Without a mask, each of
+        several tokens sees those before it, and a single one sees all that is held."""
         latent_BSK, key_BSR = latents_BSX.split((self.K, self.R), -1)
         kv_BSHX = self.linear(latent_BSK, self.kv_up).unflatten(-1, (self.n_heads, -1))
         k_BSHN, v_BSHV = kv_BSHX.split((self.N, self.V), -1)
@@ -102,8 +101,9 @@ class LatentAttention(nn.Module):
         widest = max(self.V, self.N + self.R)
         if not self.plain and self.V != self.N + self.R:  # the fast kernels want one width; zeros change nothing
             q_BHTX, k_BHSX, v_BHSV = (F.pad(x, (0, widest - x.shape[-1])) for x in (q_BHTX, k_BHSX, v_BHSV))
+        causal = mask is None and q_BHTX.shape[2] > 1
         y_BHTV = F.scaled_dot_product_attention(
-            q_BHTX, k_BHSX, v_BHSV, attn_mask=mask, is_causal=is_causal, scale=self.scale
+            q_BHTX, k_BHSX, v_BHSV, attn_mask=mask, is_causal=causal, scale=self.scale
         )
         return y_BHTV[..., : self.V].transpose(1, 2)
 
