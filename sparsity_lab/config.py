@@ -7,7 +7,7 @@ the field, its value and what would be right.
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 Hold = Literal["active", "total"]
 
@@ -23,13 +23,21 @@ def _number(default: float | None, low: float, high: float) -> Any:
     return field(default=default, metadata={"range": (low, high)})
 
 
+def _choice(*choices: str) -> Any:
+    """Declares a field for one of these words, the first by default."""
+    return field(default=choices[0], metadata={"choices": choices})
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Config:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = _checked_type(each.name, getattr(self, each.name), each.type)
-            if "range" in each.metadata:
-                _in_range(each.name, value, *each.metadata["range"])
+            low, high = each.metadata.get("range", (-math.inf, math.inf))
+            if isinstance(value, (int, float)) and not low <= value <= high:
+                raise ValueError(f"{each.name}={value:g} is out of range: use {low:g} to {high:g}")
+            if "choices" in each.metadata:
+                _one_of(each.name, value, each.metadata["choices"])
             object.__setattr__(self, each.name, value)
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,32 +75,21 @@ def _checked_type(name: str, value: Any, kind: Any) -> Any:
     """Returns the value in its field's type: 2.0 becomes the whole number 2, or 2 becomes the float 2.0."""
     if isinstance(value, int) and abs(value) > 10**30:  # past what a float can hold
         raise ValueError(f"{name}={value!r} is out of range")
-    optional = kind in (int | None, float | None)
-    if optional and value is None:
+    if value is None and kind in (int | None, float | None):
         return None
 
-    if kind in (int, int | None):
+    whole = kind in (int, int | None)
+    if whole or kind in (float, float | None):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{name}={value!r} must be a whole number")
-        if value != int(value):
+            raise ValueError(f"{name}={value!r} must be a {'whole' if whole else 'finite'} number")
+        if whole and value != int(value):
             raise ValueError(f"{name}={value!r} must be a whole number, e.g. {round(value)}")
-        return int(value)
-    if kind in (float, float | None):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{name}={value!r} must be a finite number")
-        return float(value)
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise ValueError(f"{name}={value!r} must be True or False")
-        return value
-    if not isinstance(value, str):
+        return int(value) if whole else float(value)
+    if kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} must be True or False")
+    if kind is str and not isinstance(value, str):
         raise ValueError(f"{name}={value!r} must be text, e.g. {name}='...'")
     return value
-
-
-def _in_range(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low <= value <= high:
-        raise ValueError(f"{name}={value:g} is out of range: use {low:g} to {high:g}")
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -130,7 +127,7 @@ class ModelConfig(_Config):
     d_dense: int | None = _number(None, 1, 2**20)  # hidden width of dense layers; None: that of all active experts
     window: int | None = _number(None, 1, 2**24)  # tokens that a token can look back on, itself included; None: all
     tied_embeddings: bool = False  # one table serves as input and output
-    router: str = "softmax"  # one of ROUTERS
+    router: str = _choice(*ROUTERS)
     n_groups: int = _number(1, 1, MAX_EXPERTS)  # groups of experts
     top_groups: int | None = _number(None, 1, MAX_EXPERTS)  # groups that a token may choose from; None: all
     route_scale: float = _number(1.0, 1e-6, 1e6)  # factor on the weights of the chosen experts
@@ -142,12 +139,12 @@ class ModelConfig(_Config):
     rope_base: float = _number(10_000.0, 1, 1e9)
     # Published models only
     full_attention_every: int | None = _number(None, 2, 512)  # every n-th layer has no window; None: all have one
-    qk_norm: str = "head"  # RMSNorm of queries and keys: of each head, "full" (of all heads at once), or "none"
-    attention_bias: str = "none"  # biases: "none", "qkv", or "all" (of the output too)
+    qk_norm: str = _choice("head", "full", "none")  # RMSNorm of queries and keys: of each head, or of all at once
+    attention_bias: str = _choice("none", "qkv", "all")  # biases of queries, keys and values, or of the output too
     attention_sinks: bool = False  # a learned score per head that takes probability away (gpt-oss)
-    ffn: str = "swiglu"  # or "plain": two matrices and a nonlinearity
+    ffn: str = _choice("swiglu", "plain")  # plain: two matrices and a nonlinearity
     ffn_bias: bool = False  # biases in experts and in the router
-    norm: str = "rms"  # or "layer", which has a bias
+    norm: str = _choice("rms", "layer")  # layer: with a bias
     learned_positions: bool = False  # a table of positions instead of RoPE
     n_encoder_layers: int = _number(0, 0, 512)  # of an encoder-decoder (T5): layers before the n_layers of the decoder
 
@@ -187,7 +184,6 @@ class ModelConfig(_Config):
         if self.mtp_depth >= self.context:
             raise ValueError(f"mtp_depth={self.mtp_depth} must be below context={self.context}")
 
-        _one_of("router", self.router, ROUTERS)
         if self.n_experts % self.n_groups:
             raise ValueError(f"n_groups={self.n_groups} must divide n_experts={self.n_experts}")
         allowed = self.n_experts // self.n_groups * (self.top_groups or self.n_groups)
@@ -196,11 +192,6 @@ class ModelConfig(_Config):
                 f"top_groups={self.top_groups} must be from 1 to n_groups={self.n_groups} and hold at least "
                 f"top_k={self.top_k} experts"
             )
-
-        _one_of("qk_norm", self.qk_norm, ("head", "full", "none"))
-        _one_of("attention_bias", self.attention_bias, ("none", "qkv", "all"))
-        _one_of("ffn", self.ffn, ("swiglu", "plain"))
-        _one_of("norm", self.norm, ("rms", "layer"))
 
     @classmethod
     def of_width(cls, d_model: int, **changes: Any) -> Self:
@@ -218,7 +209,6 @@ class ModelConfig(_Config):
         """Returns the model that the dial shows. ``hold="active"``: experts of 3·width hidden units, more and more of
         them. ``hold="total"``: 48·width hidden units per layer, in ever smaller experts. The two meet at 16 experts,
         S = 0.9375."""
-        _one_of("hold", hold, ("active", "total"))
         dense = cls.of_width(width) if hold == "active" else cls.of_width(width, d_expert=48 * width)
         return dense.with_sparsity(sparsity, hold)
 
@@ -301,7 +291,7 @@ class ModelConfig(_Config):
                 f"{self.top_k} use at most {1 - self.top_k / MAX_EXPERTS:.6f}"
             )
 
-        _one_of("hold", hold, ("active", "total"))
+        _one_of("hold", hold, get_args(Hold))
         if hold == "active":
             around = (max(self.top_k, math.floor(wanted)), math.ceil(wanted))
             return self.replace(n_experts=min(around, key=lambda e: abs(self.top_k / e - (1 - sparsity))))
@@ -334,9 +324,9 @@ class RunConfig(_Config):
     seed: int = _number(0, 0, 2**31 - 1)  # of the weights and of the order of the data
     corpus: str = "python"  # see sparsity_lab.training.corpus.load_corpus
     eval_tokens: int = _number(131_072, 1, 2**31)  # held-out tokens in the final loss
-    dtype: str = "float32"  # of the matrix products; weights are always float32
-    device: str = "auto"
-    backend: str = "grouped"  # how the experts are computed
+    dtype: str = _choice("float32", "bfloat16")  # of the matrix products; weights are always float32
+    device: str = _choice("auto", "cpu", "cuda")
+    backend: str = _choice(*BACKENDS)  # how the experts are computed
     threads: int = _number(1, 1, 1024)  # CPU threads
 
     def __post_init__(self) -> None:
@@ -345,9 +335,6 @@ class RunConfig(_Config):
             raise ValueError(f"warmup={self.warmup:g} and decay={self.decay:g} are shares of one run: keep the sum ≤ 1")
         if not self.corpus.strip():
             raise ValueError("corpus='' must be a name or a path, e.g. corpus='python'")
-        _one_of("dtype", self.dtype, ("float32", "bfloat16"))
-        _one_of("device", self.device, ("auto", "cpu", "cuda"))
-        _one_of("backend", self.backend, BACKENDS)
 
     @property
     def sequences(self) -> int:
@@ -363,17 +350,8 @@ class RunConfig(_Config):
 
 
 def resolve(model: ModelConfig, run: RunConfig) -> RunConfig:
-    """Returns ``run`` with every choice made that was left to the lab. Resolving twice changes nothing."""
-    if run.batch_size is None:
-        run = run.replace(batch_size=run.sequences)
-    if run.learning_rate is None:
-        run = run.replace(learning_rate=default_learning_rate(run))
-    return run
-
-
-def default_learning_rate(run: RunConfig) -> float:
-    """Returns 8e-3 at 1e11 FLOPs, and 0.63 times as much for each tenfold budget.
-
-    Tried at the corners of the lab: see `benchmarks/learning_rate.py`.
-    """
-    return 8e-3 * math.pow(run.budget / 1e11, -0.2)
+    """Returns ``run`` with every choice made that was left to the lab: `RunConfig.sequences`, and a learning rate of
+    8e-3 at 1e11 FLOPs and 0.63 times as much for each tenfold budget, which was tried at the corners of the lab
+    (`benchmarks/learning_rate.py`). Resolving twice changes nothing."""
+    rate = 8e-3 * math.pow(run.budget / 1e11, -0.2) if run.learning_rate is None else run.learning_rate
+    return run.replace(batch_size=run.sequences, learning_rate=rate)

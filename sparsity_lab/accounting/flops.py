@@ -31,6 +31,7 @@ def flops_by_part(config: ModelConfig, context: int | None = None, causal: bool 
         )
     length = config.context if context is None else context
     twice_seen = length + 1 if causal else 2 * length  # 2 for each token that a query is compared with
+
     d, layers, moe_layers = config.d_model, config.n_layers, config.n_moe_layers
     matrices = 3 if config.ffn == "swiglu" else 2
     expert = 2 * matrices * d * config.d_expert
@@ -74,6 +75,7 @@ def decode_flops_by_part(config: ModelConfig, position: int, mla: Decode = "abso
     seen = position + 1  # itself too
     attended = tokens_seen(config, seen)  # over all layers
     parts = flops_by_part(config, seen)
+
     if config.kv_lora_rank is not None and mla == "absorbed":
         return parts | {"attention": 2 * attended * config.n_heads * (2 * config.kv_lora_rank + config.rope_dim)}
     if config.is_mla:  # the matrix behind the latents meets all of them, not the new one alone

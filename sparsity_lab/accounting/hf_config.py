@@ -174,35 +174,17 @@ def _llama(s: _Settings) -> Fields:
     return _decoder(s, d_expert=s.need("intermediate_size"), attention_bias=_biases(s, "all"))
 
 
-def _mistral(s: _Settings) -> Fields:
-    return _decoder(s, d_expert=s.need("intermediate_size"), window=s.get("sliding_window"))
-
-
-def _no_window(s: _Settings) -> None:
+def _no_window(s: _Settings) -> Fields:
     s.only("use_sliding_window", False)
     s.get("sliding_window", "max_window_layers")  # set, but not used
-
-
-def _qwen2(s: _Settings) -> Fields:
-    _no_window(s)
-    return _decoder(s, d_expert=s.need("intermediate_size"), attention_bias="qkv")
-
-
-def _qwen3(s: _Settings) -> Fields:
-    _no_window(s)
-    return _llama(s) | {"qk_norm": "head", "d_head": s.get("head_dim", default=128)}
+    return {"window": None}
 
 
 def _qwen3_moe(s: _Settings) -> Fields:
     s.only("decoder_sparse_step", 1)
     s.only("mlp_only_layers", [])
-    _no_window(s)
     experts = _experts(s, "num_experts", "moe_intermediate_size")
-    return _decoder(s, qk_norm="head", attention_bias=_biases(s, "all"), **experts)
-
-
-def _mixtral(s: _Settings) -> Fields:
-    return _decoder(s, window=s.get("sliding_window"), **_experts(s))
+    return _decoder(s, qk_norm="head", attention_bias=_biases(s, "all"), **experts, **_no_window(s))
 
 
 def _olmoe(s: _Settings) -> Fields:
@@ -332,11 +314,11 @@ def _gpt2(s: _Settings) -> Fields:
 
 READERS: dict[str, Callable[[_Settings], Fields]] = {
     "llama": _llama,
-    "mistral": _mistral,
-    "qwen2": _qwen2,
-    "qwen3": _qwen3,
+    "mistral": lambda s: _decoder(s, d_expert=s.need("intermediate_size"), window=s.get("sliding_window")),
+    "qwen2": lambda s: _decoder(s, d_expert=s.need("intermediate_size"), attention_bias="qkv", **_no_window(s)),
+    "qwen3": lambda s: _llama(s) | _no_window(s) | {"qk_norm": "head", "d_head": s.get("head_dim", default=128)},
     "gpt2": _gpt2,
-    "mixtral": _mixtral,
+    "mixtral": lambda s: _decoder(s, window=s.get("sliding_window"), **_experts(s)),
     "olmoe": _olmoe,
     "qwen3_moe": _qwen3_moe,
     "gpt_oss": _gpt_oss,
