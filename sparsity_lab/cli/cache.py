@@ -14,10 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=float, required=True, help="length of each sequence, e.g. 131072")
     parser.add_argument("--dtype", default="bf16", help="bf16 (default), fp32, fp8, int8, …")
     parser.add_argument("--batch", type=int, default=1, help="number of sequences (default 1)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     name, config = named_model(options.model)
     if options.tokens != options.tokens // 1:
         raise ValueError(f"tokens={options.tokens:g} must be a whole number")
@@ -32,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         asked = {"model": name, "tokens": tokens, "dtype": dtype, "batch": batch}
         print(json.dumps(asked | data | {"twins": twins}))
-        return 0
+        return
 
     import pandas as pd
 
@@ -47,7 +46,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"\nCommon mistake: {size(without)}, which leaves out the RoPE key that all heads share.")
     if config.window is not None:
         print(f"\nLayers with a sliding window keep at most {config.window} tokens.")
-    return 0
 
 
 def _sizes(config: ModelConfig, tokens: int, dtype: str, batch: int) -> dict[str, float]:

@@ -13,22 +13,20 @@ from sparsity_lab.units import number
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", help=MODEL_NAMES)
     parser.add_argument("b", help=MODEL_NAMES)
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     (name_a, a), (name_b, b) = named_model(options.a), named_model(options.b)
     pairs = {what: (first, _profile(b)[what]) for what, first in _profile(a).items()}
     if options.json:
         rows = [{"what": what, "a": first, "b": second} for what, (first, second) in pairs.items()]
         print(json.dumps({"a": name_a, "b": name_b, "rows": rows}))
-        return 0
+        return
 
     import pandas as pd
 
     cells = [(number(a), number(b), f"{b / a:.3g}" if a and b is not None else "") for a, b in pairs.values()]
     print(pd.DataFrame(cells, list(pairs), [name_a, name_b, "second/first"]).to_string())
-    return 0
 
 
 def _profile(config: ModelConfig) -> dict[str, float | None]:

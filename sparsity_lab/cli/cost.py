@@ -20,10 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--convention", default="6ND", help=f"to count FLOPs by: {', '.join(CONVENTIONS)} (default 6ND)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     name, config = named_model(options.model)
     if options.price is not None and not 0 <= options.price < 1e6:
         raise ValueError(f"price={options.price:g} must be $ per hour, from 0 to 1e6")
@@ -35,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         data = {"model": name, "tokens": options.tokens, **asdict(paid), "convention": options.convention}
         data |= {"device": machine.name, "dtype": dtype, "peak": machine.peak(dtype), "price": machine.price}
         print(json.dumps(data | {"utilisation": options.utilisation}))
-        return 0
+        return
     print(
         f"{name} on {options.tokens:.4g} tokens, {machine.name} at {options.utilisation:.1%} of its peak "
         f"({dtype}, {machine.peak(dtype):.4g} FLOP/s), $ {machine.price:g} per hour\n\n"
@@ -44,4 +43,3 @@ def run(options: argparse.Namespace) -> int:
         f"cost            $ {paid.dollars:,.0f}\n"
         f"energy          at most {paid.megawatt_hours:,.0f} MWh, for the boards alone"
     )
-    return 0

@@ -15,10 +15,9 @@ TABLES = {"both": "both tables of embeddings", "output": "the output table alone
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=MODEL_NAMES)
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     name, config = named_model(options.model)
     weights = count_parameters(config)
     parts = {part: getattr(weights, part) for part in PARTS}
@@ -33,7 +32,6 @@ def run(options: argparse.Namespace) -> int:
         "flops_per_token": None if config.n_encoder_layers else flops_by_part(config, min(config.context, 4096)),
     }
     print(json.dumps(data) if options.json else _text(config, data))
-    return 0
 
 
 def _text(config: ModelConfig, data: dict[str, Any]) -> str:

@@ -38,9 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         step.add_argument("--out", type=Path, default=Path("build/marks"), help="folder of the gradebook")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     options.step(options)
-    return 0
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -14,10 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--holdout", type=float, metavar="BUDGET", help="predict the runs of this budget instead of fitting them")
     add("--bootstraps", type=int, default=200, help="resamples for the intervals (default 200)")
     add("--out", metavar="FILE", help="save the fit here as JSON, with all that predictions need")
-    add("--json", action="store_true", help="print JSON")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     from sparsity_lab.laws import fitting
     from sparsity_lab.laws.isoflop import near_best
     from sparsity_lab.laws.power_law import named
@@ -48,4 +47,3 @@ def run(options: argparse.Namespace) -> int:
     if options.out:
         fitting.save_fits(options.out, fits)
     print(json.dumps([fit.report() for fit in fits]) if options.json else "\n\n".join(fit.summary() for fit in fits))
-    return 0

@@ -11,9 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("build/gallery"), help="folder of the pages")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     from sparsity_lab.classroom import gallery
 
     pages = gallery.build(options.notebooks, options.out, Path("README.md"))
     print(f"{len(pages)} notebooks → {options.out / 'index.html'}")
-    return 0

@@ -6,10 +6,8 @@ import sys
 
 from sparsity_lab import __version__
 
-VERBS = (
-    "train", "sweep", "count", "cost", "compare", "cache", "optimum", "fit", "measure", "prune", "doctor",
-    "notebooks", "gallery", "course",
-)  # fmt: skip
+REPORTS = ("count", "cost", "compare", "cache", "optimum", "fit", "measure", "prune", "doctor")  # have --json
+VERBS = ("train", "sweep", *REPORTS, "notebooks", "gallery", "course")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,8 +15,8 @@ def main(arguments: list[str] | None = None) -> int:
     `doctor` found a fault; 2 for bad input; 130 after Ctrl-C."""
     options = build_parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
-        return status
+        status: int | None = options.run(options)  # None if the verb can only succeed
+        return status or 0
     except (ValueError, OSError) as error:  # OSError: a checkpoint's folder that can't be written, a full disk
         print(f"sparsity-lab: {error}", file=sys.stderr)
         return 2
@@ -39,4 +37,6 @@ def build_parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=text[:1].lower() + text[1:].rstrip("."), description=text)
         verb.set_defaults(run=module.run)
         module.add_arguments(verb)
+        if name in REPORTS:
+            verb.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -15,13 +15,11 @@ Row = dict[str, float | None]  # None where a measure is not defined
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="weights (.safetensors), or edges (.csv with source,target and perhaps weight)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     data = measure_file(Path(options.file))
     print(json.dumps(data) if options.json else _text(data))
-    return 0
 
 
 def measure_file(path: Path) -> dict[str, Any]:

@@ -18,16 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--active", type=float, metavar="N", help="at most N parameters active on a token")
     add("--serve", type=float, default=0.0, metavar="TOKENS", help="tokens to generate later, paid from the budget")
     add("--granularity", type=float, help="G, for a law that has it")
-    add("--json", action="store_true", help="print JSON")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     law = published_law(options.law)
     names = ("compute", "sparsity", "memory", "active", "serve", "granularity")
     best = optimal(law, **{name: getattr(options, name) for name in names})
     if options.json:
         print(json.dumps({"law": law.name, "compute": options.compute} | asdict(best)))
-        return 0
+        return
 
     total = "not known to this law" if best.n_total is None else f"{number(best.n_total)} in total"
     lines = [
@@ -40,4 +39,3 @@ def run(options: argparse.Namespace) -> int:
         f"loss        {best.loss:.4f} nats per token",
     ]
     print("\n".join(lines + [f"Careful: {warning}" for warning in best.warnings]))
-    return 0

@@ -27,14 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", required=True, help=methods)
     parser.add_argument("--sparsity", type=float, default=0.5, help="share of them that goes (default 0.5)")
     parser.add_argument("--out", metavar="FILE", help="write the pruned checkpoint here")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> None:
     out = Path(options.out) if options.out else None
     data = prune_checkpoint(Path(options.checkpoint), options.method, options.sparsity, out)
     print(json.dumps(data) if options.json else _text(data))
-    return 0
 
 
 def prune_checkpoint(path: Path, method: str, sparsity: float, out: Path | None) -> dict[str, Any]:
