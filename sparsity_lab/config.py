@@ -344,14 +344,12 @@ class RunConfig(_Config):
         al. 2020, arXiv 2001.08361, section 5.1). The choice depends on the budget alone, so models that are compared at
         equal FLOPs also take about the same number of steps.
         """
-        if self.batch_size is not None:
-            return self.batch_size
-        return 1 << min(6, max(1, round(2 + math.log10(self.budget / 1e11))))
+        return self.batch_size or 1 << min(6, max(1, round(2 + math.log10(self.budget / 1e11))))
 
 
 def resolve(model: ModelConfig, run: RunConfig) -> RunConfig:
     """Returns ``run`` with every choice made that was left to the lab: `RunConfig.sequences`, and a learning rate of
     8e-3 at 1e11 FLOPs and 0.63 times as much for each tenfold budget, which was tried at the corners of the lab
     (`benchmarks/learning_rate.py`). Resolving twice changes nothing."""
-    rate = 8e-3 * math.pow(run.budget / 1e11, -0.2) if run.learning_rate is None else run.learning_rate
+    rate = run.learning_rate or 8e-3 * math.pow(run.budget / 1e11, -0.2)
     return run.replace(batch_size=run.sequences, learning_rate=rate)

@@ -88,8 +88,7 @@ def run_id(model: ModelConfig, run: RunConfig) -> str:
 
 
 def _beyond_defaults(config: ModelConfig | RunConfig) -> dict[str, Any]:
-    values = {field.name: (getattr(config, field.name), field.default) for field in fields(config)}
-    return {name: value for name, (value, default) in values.items() if value != default}
+    return {field.name: value for field in fields(config) if (value := getattr(config, field.name)) != field.default}
 
 
 def run_label(model: ModelConfig, run: RunConfig) -> str:
@@ -111,9 +110,8 @@ def row(values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
     """A record's fields as a row of a table of runs, with the columns `COLUMNS`: everything that is one number or word,
     and the shape. ``name`` spares building the configs for the run's id. Raises KeyError for missing fields."""
     model, run = values["model"], values["run"]
-    if name is None:
-        name = run_id(ModelConfig.from_dict(model), RunConfig.from_dict(run))
-    found = {"id": name} | {key: values[key] for key in OF_RECORD}
+    found = {"id": name or run_id(ModelConfig.from_dict(model), RunConfig.from_dict(run))}
+    found |= {key: values[key] for key in OF_RECORD}
     found |= {column: model[key] for column, key in OF_MODEL.items()}
     found |= {key: run[key] for key in OF_RUN}
     return found | {"fingerprint": values["corpus"]["fingerprint"]}

@@ -170,7 +170,6 @@ def _biases(s: _Settings, layout: str, default: bool = False) -> str:
 
 
 def _llama(s: _Settings) -> Fields:
-    s.only("mlp_bias", False)
     return _decoder(s, d_expert=s.need("intermediate_size"), attention_bias=_biases(s, "all"))
 
 
@@ -226,7 +225,6 @@ def _shared_and_dense(s: _Settings, scores: str) -> Fields:
 
 
 def _deepseek(s: _Settings, scores: str = "sigmoid") -> Fields:
-    s.only("attention_bias", False)
     s.only("num_key_value_heads", s.need("num_attention_heads"))
     mla = {name: s.need(name) for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
     mla |= {"q_lora_rank": s.get("q_lora_rank") or None, "n_kv_heads": None, "d_head": None}
@@ -268,12 +266,10 @@ def _llama4(s: _Settings) -> Fields:
 
 def _switch(s: _Settings) -> Fields:
     s.only("feed_forward_proj", "relu")
-    s.only("is_gated_act", False)
     s.only("router_bias", False)
     s.only("relative_attention_num_buckets", 32)
     layers, encoder = s.whole("num_decoder_layers", 0) or s.whole("num_layers", 12), s.whole("num_layers", 12)
     sparse, sparse_encoder = s.whole("num_sparse_decoder_layers", 0), s.whole("num_sparse_encoder_layers", 0)
-    s.get("encoder_sparse_step", "decoder_sparse_step")
     if not sparse or layers % sparse or encoder * sparse != layers * sparse_encoder:
         raise ValueError(
             f"num_sparse_encoder_layers={sparse_encoder}, num_sparse_decoder_layers={sparse} must be the same whole "
@@ -294,7 +290,6 @@ def _switch(s: _Settings) -> Fields:
 
 
 def _gpt2(s: _Settings) -> Fields:
-    s.only("add_cross_attention", False)
     width = s.need("n_embd")
     if s.get("n_inner") is None and not isinstance(width, int):
         raise ValueError(f"n_embd={str(width)[:40]} must be a whole number")

@@ -37,11 +37,6 @@ def cache_bytes(config: ModelConfig, tokens: int, dtype: str = "bfloat16", batch
     return batch * tokens_seen(config, tokens) * bytes_per_layer
 
 
-def cache_bytes_per_token(config: ModelConfig, dtype: str = "bfloat16") -> float:
-    """Returns the bytes that one more token adds, until a sliding window is full."""
-    return cache_bytes(config, 1, dtype)
-
-
 def attention_twins(config: ModelConfig) -> dict[str, ModelConfig]:
     """Returns the model with other attention: mha, gqa (8 groups, or the largest number below 8 that fits) and mqa.
 
@@ -69,28 +64,21 @@ class TrainingMemory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def training_memory(
-    config: ModelConfig, tokens: int, dtype: str = "bfloat16", recompute: bool = False
-) -> TrainingMemory:
+def training_memory(config: ModelConfig, tokens: int, dtype: str = "bfloat16") -> TrainingMemory:
     """Returns the bytes that training with AdamW needs for ``tokens`` tokens at a time.
 
     In float32, weights, gradients and two moments take 4 bytes each. Every other type stands for mixed precision:
     weights and gradients are in that type, and the optimizer keeps float32 master weights and two moments, 12 bytes per
     weight (ZeRO, arXiv 1910.02054, section 3.1). All weights count, because those that are inactive on a token are
-    trained as well. With ``recompute`` only the inputs of the layers are kept, and the activations of one layer while
-    they are recomputed.
+    trained as well.
     """
     size, weights = bytes_of(dtype), count_parameters(config).total
     optimizer = 8 if size == 4 else 12
-    return TrainingMemory(
-        weights * size,
-        weights * size,
-        weights * optimizer,
-        tokens * activations_per_token(config, recompute) * size,
-    )
+    activations = tokens * activations_per_token(config) * size
+    return TrainingMemory(weights * size, weights * size, weights * optimizer, activations)
 
 
-def activations_per_token(config: ModelConfig, recompute: bool = False) -> int:
+def activations_per_token(config: ModelConfig) -> int:
     """Returns how many numbers per token the forward pass keeps for the backward pass, if scores are recomputed (as in
     flash attention) and norms keep no intermediate result.
 
@@ -111,5 +99,4 @@ def activations_per_token(config: ModelConfig, recompute: bool = False) -> int:
     moe = config.top_k * expert + config.n_shared_experts * hidden * config.d_expert
     moe += config.n_experts if config.has_router else 0
     all_layers = layers * (4 * d + attention) + moe_layers * moe + (layers - moe_layers) * hidden * config.dense_width
-    ends = 2 * d + config.vocab_size
-    return layers * d + all_layers // layers + ends if recompute else all_layers + ends
+    return all_layers + 2 * d + config.vocab_size

@@ -56,9 +56,7 @@ def preset(name: str) -> Preset:
 
 def named_model(name: str) -> tuple[str, ModelConfig]:
     """Returns a label and the config of a preset, of a Hugging Face ``config.json``, or of a folder that holds one."""
-    if name in PRESETS:
-        return name, PRESETS[name].config
     path = Path(name)
-    if path.exists() or path.suffix == ".json" or len(path.parts) > 1:
+    if name not in PRESETS and (path.exists() or path.suffix == ".json" or len(path.parts) > 1):
         return str(path), load_hf_config(path)
     return name, preset(name).config

@@ -51,6 +51,6 @@ def run(options: argparse.Namespace) -> None:
 def _sizes(config: ModelConfig, tokens: int, dtype: str, batch: int) -> dict[str, float]:
     return {
         "bytes": memory.cache_bytes(config, tokens, dtype, batch),
-        "bytes_per_token": memory.cache_bytes_per_token(config, dtype),
+        "bytes_per_token": memory.cache_bytes(config, 1, dtype),
         "elements_per_token_per_layer": memory.cache_elements_per_layer(config),
     }

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from sparsity_lab.accounting import cache_elements_per_layer, count_parameters, flops_by_part
-from sparsity_lab.accounting.memory import bytes_of, cache_bytes_per_token
+from sparsity_lab.accounting.memory import bytes_of, cache_bytes
 from sparsity_lab.accounting.presets import MODEL_NAMES, named_model
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.units import number
@@ -17,9 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     (name_a, a), (name_b, b) = named_model(options.a), named_model(options.b)
-    pairs = {what: (first, _profile(b)[what]) for what, first in _profile(a).items()}
+    first, second = _profile(a), _profile(b)
+    pairs = {what: (first[what], second[what]) for what in first}
     if options.json:
-        rows = [{"what": what, "a": first, "b": second} for what, (first, second) in pairs.items()]
+        rows = [{"what": what, "a": one, "b": other} for what, (one, other) in pairs.items()]
         print(json.dumps({"a": name_a, "b": name_b, "rows": rows}))
         return
 
@@ -41,5 +42,5 @@ def _profile(config: ModelConfig) -> dict[str, float | None]:
         **{f"forward FLOPs per token at context {n}": value for n, value in flops.items()},
         "weights, bytes in bfloat16": weights.total * bytes_of("bfloat16"),
         "cache, numbers per token and layer": cache_elements_per_layer(config),
-        "cache, bytes per token in bfloat16": cache_bytes_per_token(config),
+        "cache, bytes per token in bfloat16": cache_bytes(config, 1),
     }

@@ -11,15 +11,14 @@ from sparsity_lab.accounting.presets import MODEL_NAMES, named_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help=MODEL_NAMES)
-    parser.add_argument("--tokens", type=float, required=True, help="training tokens, e.g. 14.8e12")
-    parser.add_argument("--device", default="h100", help=f"one of {', '.join(DEVICES)} (default h100)")
-    parser.add_argument("--utilisation", type=float, default=0.4, help="share of the device's peak (default 0.4)")
-    parser.add_argument("--dtype", help="type whose peak counts, e.g. bf16 or fp8 (default: the device's fastest)")
-    parser.add_argument("--price", type=float, help="$ per hour (default: the price in the lab's table)")
-    parser.add_argument(
-        "--convention", default="6ND", help=f"to count FLOPs by: {', '.join(CONVENTIONS)} (default 6ND)"
-    )
+    add = parser.add_argument
+    add("model", help=MODEL_NAMES)
+    add("--tokens", type=float, required=True, help="training tokens, e.g. 14.8e12")
+    add("--device", default="h100", help=f"one of {', '.join(DEVICES)} (default h100)")
+    add("--utilisation", type=float, default=0.4, help="share of the device's peak (default 0.4)")
+    add("--dtype", help="type whose peak counts, e.g. bf16 or fp8 (default: the device's fastest)")
+    add("--price", type=float, help="$ per hour (default: the price in the lab's table)")
+    add("--convention", default="6ND", help=f"to count FLOPs by: {', '.join(CONVENTIONS)} (default 6ND)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--notebooks", type=Path, default=Path("build/notebooks"), help="a folder of executed notebooks"
-    )
-    parser.add_argument("--out", type=Path, default=Path("build/gallery"), help="folder of the pages")
+    add = parser.add_argument
+    add("--notebooks", type=Path, default=Path("build/notebooks"), help="a folder of executed notebooks")
+    add("--out", type=Path, default=Path("build/gallery"), help="folder of the pages")
 
 
 def run(options: argparse.Namespace) -> None:

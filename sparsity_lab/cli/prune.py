@@ -30,20 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    out = Path(options.out) if options.out else None
-    data = prune_checkpoint(Path(options.checkpoint), options.method, options.sparsity, out)
-    print(json.dumps(data) if options.json else _text(data))
+    """Prunes the model of a checkpoint and, with ``--out``, writes a checkpoint of the same run there. A run that
+    resumes from it trains around the zeros.
 
-
-def prune_checkpoint(path: Path, method: str, sparsity: float, out: Path | None) -> dict[str, Any]:
-    """Prunes the model of a checkpoint and, with ``out``, writes a checkpoint of the same run there. A run that resumes
-    from it trains around the zeros.
-
-    Returns the held-out ``loss_before`` and ``loss_after``, in nats per byte; the ``weights`` before and ``nonzeros``
-    after, by part of the model; forward ``flops`` per token before, and those of kernels that skip zeros after, as
-    ``flops_skipping_zeros``; ``n_experts`` after. Raises ValueError for a file that is no checkpoint, an unknown
-    method, what the method can't do, and a run that diverged.
+    The JSON has the held-out ``loss_before`` and ``loss_after``, in nats per byte; the ``weights`` before and
+    ``nonzeros`` after, by part of the model; forward ``flops`` per token before, and those of kernels that skip zeros
+    after, as ``flops_skipping_zeros``; ``n_experts`` after.
     """
+    path, method, sparsity = Path(options.checkpoint), options.method, options.sparsity
+    out = Path(options.out) if options.out else None
     if method not in METHODS:
         raise ValueError(f"method={method!r} is not known: use one of {', '.join(METHODS)}")
 
@@ -71,7 +66,7 @@ def prune_checkpoint(path: Path, method: str, sparsity: float, out: Path | None)
         training.save(out)
 
     left = pruning.nonzeros(training.model)
-    return {
+    data = {
         "method": method,
         "sparsity": sparsity,
         "loss_before": before,
@@ -83,6 +78,7 @@ def prune_checkpoint(path: Path, method: str, sparsity: float, out: Path | None)
         "n_experts": training.model_config.n_experts,
         "out": None if out is None else str(out),
     }
+    print(json.dumps(data) if options.json else _text(data))
 
 
 def _masks(model: "Transformer", method: str, sparsity: float, batches: "Batches") -> "Masks":

@@ -106,9 +106,8 @@ def roofline(work: Mapping[str, Work], device: Device, dtype: str) -> go.Figure:
 
 def dollars(bills: Mapping[str, float]) -> go.Figure:
     """Horizontal bars of money, on a logarithmic axis: bills differ by powers of ten."""
-    bars = style.labelled_bars(
-        bills, map(money, bills.values()), [BLUE, ORANGE, style.GREEN][: len(bills)], textposition="auto"
-    )
+    colours = [BLUE, ORANGE, style.GREEN][: len(bills)]
+    bars = style.labelled_bars(bills, map(money, bills.values()), colours, textposition="auto")
     bars["insidetextfont"] = {"color": "black"}  # plotly's own choice, white, is too faint on blue and on green
     top = np.log10(max(bills.values()))
     xaxis = log_axis("dollars", range=[top - 4, top + 0.3], exponentformat="B", tickprefix="$ ")

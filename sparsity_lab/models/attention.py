@@ -52,15 +52,13 @@ class Attention(nn.Module):
         """(B, T, D) → (B, T, D). ``turns``: rows of `rotations` for the tokens' positions, (T, C/2) or (B, T, C/2)."""
         qkv = self.norm_rope(self.linear(x_BTD, self.qkv), self.n_heads, self.q_norm, self.k_norm, turns)
         if cache is not None:
-            k_BJSC, v_BJSC = cache.append(layer, *(self._by_head(x) for x in qkv[1:]))
+            C = len(self.k_norm)
+            k_BJSC, v_BJSC = cache.append(layer, *(x.unflatten(-1, (-1, C)).transpose(1, 2) for x in qkv[1:]))
         if cache is None or cache.only_new:
             y_BTD = attend(qkv, self.n_heads, self.window)
         else:
             y_BTD = attend_held(qkv[0], k_BJSC, v_BJSC, cache.mask(x_BTD.device))
         return self.linear(y_BTD, self.out)
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], -1, len(self.k_norm)).transpose(1, 2)
 
 
 QKV = tuple[Tensor, Tensor, Tensor]  # (B, T, H·C), (B, T, J·C) and (B, T, J·C)

@@ -81,7 +81,6 @@ class Cache:
 
     def append(self, layer: int, *new: Tensor) -> tuple[Tensor, ...]:
         """Writes one layer's new tensors, each (B, H, T, C), and returns all it holds, each (B, H, S, C)."""
-        assert self._slots_BT is not None, "begin() comes first"
         held = []
         for name, x_BHTC in zip(self.names, new, strict=True):
             if self.int8:
@@ -146,7 +145,7 @@ class Cache:
 
     def _write(self, name: str, layer: int, x_BHTC: Tensor) -> None:
         held_BHSC, T = self.tensors[name][layer], x_BHTC.shape[2]
-        assert self._slots_BT is not None
+        assert self._slots_BT is not None, "begin() comes first"
         if self._even:
             held_BHSC[:, :, self._start : self._start + T] = x_BHTC
         else:

@@ -113,27 +113,6 @@ def _grouped_grad(x_SA: Tensor, g_SB: Tensor, ends_E: Tensor, loop: bool) -> Ten
     return F.grouped_mm(x_SA.t(), g_SB, offs=ends_E)
 
 
-def _ffn(x_SD: Tensor, gate_up_EDG: Tensor, down_EFD: Tensor, ends_E: Tensor, loop: bool) -> tuple[Tensor, ...]:
-    """Returns SwiGLU of each group with its expert's weights, and what `_ffn_backward` needs."""
-    u_SG = _grouped_mm(x_SD, gate_up_EDG, ends_E, loop)
-    gate_SF, up_SF = u_SG.chunk(2, -1)
-    s_SF = F.silu(gate_SF)
-    h_SF = s_SF * up_SF
-    return _grouped_mm(h_SF, down_EFD, ends_E, loop), x_SD, gate_up_EDG, down_EFD, u_SG, s_SF, h_SF
-
-
-def _ffn_backward(g_SD: Tensor, saved: list[Tensor], ends_E: Tensor, loop: bool) -> tuple[Tensor, Tensor, Tensor]:
-    x_SD, gate_up_EDG, down_EFD, u_SG, s_SF, h_SF = saved
-    gate_SF, up_SF = u_SG.chunk(2, -1)
-    dh_SF = _grouped_mm(g_SD, down_EFD.transpose(1, 2), ends_E, loop)
-    du_SG = torch.empty_like(u_SG)
-    dgate_SF, dup_SF = du_SG.chunk(2, -1)
-    torch.mul(dh_SF, s_SF, out=dup_SF)
-    aten.silu_backward.grad_input(dh_SF.mul_(up_SF), gate_SF, grad_input=dgate_SF)
-    dx_SD = _grouped_mm(du_SG, gate_up_EDG.transpose(1, 2), ends_E, loop)
-    return dx_SD, _grouped_grad(x_SD, du_SG, ends_E, loop), _grouped_grad(h_SF, g_SD, ends_E, loop)
-
-
 class _Grouped(torch.autograd.Function):
     """Computes y[n] = Σ_k weights[n, k] · expert_{experts[n, k]}(x[n])."""
 
@@ -174,17 +153,35 @@ class _Grouped(torch.autograd.Function):
         aligned = x_ND.dtype != torch.float64 and D * x_ND.itemsize % 16 == 0 and G * x_ND.itemsize % 32 == 0
         ctx.loop = large or not aligned
 
-        y_SD, *saved = _ffn(x_ND.index_select(0, tokens_S), gate_up_EDG, down_EFD, ends_E, ctx.loop)
-        ctx.save_for_backward(ends_E, tokens_S, slots_S, weights_S, y_SD, *saved)
+        # SwiGLU of each group with its expert's weights
+        x_SD = x_ND.index_select(0, tokens_S)
+        u_SG = _grouped_mm(x_SD, gate_up_EDG, ends_E, ctx.loop)
+        gate_SF, up_SF = u_SG.chunk(2, -1)
+        s_SF = F.silu(gate_SF)
+        h_SF = s_SF * up_SF
+        y_SD = _grouped_mm(h_SF, down_EFD, ends_E, ctx.loop)
+
+        ctx.save_for_backward(ends_E, tokens_S, slots_S, weights_S, gate_up_EDG, down_EFD, x_SD, u_SG, s_SF, h_SF, y_SD)
         return F.embedding_bag(slots_S.view(N, K), y_SD, mode="sum", per_sample_weights=weights_NK)
 
     @staticmethod
     def backward(ctx: Any, g_ND: Tensor) -> tuple[Tensor | None, ...]:
-        ends_E, tokens_S, slots_S, weights_S, y_SD, *saved = ctx.saved_tensors
+        ends_E, tokens_S, slots_S, weights_S, gate_up_EDG, down_EFD, x_SD, u_SG, s_SF, h_SF, y_SD = ctx.saved_tensors
         slots_NK = slots_S.view(len(g_ND), -1)
         g_SD = g_ND.index_select(0, tokens_S)
         dweights_NK = (y_SD * g_SD).sum(-1).index_select(0, slots_S).view_as(slots_NK)
-        dx_SD, dgate_up_EDG, ddown_EFD = _ffn_backward(g_SD.mul_(weights_S[:, None]), saved, ends_E, ctx.loop)
+        g_SD.mul_(weights_S[:, None])
+
+        gate_SF, up_SF = u_SG.chunk(2, -1)
+        dh_SF = _grouped_mm(g_SD, down_EFD.transpose(1, 2), ends_E, ctx.loop)
+        du_SG = torch.empty_like(u_SG)
+        dgate_SF, dup_SF = du_SG.chunk(2, -1)
+        torch.mul(dh_SF, s_SF, out=dup_SF)
+        aten.silu_backward.grad_input(dh_SF.mul_(up_SF), gate_SF, grad_input=dgate_SF)
+        dx_SD = _grouped_mm(du_SG, gate_up_EDG.transpose(1, 2), ends_E, ctx.loop)
+        dgate_up_EDG = _grouped_grad(x_SD, du_SG, ends_E, ctx.loop)
+        ddown_EFD = _grouped_grad(h_SF, g_SD, ends_E, ctx.loop)
+
         # a gather, because index_add is slow on a CPU
         dx_ND = F.embedding_bag(slots_NK, dx_SD, mode="sum")
         return dx_ND, dweights_NK, None, None, dgate_up_EDG, ddown_EFD

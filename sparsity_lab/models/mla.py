@@ -5,18 +5,15 @@ Legend: B batch, T new tokens, S tokens held, H heads, D model width, N part of 
 R part that RoPE turns, V width of a value head, K width of the latent.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparsity_lab.accounting.flops import Decode
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models.attention import causal_mask, rotate
 from sparsity_lab.models.cache import Cache
 from sparsity_lab.models.ops import linear, linear_plain, rms_norm, rms_norm_plain
-
-Form = Literal["absorbed", "naive"]
 
 
 class LatentAttention(nn.Module):
@@ -29,7 +26,7 @@ class LatentAttention(nn.Module):
     attend to the latents themselves, as if these were one wide shared key and value.
     """
 
-    form: Form | None = None  # None: whichever takes fewer FLOPs
+    form: Decode | None = None  # None: whichever takes fewer FLOPs
 
     def __init__(self, config: ModelConfig, plain: bool):
         super().__init__()
@@ -69,7 +66,7 @@ class LatentAttention(nn.Module):
             y_BTHV = attend_held(q_BTHN, q_BTHR, held_B1SX[:, 0], cache.mask(x_BTD.device))
         return self.linear(y_BTHV.flatten(2), self.out)
 
-    def cheaper(self, T: int, S: int) -> Form:
+    def cheaper(self, T: int, S: int) -> Decode:
         """Returns the form with fewer FLOPs for T new tokens when S are held."""
         naive = S * self.K * (self.N + self.V) + T * S * (self.N + self.R + self.V)
         absorbed = T * self.K * (self.N + self.V) + T * S * (2 * self.K + self.R)

@@ -72,9 +72,8 @@ class Router(nn.Module):
         self.weight = nn.Parameter(torch.randn(E, config.d_model) * config.d_model**-0.5) if learns else None
         biased = config.bias_rate and config.router in ("softmax", "sigmoid")
         self.register_buffer("bias_E", torch.zeros(E) if biased else None)
-        self.register_buffer(
-            "table_VK", _drawn(config.vocab_size, config) if config.router == "hash" else None, persistent=False
-        )
+        table_VK = _drawn(config.vocab_size, config) if config.router == "hash" else None
+        self.register_buffer("table_VK", table_VK, persistent=False)
         # the seed of the next draw is kept with the weights, so that a resumed run draws what it would have drawn
         self.register_buffer("draw", torch.randint(2**62, ()) if config.router == "random" else None)
 
@@ -205,8 +204,7 @@ def _best_groups(choice_NE: Tensor, n_groups: int, top_groups: int) -> Tensor:
 
 def route(logits_NE: Tensor, top_k: int) -> Routing:
     """Routes N tokens by the router's logits, (N, E) float32, with one hand-written backward for everything."""
-    weights_NK, experts_NK, counts_E, probs_NE, balance, z = apply(_Route, logits_NE, top_k)
-    return Routing(weights_NK, experts_NK, counts_E, probs_NE, balance, z)
+    return Routing(*apply(_Route, logits_NE, top_k))
 
 
 def _largest(p_NE: Tensor, K: int) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from sparsity_lab.accounting.devices import DEVICES, device
 from sparsity_lab.accounting.memory import (
     activations_per_token,
     bytes_of,
-    cache_bytes_per_token,
+    cache_bytes,
     cache_elements_per_layer,
     training_memory,
 )
@@ -109,7 +109,7 @@ def test_cache_by_deepseek_v2_table_1() -> None:
     assert cache_elements_per_layer(ModelConfig(**shape, n_kv_heads=1)) == 2 * 64  # type: ignore[arg-type]
     mla = ModelConfig(**shape, kv_lora_rank=4 * 64)  # type: ignore[arg-type]
     assert cache_elements_per_layer(mla) == 9 * 64 / 2
-    assert cache_bytes_per_token(mla, "int8") == mla.n_layers * (288 + 4), "a scale for each latent"
+    assert cache_bytes(mla, 1, "int8") == mla.n_layers * (288 + 4), "a scale for each latent"
 
 
 def test_types() -> None:
@@ -127,8 +127,6 @@ def test_training_memory() -> None:
         assert memory.weights + memory.gradients + memory.optimizer == 16 * weights
         assert memory.total == 16 * weights + memory.activations
     assert training_memory(config, 2_000).activations == 2 * training_memory(config, 1_000).activations
-    deep = config.replace(n_layers=20)
-    assert training_memory(deep, 9, recompute=True).activations < training_memory(deep, 9).activations / 5
 
 
 @pytest.mark.parametrize(("n_experts", "top_k", "width"), [(1, 1, 64), (8, 2, 64), (16, 4, 32)])

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from sparsity_lab.accounting import count_parameters, flops_by_part
 from sparsity_lab.accounting.hf_config import from_hf, load_hf_config
-from sparsity_lab.accounting.memory import cache_bytes_per_token
+from sparsity_lab.accounting.memory import cache_bytes
 from sparsity_lab.accounting.presets import PRESETS, Preset, preset
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models import Transformer
@@ -118,7 +118,7 @@ def test_deepseek_v3_by_convention() -> None:
 )
 def test_cache_of_a_token(name: str, bytes_: int) -> None:
     """DeepSeek-V3 report (arXiv 2412.19437) and Table 1 of "Insights into DeepSeek-V3" (arXiv 2505.09343), bfloat16."""
-    assert cache_bytes_per_token(preset(name).config) == bytes_
+    assert cache_bytes(preset(name).config, 1) == bytes_
 
 
 def test_the_whole_table_in_an_instant() -> None:
@@ -148,7 +148,7 @@ def test_unknown_preset() -> None:
         ({"scoring_func": "sqrtsoftplus"}, "scoring_func=sqrtsoftplus is not understood; we know softmax, sigmoid"),
         ({"topk_group": 9}, "top_groups=9 must be from 1 to n_groups=8"),
         ({"moe_layer_freq": 2}, "moe_layer_freq=2 is not understood; we know 1"),
-        ({"attention_bias": True}, "attention_bias=True is not understood; we know False"),
+        ({"attention_bias": True}, "attention_bias=True is not understood in a deepseek_v3 model"),
         ({"index_n_heads": 64}, "index_n_heads=64 is not understood in a deepseek_v3 model, so it is not counted"),
         ({"n_zero_experts": 4}, "n_zero_experts=4 is not understood"),
         ({"kv_lora_rank": None}, "kv_lora_rank is missing"),
