@@ -21,29 +21,10 @@ Kind = Literal["namespaces", "user", "none"]
 
 USER = 61_000  # no user's number: above people's, below those that systemd hands out
 PROCESSES = 64  # and threads, of one submission
-HOME_SIZE = "256m"  # of its files, which live in memory
 PACKAGE = Path(__file__).resolve().parents[1]
+WORLD = PACKAGE / "classroom" / "world.sh"
 # Torch reads how many cores there are from the last one.
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/sys/devices/system/cpu")
-
-# $1: an empty folder for the new root; $2: the one folder that can be written; then what can be read, --, the command.
-WORLD = f"""set -e
-root=$1 shared=$2; shift 2
-mount -t tmpfs -o size={HOME_SIZE},mode=755,nosuid,nodev tmpfs "$root"
-mkdir -p -m 1777 "$root/tmp" "$root/home"; mkdir -p "$root/proc" "$root/dev/shm" "$root$shared"
-for device in null zero full random urandom; do
-  : > "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"
-done
-mount -t proc -o nosuid,nodev,noexec proc "$root/proc" 2>/dev/null || true
-while [ "$1" != -- ]; do
-  if [ -L "$1" ]; then mkdir -p "$root${{1%/*}}"; cp -P "$1" "$root$1"
-  elif [ -e "$1" ]; then
-    mkdir -p "$root$1"; mount --rbind "$1" "$root$1"; mount -o remount,bind,ro,nosuid,nodev "$root$1"
-  fi; shift
-done; shift
-mount --bind "$shared" "$root$shared"
-exec chroot "$root" "$@"
-"""
 
 # Tries what a kernel needs, and what it must not reach: any network but its own, and the paths given.
 PROBE = """
@@ -93,7 +74,7 @@ class Sandbox:
         unshare += [] if self.uid is not None else ["--user", "--map-root-user"]
         python = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parents[1]}
         seen = [*SYSTEM, *sorted(map(str, {*python, PACKAGE, PACKAGE.parent / "data"}))]
-        world = ["sh", "-c", WORLD, "sh", str(shared / "root"), str(shared / "kernel"), *seen, "--"]
+        world = ["sh", str(WORLD), str(shared / "root"), str(shared / "kernel"), *seen, "--"]
         return [*dies_with_grader, *unshare, *world, *inner]
 
     @property

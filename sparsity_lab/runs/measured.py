@@ -32,6 +32,7 @@ def task_records() -> list[Record]:
     return RunStore(DATA / "tasks").load()
 
 
+@functools.lru_cache(256)
 def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
     """Returns the measured run most like this one: first in budget, then in sparsity, width, cut of experts and seed.
 
@@ -52,7 +53,7 @@ def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
     ).sort_values(["budget", "sparsity", "width", "cut", "seed"], kind="stable")
     if order["budget"].iloc[0] > np.log(FARTHEST):
         return None
-    return _record(str(found["id"].iloc[order.index[0]]))
+    return RunStore(FOLDER).read(str(found["id"].iloc[order.index[0]]))
 
 
 def expected(model: ModelConfig, run: RunConfig) -> PredictedLoss | None:
@@ -85,8 +86,3 @@ def _law() -> Fit | None:
     """Reads what `sparsity-lab fit data/isoflop --top-k 1 --near-best 2 --out data/isoflop/law.fit` wrote."""
     path = FOLDER / LAW
     return load_fits(path)[0] if path.exists() else None
-
-
-@functools.lru_cache(256)
-def _record(name: str) -> Record | None:
-    return RunStore(FOLDER).read(name)
