@@ -58,7 +58,7 @@ class Page:
         exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
         exporter.register_filter("markdown2html", MarkdownWithMath(renderer=text).render)
         body, _ = exporter.from_notebook_node(book)
-        first = next(iter(figures), None)
+        first = figures[0] if figures else None
         return cls(path.stem, text.title, text.sections, body, first, run.duration, bool(run.parameters))
 
 

@@ -62,9 +62,8 @@ class Sandbox:
 
         # A user without rights.
         dies_with_grader = ["setpriv", "--pdeathsig=KILL", "--"]
-        drop = ["--bounding-set=-all", "--inh-caps=-all"]  # the namespace's root has no rights in it either
-        if self.uid is not None:
-            drop = self._as_user
+        no_rights = ["--bounding-set=-all", "--inh-caps=-all"]  # the namespace's root has none in it either
+        drop = no_rights if self.uid is None else self._as_user
         inner = [*limits, "setpriv", *drop, "--no-new-privs", "--", *clean, *command]
         if self.kind == "user":
             return [*dies_with_grader, *inner]
@@ -120,10 +119,9 @@ def choose(user: str | None, unsandboxed: bool, memory: int, hidden: Sequence[Pa
     problems = []
     kinds: tuple[Kind, ...] = ("namespaces", "user") if uid is not None else ("namespaces",)
     for kind in kinds:
-        if shutil.which("unshare" if kind == "namespaces" else "setpriv") is None:
-            problems.append(f"{kind}: needs util-linux")
-            continue
         try:
+            if shutil.which("unshare" if kind == "namespaces" else "setpriv") is None:
+                raise ValueError("needs util-linux")
             return _tried(Sandbox(kind, uid, memory), hidden)
         except ValueError as error:
             problems.append(f"{kind}: {error}")
