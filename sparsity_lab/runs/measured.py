@@ -22,8 +22,7 @@ FARTHEST = 3.5  # times the budget, one way or the other
 @functools.cache
 def runs() -> pd.DataFrame:
     """Returns the finished runs, as `load_frame` gives them; none where only the package was installed."""
-    frame = load_frame(FOLDER)
-    return frame[frame["status"] == "finished"].reset_index(drop=True)
+    return load_frame(FOLDER).loc[lambda frame: frame["status"] == "finished"].reset_index(drop=True)
 
 
 @functools.cache

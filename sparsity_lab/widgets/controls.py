@@ -97,9 +97,7 @@ class Dials(ipw.VBox):
         dense = ModelConfig.on_dial(self.width.value, 0.0, self.hold.value)
         stops = sorted({*dense.sparsities(self.hold.value), dense.with_sparsity(sparsity, self.hold.value).sparsity})
         models = [dense.with_sparsity(s, self.hold.value) for s in stops]
-        self.sparsity.options = [
-            (f"{s:.4g} ({model.top_k} of {model.n_experts})", s) for s, model in zip(stops, models, strict=True)
-        ]
+        self.sparsity.options = [(f"{m.sparsity:.4g} ({m.top_k} of {m.n_experts})", m.sparsity) for m in models]
         self.sparsity.value = min(stops, key=lambda s: abs(s - sparsity))
 
     def _stops_moved(self, _change: Any) -> None:

@@ -190,14 +190,11 @@ class MagicDial(ipw.VBox):
 
     def _settings_pasted(self, _change: Any) -> None:
         with self._lock:
-            if self.share.value == self.settings.to_json():
-                return
             try:
-                wanted = Settings.from_json(self.share.value)
+                if self.share.value != self.settings.to_json():
+                    self.dials.set(Settings.from_json(self.share.value))
             except (ValueError, TypeError) as error:
                 self._say_problem(error)
-                return
-            self.dials.set(wanted)
 
     def _offer(self, model: ModelConfig, run: RunConfig) -> None:
         """Moves the dials to a dead kernel's run, so that Train resumes it."""

@@ -27,13 +27,12 @@ class Explorer(ipw.VBox):
         self._shown = _parts(first)
         self.figure = go.FigureWidget(first)
         self.figure._config = {"responsive": True, "displayModeBar": False}  # plotly has no public name for it
-        self.summary, self.problem = ipw.HTML(), ipw.HTML()
+        self.summary, self.problem = ipw.HTML(self._prose(describe(**self.values))), ipw.HTML()
 
         super().__init__([ipw.VBox(list(controls.values())), self.problem, self.figure, self.summary, Aid()])
         self.add_class("sparsity-lab-explorer")
         for control in controls.values():
             control.observe(self._moved, names="value")
-        self.summary.value = self._prose(describe(**self.values))
 
     @property
     def values(self) -> dict[str, Any]:

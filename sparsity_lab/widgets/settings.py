@@ -64,9 +64,8 @@ class Settings:
         """Returns the Python that does what the dials do."""
         hold = "" if self.hold == "active" else ', hold="total"'
         backend = "" if self.backend == "grouped" else f", backend={self.backend!r}"
-        stops = {"model": self.model.sparsity, "dense": 0}
-        names = list(stops)[: len(self.pairs)]
-        models = [f"ModelConfig.on_dial({self.width}, {stops[name]!r}{hold})" for name in names]
+        names = ["model", "dense"][: len(self.pairs)]
+        models = [f"ModelConfig.on_dial({self.width}, {model.sparsity or 0!r}{hold})" for model, _ in self.pairs]
         return f"""from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.training.trainer import train
 
