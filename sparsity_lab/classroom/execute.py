@@ -42,8 +42,7 @@ def profile(folder: Path, name: str, notebook: Path) -> dict[str, Any]:
     profiles = tomllib.loads((folder / PROFILES).read_text())
     if name not in profiles:
         raise ValueError(f"profile={name!r} is not in {folder / PROFILES}: use full, {', '.join(profiles)}")
-    values: dict[str, Any] = profiles[name].get(notebook.stem, {})
-    return values
+    return dict(profiles[name].get(notebook.stem, {}))
 
 
 def execute(notebook: Path, output: Path, values: dict[str, Any]) -> float:

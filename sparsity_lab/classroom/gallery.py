@@ -1,7 +1,5 @@
 """Executed notebooks → a folder of pages that any browser shows without a network, with figures to hover over."""
 
-import html
-import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -21,10 +19,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 SITE = Path(__file__).parent / "site"
 # A row of the README's table of notebooks: file, question, how long a full run takes.
 ROW = re.compile(r"^\| \[.+?\]\(notebooks/(\w+)\.ipynb\) \| (.+?) \| (.+?) \|$", re.MULTILINE)
-CONTROLS = (
-    "In JupyterLab (<code>make lab</code>) this cell shows controls to move. They need Python behind the page. "
-    "The figures here show where they start."
-)
+TEMPLATES = Environment(loader=PackageLoader("sparsity_lab.classroom", "site"), autoescape=True, trim_blocks=True)
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class Page:
         exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
         exporter.register_filter("markdown2html", MarkdownWithMath(renderer=text).render)
         body, _ = exporter.from_notebook_node(book)
-        first = next(iter(figures), None)
+        first = figures[0] if figures else None
         return cls(path.stem, text.title, text.sections, body, first, run.duration, bool(run.parameters))
 
 
@@ -102,20 +97,16 @@ def _shown(output: NotebookNode) -> NotebookNode | None:
     if WIDGET in data and output.output_type == "display_data":
         return None
     if PLOTLY in data:
-        output.data = {"text/html": figure(data[PLOTLY])}
+        output.data = {"text/html": figure(data[PLOTLY], described(data[PLOTLY]))}
     elif WIDGET in data:
-        output.data = {"text/html": f'<p class="note">{CONTROLS}</p>'}
+        output.data = {"text/html": (SITE / "controls.html").read_text()}
     return output
 
 
-def figure(drawing: dict[str, Any]) -> str:
+def figure(drawing: dict[str, Any], label: str) -> str:
     """Returns the place of a figure, with the words that a screen reader reads out, and its data."""
-    data = json.dumps({key: drawing[key] for key in ("data", "layout")}).replace("<", r"\u003c")
-    label, height = html.escape(described(drawing)), drawing["layout"].get("height", 450)
-    return (
-        f'<div class="figure" role="img" aria-label="{label}" style="height:{height}px"></div>'
-        f'<script type="application/json">{data}</script>'
-    )
+    data, height = {key: drawing[key] for key in ("data", "layout")}, drawing["layout"].get("height", 450)
+    return TEMPLATES.get_template("figure.html.j2").render(data=data, height=height, label=label)
 
 
 def described(drawing: dict[str, Any]) -> str:
@@ -143,7 +134,7 @@ def thumbnail(drawing: dict[str, Any]) -> str:
     margin = dict.fromkeys("lrtb", 4)
     layout = drawing["layout"] | bare | {"height": 130, "margin": margin, "showlegend": False, "annotations": []}
     traces = [trace | {"showscale": False} if "z" in trace else trace for trace in drawing["data"]]
-    return figure({"data": traces, "layout": layout}).replace('role="img"', 'data-static aria-hidden="true"', 1)
+    return figure({"data": traces, "layout": layout}, label="")
 
 
 def build(executed: Path, out: Path, readme: Path) -> list[Page]:
@@ -154,14 +145,13 @@ def build(executed: Path, out: Path, readme: Path) -> list[Page]:
     pages = [Page.of(path, {path.stem for path in paths}) for path in paths]
 
     about = {name: row for name, *row in ROW.findall(readme.read_text())} if readme.exists() else {}
-    templates = Environment(loader=PackageLoader("sparsity_lab.classroom", "site"), autoescape=True, trim_blocks=True)
     out.mkdir(parents=True, exist_ok=True)
     for before, page, after in zip([None, *pages[:-1]], pages, [*pages[1:], None], strict=True):
-        text = templates.get_template("page.html.j2").render(page=page, before=before, after=after)
+        text = TEMPLATES.get_template("page.html.j2").render(page=page, before=before, after=after)
         (out / f"{page.name}.html").write_text(text)
 
     cards = [(page, *about.get(page.name, ("", "")), thumbnail(page.figure) if page.figure else "") for page in pages]
-    (out / "index.html").write_text(templates.get_template("index.html.j2").render(cards=cards))
+    (out / "index.html").write_text(TEMPLATES.get_template("index.html.j2").render(cards=cards))
     (out / "plotly.min.js").write_text(get_plotlyjs())
     for name in ("style.css", "figures.js"):
         shutil.copy(SITE / name, out / name)

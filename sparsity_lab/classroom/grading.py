@@ -144,19 +144,13 @@ class Course:
         student, assignment, name = submission.student, submission.assignment, f"{submission.assignment}.ipynb"
         source = nbformat.read(self.source / assignment / name, as_version=4)
         empty = nbformat.read(self.folder / "release" / assignment / name, as_version=4)
+        book = rebuilt(source, empty, None, student)
         try:
-            trouble, handed_in = "", read_submission(submission.path)
+            book = rebuilt(source, empty, read_submission(submission.path), student)
+            book, trouble = execute_submission(book, sandbox, limits)
         except ValueError as error:
-            trouble, handed_in = str(error), None
-
-        book = rebuilt(source, empty, handed_in, student)
-        executed = None
-        if handed_in is not None:
-            executed, trouble = execute_submission(book, sandbox, limits)
-        if executed is None:
+            trouble = str(error)
             mark_not_run(book.cells, trouble)
-        else:
-            book = executed
 
         target = self.folder / "submitted" / student / assignment / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -187,10 +181,10 @@ class Course:
         write_feedback(self.folder, self.source, student, assignment)
 
 
-def execute_submission(book: NotebookNode, sandbox: Sandbox, limits: Limits) -> tuple[NotebookNode | None, str]:
+def execute_submission(book: NotebookNode, sandbox: Sandbox, limits: Limits) -> tuple[NotebookNode, str]:
     """Runs a notebook in a process group of its own, none of which is left afterwards.
 
-    Returns the notebook with outputs, None if nothing came back, and what went wrong.
+    Returns the notebook with outputs, and what went wrong. Raises ValueError if nothing came back.
     """
     with tempfile.TemporaryDirectory(prefix="lab-grade-") as folder:  # only this user can look into it
         job = {"notebook": f"{folder}/in.ipynb", "out": f"{folder}/out.ipynb", "sandbox": asdict(sandbox)}
@@ -204,9 +198,9 @@ def execute_submission(book: NotebookNode, sandbox: Sandbox, limits: Limits) -> 
             answer, errors = worker.communicate(json.dumps(job | asdict(limits)), timeout=seconds)
             if worker.returncode == 0:
                 return nbformat.read(job["out"], as_version=4), json.loads(answer.splitlines()[-1])
-            return None, f"could not be run: {(errors.strip().splitlines() or ['ended'])[-1][:200]}"
+            raise ValueError(f"could not be run: {(errors.strip().splitlines() or ['ended'])[-1][:200]}")
         except subprocess.TimeoutExpired:
-            return None, f"took more than {limits.seconds} s"
+            raise ValueError(f"took more than {limits.seconds} s") from None
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)

@@ -21,29 +21,10 @@ Kind = Literal["namespaces", "user", "none"]
 
 USER = 61_000  # no user's number: above people's, below those that systemd hands out
 PROCESSES = 64  # and threads, of one submission
-HOME_SIZE = "256m"  # of its files, which live in memory
 PACKAGE = Path(__file__).resolve().parents[1]
+WORLD = PACKAGE / "classroom" / "world.sh"
 # Torch reads how many cores there are from the last one.
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/sys/devices/system/cpu")
-
-# $1: an empty folder for the new root; $2: the one folder that can be written; then what can be read, --, the command.
-WORLD = f"""set -e
-root=$1 shared=$2; shift 2
-mount -t tmpfs -o size={HOME_SIZE},mode=755,nosuid,nodev tmpfs "$root"
-mkdir -p -m 1777 "$root/tmp" "$root/home"; mkdir -p "$root/proc" "$root/dev/shm" "$root$shared"
-for device in null zero full random urandom; do
-  : > "$root/dev/$device"; mount --bind "/dev/$device" "$root/dev/$device"
-done
-mount -t proc -o nosuid,nodev,noexec proc "$root/proc" 2>/dev/null || true
-while [ "$1" != -- ]; do
-  if [ -L "$1" ]; then mkdir -p "$root${{1%/*}}"; cp -P "$1" "$root$1"
-  elif [ -e "$1" ]; then
-    mkdir -p "$root$1"; mount --rbind "$1" "$root$1"; mount -o remount,bind,ro,nosuid,nodev "$root$1"
-  fi; shift
-done; shift
-mount --bind "$shared" "$root$shared"
-exec chroot "$root" "$@"
-"""
 
 # Tries what a kernel needs, and what it must not reach: any network but its own, and the paths given.
 PROBE = """
@@ -72,18 +53,16 @@ class Sandbox:
 
         # An environment without the grader's variables, and few threads: each takes address space.
         home = Path("/home") if self.kind == "namespaces" else shared / "home"
-        names = ("PATH", "LANG", "LD_LIBRARY_PATH")
         clean = ["env", "-i", f"--chdir={home}", f"HOME={home}", "USER=student", "PYTHONDONTWRITEBYTECODE=1"]
-        clean += [f"{name}={os.environ[name]}" for name in names if name in os.environ]
+        clean += [f"{name}={os.environ[name]}" for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ]
         clean += ["OMP_NUM_THREADS=1", "MALLOC_ARENA_MAX=2", f"PYTHONPATH={PACKAGE.parent}"]
         if self.kind == "none":
             return [*limits, *clean, *command]
 
         # A user without rights.
         dies_with_grader = ["setpriv", "--pdeathsig=KILL", "--"]
-        drop = ["--bounding-set=-all", "--inh-caps=-all"]  # the namespace's root has no rights in it either
-        if self.uid is not None:
-            drop = self._as_user
+        no_rights = ["--bounding-set=-all", "--inh-caps=-all"]  # the namespace's root has none in it either
+        drop = no_rights if self.uid is None else self._as_user
         inner = [*limits, "setpriv", *drop, "--no-new-privs", "--", *clean, *command]
         if self.kind == "user":
             return [*dies_with_grader, *inner]
@@ -93,7 +72,7 @@ class Sandbox:
         unshare += [] if self.uid is not None else ["--user", "--map-root-user"]
         python = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parents[1]}
         seen = [*SYSTEM, *sorted(map(str, {*python, PACKAGE, PACKAGE.parent / "data"}))]
-        world = ["sh", "-c", WORLD, "sh", str(shared / "root"), str(shared / "kernel"), *seen, "--"]
+        world = ["sh", str(WORLD), str(shared / "root"), str(shared / "kernel"), *seen, "--"]
         return [*dies_with_grader, *unshare, *world, *inner]
 
     @property
@@ -139,10 +118,9 @@ def choose(user: str | None, unsandboxed: bool, memory: int, hidden: Sequence[Pa
     problems = []
     kinds: tuple[Kind, ...] = ("namespaces", "user") if uid is not None else ("namespaces",)
     for kind in kinds:
-        if shutil.which("unshare" if kind == "namespaces" else "setpriv") is None:
-            problems.append(f"{kind}: needs util-linux")
-            continue
         try:
+            if shutil.which("unshare" if kind == "namespaces" else "setpriv") is None:
+                raise ValueError("needs util-linux")
             return _tried(Sandbox(kind, uid, memory), hidden)
         except ValueError as error:
             problems.append(f"{kind}: {error}")

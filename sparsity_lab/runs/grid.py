@@ -92,9 +92,8 @@ def _pair(fields_of_run: dict[str, Any]) -> Pair:
         raise ValueError(
             f"granularity={parts!r} must be a whole number that divides the experts' width {model.d_expert}"
         )
-    model = model.replace(
-        d_expert=model.d_expert // parts, n_experts=model.n_experts * parts, top_k=model.top_k * parts
-    )
+    cut = {"d_expert": model.d_expert // parts, "n_experts": model.n_experts * parts, "top_k": model.top_k * parts}
 
-    model = model.replace(**{name: value for name, value in fields_of_run.items() if name in OF_MODEL})
-    return model, RunConfig(**{name: value for name, value in fields_of_run.items() if name in OF_RUN})
+    named = {name: value for name, value in fields_of_run.items() if name in OF_MODEL}
+    run = RunConfig(**{name: value for name, value in fields_of_run.items() if name in OF_RUN})
+    return model.replace(**cut | named), run

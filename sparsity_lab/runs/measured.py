@@ -22,8 +22,7 @@ FARTHEST = 3.5  # times the budget, one way or the other
 @functools.cache
 def runs() -> pd.DataFrame:
     """Returns the finished runs, as `load_frame` gives them; none where only the package was installed."""
-    frame = load_frame(FOLDER)
-    return frame[frame["status"] == "finished"].reset_index(drop=True)
+    return load_frame(FOLDER).loc[lambda frame: frame["status"] == "finished"].reset_index(drop=True)
 
 
 @functools.cache
@@ -32,6 +31,7 @@ def task_records() -> list[Record]:
     return RunStore(DATA / "tasks").load()
 
 
+@functools.lru_cache(256)
 def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
     """Returns the measured run most like this one: first in budget, then in sparsity, width, cut of experts and seed.
 
@@ -52,7 +52,7 @@ def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
     ).sort_values(["budget", "sparsity", "width", "cut", "seed"], kind="stable")
     if order["budget"].iloc[0] > np.log(FARTHEST):
         return None
-    return _record(str(found["id"].iloc[order.index[0]]))
+    return RunStore(FOLDER).read(str(found["id"].iloc[order.index[0]]))
 
 
 def expected(model: ModelConfig, run: RunConfig) -> PredictedLoss | None:
@@ -85,8 +85,3 @@ def _law() -> Fit | None:
     """Reads what `sparsity-lab fit data/isoflop --top-k 1 --near-best 2 --out data/isoflop/law.fit` wrote."""
     path = FOLDER / LAW
     return load_fits(path)[0] if path.exists() else None
-
-
-@functools.lru_cache(256)
-def _record(name: str) -> Record | None:
-    return RunStore(FOLDER).read(name)

@@ -15,7 +15,6 @@ FILE = "provenance.toml"
 def write_provenance(folder: Path, command: str) -> None:
     """Sums up in TOML what the records in ``folder`` tell about themselves, and the command that makes them."""
     records = RunStore(folder).load()
-    versions = {f"{name} {version}" for record in records for name, version in record.versions.items()}
     count = Counter(record.status for record in records)
     values: dict[str, object] = {
         "command": command,
@@ -24,12 +23,11 @@ def write_provenance(folder: Path, command: str) -> None:
         "flops": float(sum(record.flops for record in records)),
         "core_hours": round(sum(record.seconds for record in records) / 3600, 2),
         "corpora": sorted({" ".join(record.corpus.values()) for record in records if record.status != "failed"}),
-        "versions": sorted(versions),
+        "versions": sorted({f"{name} {version}" for record in records for name, version in record.versions.items()}),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
 
-    lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
-    write_text(folder / FILE, "\n".join(lines) + "\n")
+    write_text(folder / FILE, "".join(f"{name} = {_toml(value)}\n" for name, value in values.items()))
 
 
 def _toml(value: object) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.intervals import mean_interval
+from sparsity_lab.intervals import over_seeds
 from sparsity_lab.record import run_id
 from sparsity_lab.runs.store import to_frame, user_store
 
@@ -62,9 +62,7 @@ def run_all(
 
 def summarise(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Returns mean held-out losses over seeds, half their 95% intervals' width: columns ``by``, loss, half, seeds."""
-    groups = runs.dropna(subset="val_loss").groupby(by, sort=False)["val_loss"]
-    rows = [(*key, *mean_interval(list(losses)), len(losses)) for key, losses in groups]
-    return pd.DataFrame(rows, columns=[*by, "loss", "half", "seeds"])
+    return over_seeds(runs.dropna(subset="val_loss"), by, "val_loss").rename(columns={"val_loss": "loss"})
 
 
 def gains(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -73,7 +71,5 @@ def gains(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     Pairing by seed takes out what both share, the order of the data. ``by`` must separate runs that are no pair.
     """
     loss = runs.pivot_table(index=[*by, "seed"], columns=runs["sparsity"] > 0, values="val_loss")
-    gain = (loss[False] - loss[True]).dropna()
-    keys = ((key if isinstance(key, tuple) else (key,), list(own)) for key, own in gain.groupby(by))
-    rows = [(*key, *mean_interval(own), len(own)) for key, own in keys]
-    return pd.DataFrame(rows, columns=[*by, "gain", "half", "seeds"])
+    gain = (loss[False] - loss[True]).dropna().rename("gain")
+    return over_seeds(gain.reset_index(), by, "gain")

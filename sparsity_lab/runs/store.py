@@ -2,10 +2,11 @@
 
 import json
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -37,22 +38,23 @@ class RunStore:
 
     def finished(self, model: ModelConfig, run: RunConfig, fingerprint: str) -> Record | None:
         """Returns the finished run of these configs on the corpus with this fingerprint, if it is here."""
-        for folder in (self.folder, *self.older):
-            record = _read(folder / f"{run_id(model, run)}.json")
-            if record and record.status not in UNFINISHED and record.corpus["fingerprint"] == fingerprint:
+        for record in self._copies(run_id(model, run)):
+            if record.status not in UNFINISHED and record.corpus["fingerprint"] == fingerprint:
                 return record
         return None
 
     def read(self, name: str) -> Record | None:
         """Returns the record of the run with this `run_id`, if it is here."""
-        records = (_read(folder / f"{name}.json") for folder in (self.folder, *self.older))
-        return next((record for record in records if record is not None), None)
+        return next(self._copies(name), None)
+
+    def _copies(self, name: str) -> Iterator[Record]:
+        return filter(None, (_read(folder / f"{name}.json", _record) for folder in (self.folder, *self.older)))
 
     def load(self) -> list[Record]:
         """Returns all records, oldest first, one per run. A file that is torn or foreign is skipped with a warning."""
         paths = {path.name: path for folder in (*self.older, self.folder) for path in folder.glob("*.json")}
         ordered = sorted(paths.values(), key=lambda path: (_written(path), path.name))
-        return [record for path in ordered if (record := _read(path)) is not None]
+        return [record for path in ordered if (record := _read(path, _record)) is not None]
 
 
 def user_store(folder: Path | None = None) -> RunStore:
@@ -73,7 +75,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     """Returns records as a table, one row each, in their order. Columns: id, status, val_loss (nats per byte, NaN if
     there is none), sparsity, flops, seed, params_total, params_active, tokens, steps, seconds, width, n_experts, top_k,
     n_shared_experts, d_expert, budget, batch_size, learning_rate, fingerprint."""
-    return _frame([record.row() for record in records])
+    return _frame(record.row() for record in records)
 
 
 def load_frame(folder: Path | str) -> pd.DataFrame:
@@ -82,22 +84,24 @@ def load_frame(folder: Path | str) -> pd.DataFrame:
     A file that is torn, foreign or of another version is skipped with a warning. It reads thousands of records per
     second because it builds no configs.
     """
-    found = ((path.stem, _values(path)) for path in sorted(Path(folder).glob("*.json")))
-    return _frame([row(values, name) for name, values in found if values is not None])
+    rows = (_read(path, partial(row, name=path.stem)) for path in sorted(Path(folder).glob("*.json")))
+    return _frame(filter(None, rows))
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"val_loss": float})
+def _frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"val_loss": float})
 
 
 KNOWN = {part: {f.name for f in fields(kind)} for part, kind in (("model", ModelConfig), ("run", RunConfig))}
 OPTIONAL = {f.name for f in fields(Record) if f.default is not MISSING}
 NEEDED = {f.name for f in fields(Record)} - OPTIONAL
 WORDS = ("id", "status", "fingerprint")
+Made = TypeVar("Made")
 
 
-def _values(path: Path) -> dict[str, Any] | None:
-    """Returns the fields in a record's file; None if it is absent or, with a warning, no record of this version."""
+def _read(path: Path, make: Callable[[dict[str, Any]], Made]) -> Made | None:
+    """Returns what ``make`` makes of the fields in a record's file; None if the file is absent or, with a warning, no
+    record of this version."""
     try:
         values = json.loads(path.read_text())
         if not isinstance(values, dict) or values.keys() - OPTIONAL != NEEDED:
@@ -108,22 +112,15 @@ def _values(path: Path) -> dict[str, Any] | None:
         for name, value in row(values, path.stem).items():
             if not isinstance(value, str if name in WORDS else (int, float)) and (name, value) != ("val_loss", None):
                 raise ValueError(f"{name}={value!r}")
-        return values
+        return make(values)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        warnings.warn(f"skipped {path}: not a run record of this version ({error})", stacklevel=4)
-        return None
-
-
-def _read(path: Path) -> Record | None:
-    values = _values(path)
-    if values is None:
-        return None
-    try:
-        record = Record(**values)
-        _ = record.id  # raises ValueError for configs of another version
-        return record
-    except (ValueError, TypeError) as error:
         warnings.warn(f"skipped {path}: not a run record of this version ({error})", stacklevel=3)
         return None
+
+
+def _record(values: dict[str, Any]) -> Record:
+    record = Record(**values)
+    _ = record.id  # raises ValueError for configs of another version
+    return record

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,9 +164,8 @@ class _State:
     def __init__(
         self, todo: list[Pair], total: int, seconds: list[float], folder: Path, report: Callable[[Progress], None]
     ):
-        order = sorted(range(len(todo)), key=lambda i: -seconds[i])
-        self.queue = [todo[i] for i in order]  # not finished, the longest first
-        self.seconds = {run_id(*todo[i]): seconds[i] for i in order}
+        self.seconds = {run_id(*pair): each for pair, each in zip(todo, seconds, strict=True)}
+        self.queue = sorted(todo, key=lambda pair: -self.seconds[run_id(*pair)])  # not finished, the longest first
         self.shares = dict.fromkeys(self.seconds, 0.0)  # of each run, how much is trained
         self.total, self.failed, self.threads = total, 0, 1
         self.folder, self.report = folder, report
@@ -196,24 +195,19 @@ class _State:
         return Progress(self.total, done, self.failed, share, left)
 
 
-class _cluster:
-    """A Dask client for workers on this machine, or for a scheduler, once it answers; None if told to ``stop``."""
-
-    def __init__(self, workers: int | None, scheduler: str | None, stop: Callable[[], bool]):
-        self.workers, self.scheduler, self.stop = workers, scheduler, stop
-        self.client: Client | None = None
-        self.exits = ExitStack()
-
-    def __enter__(self) -> Client | None:
-        if self.scheduler is None:
-            preload = [*dask_config.get("distributed.worker.preload"), DEAF_TO_INTERRUPTS]
+@contextmanager
+def _cluster(workers: int | None, scheduler: str | None, stop: Callable[[], bool]) -> Iterator[Client | None]:
+    """Yields a Dask client for workers on this machine, or for a scheduler, once it answers; None if told to stop."""
+    with ExitStack() as exits:
+        client: Client | None = None
+        if scheduler is None:
             settings = {
-                "distributed.worker.preload": preload,
+                "distributed.worker.preload": [*dask_config.get("distributed.worker.preload"), DEAF_TO_INTERRUPTS],
                 "distributed.deploy.lost-worker-timeout": "1h",  # or Dask gives a worker up that restarts for 15 s
             }
-            self.exits.enter_context(dask_config.set(settings))
+            exits.enter_context(dask_config.set(settings))
             local = LocalCluster(
-                n_workers=self.workers or os.cpu_count() or 1,
+                n_workers=workers or os.cpu_count() or 1,
                 threads_per_worker=1,
                 memory_limit=0,  # or Dask would pause a big worker forever
                 host="127.0.0.1",
@@ -221,22 +215,24 @@ class _cluster:
                 scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any free port
                 silence_logs=50,
             )
-            self.exits.callback(local.close, timeout=5)
-            self.client = Client(local, set_as_default=False)
+            exits.callback(_close, local)
+            client = Client(local, set_as_default=False)
 
         end = time.monotonic() + SECONDS_WITHOUT_SCHEDULER
-        while self.client is None and not self.stop():
+        while client is None and not stop():
             try:
-                self.client = Client(self.scheduler, timeout=5, set_as_default=False)
+                client = Client(scheduler, timeout=5, set_as_default=False)
             except OSError:
                 if time.monotonic() > end:
-                    raise TimeoutError(f"scheduler={self.scheduler!r} does not answer: is it running?") from None
-        return self.client
+                    raise TimeoutError(f"scheduler={scheduler!r} does not answer: is it running?") from None
+        if client is not None:
+            exits.callback(_close, client)
+        yield client
 
-    def __exit__(self, *_: object) -> None:
-        with suppress(*LOST), self.exits:
-            if self.client is not None:
-                self.client.close(timeout=5)
+
+def _close(dask: Client | LocalCluster) -> None:
+    with suppress(*LOST):
+        dask.close(timeout=5)
 
 
 UnderWay = dict[Future[Outcome], Pair]
@@ -293,9 +289,7 @@ def _collect(client: Client, under_way: UnderWay) -> list[tuple[Pair, Outcome]]:
         wait(list(under_way), timeout=0.5, return_when="FIRST_COMPLETED")
     if client.status != "running":
         raise CancelledError
-    done = [future for future in under_way if future.done()]
-    outcomes = [_outcome(future) for future in done]
-    return [(under_way.pop(future), outcome) for future, outcome in zip(done, outcomes, strict=True)]
+    return [(under_way.pop(future), _outcome(future)) for future in list(under_way) if future.done()]
 
 
 def _outcome(future: Future[Outcome]) -> Outcome:

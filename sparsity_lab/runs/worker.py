@@ -42,8 +42,7 @@ _building = threading.Lock()  # threads share the random numbers that weights st
 def train_in_worker(model_json: str, run_json: str, folder: str, stop_file: str, topic: str) -> Outcome:
     """Trains a run, unless its record is there, and keeps the record."""
     try:
-        model, run = ModelConfig.from_json(model_json), RunConfig.from_json(run_json)
-        record = _record(model, run, folder, stop_file, topic)
+        record = _record(ModelConfig.from_json(model_json), RunConfig.from_json(run_json), folder, stop_file, topic)
     except Exception as error:
         return failure(error)
     return Outcome(record.to_json() if record else "")

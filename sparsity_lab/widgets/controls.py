@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import ipywidgets as ipw
@@ -22,35 +23,30 @@ class Dials(ipw.VBox):
     """
 
     def __init__(self, start: Settings, moved: Callable[[], None], refused: Callable[[ValueError], None]):
-        self._corpus, self._moved, self._refused, self._setting = start.corpus, moved, refused, False
-        wide = {"style": LABEL, "layout": {"width": "420px"}}
-        self.sparsity = ipw.SelectionSlider(options=[("0", 0.0)], description="sparsity S", **wide)
-        self.budget = _stops("budget", BUDGETS, start.budget, lambda c: f"{c:.3g} FLOPs")
-        self.width = _stops("width", WIDTHS, start.width, str)
+        self._moved, self._refused, self._setting = moved, refused, False
+        self.sparsity = _slider("sparsity S", [("0", 0.0)])
+        self.budget = _slider("budget", [(f"{budget:.3g} FLOPs", budget) for budget in BUDGETS])
+        self.width = _slider("width", [(str(width), width) for width in WIDTHS])
         self.hold = ipw.ToggleButtons(
             options=[("active part", "active"), ("total", "total")],
-            value=start.hold,
             tooltips=[
                 "experts keep their width; with more of them the total grows",
                 "the same hidden units are cut into more experts; the active part shrinks",
             ],
             style={"button_width": "110px"},
         )
-        self.seed = ipw.BoundedIntText(
-            value=start.seed, min=0, max=2**31 - 1, description="seed", style=LABEL, layout={"width": "220px"}
-        )
+        self.seed = ipw.BoundedIntText(min=0, max=2**31 - 1, description="seed", style=LABEL, layout={"width": "220px"})
         text = "train the dense twin beside it"
-        self.dense_twin = ipw.Checkbox(start.dense_twin, description=text, indent=False, layout={"width": "225px"})
+        self.dense_twin = ipw.Checkbox(description=text, indent=False, layout={"width": "225px"})
         missing = importlib.util.find_spec("megablocks") is None  # not `why_not`, which takes a second and 60 MB
         self.backend = ipw.Dropdown(
             options=[(f"{b} (not installed)" if b == "megablocks" and missing else b, b) for b in BACKENDS],
-            value=start.backend,
             description="experts by",
             tooltip="how the experts are computed; the results are the same",
             style=LABEL,
             layout={"width": "320px"},
         )
-        self._snap(start.sparsity)
+        self._show(start)
 
         # The classes are for style sheets and tests.
         for dial in (self.sparsity, self.budget, self.width):
@@ -70,46 +66,38 @@ class Dials(ipw.VBox):
     @property
     def settings(self) -> Settings:
         """The settings that the dials show now."""
-        return Settings(
-            sparsity=self.sparsity.value,
-            budget=self.budget.value,
-            width=self.width.value,
-            hold=self.hold.value,
-            seed=self.seed.value,
-            corpus=self._corpus,
-            dense_twin=self.dense_twin.value,
-            backend=self.backend.value,
-        )
+        names = [field.name for field in fields(Settings) if field.name != "corpus"]  # those of the dials
+        return Settings(corpus=self._corpus, **{name: getattr(self, name).value for name in names})
 
     def set(self, settings: Settings) -> None:
         """Moves all dials, and then calls ``moved`` once."""
-        self._corpus, self._setting = settings.corpus, True
+        self._setting = True
         try:
-            for slider, value, label in (
-                (self.budget, settings.budget, f"{settings.budget:.3g} FLOPs"),
-                (self.width, settings.width, f"{settings.width}"),
-            ):
-                if value not in [v for _, v in slider.options]:
-                    slider.options = sorted([*slider.options, (label, value)], key=lambda option: option[1])
-                slider.value = value
-
-            self.hold.value = settings.hold
-            self._snap(settings.sparsity)
-            self.seed.value = settings.seed
-            self.dense_twin.value = settings.dense_twin
-            self.backend.value = settings.backend
+            self._show(settings)
         finally:
             self._setting = False
         self._moved()
+
+    def _show(self, settings: Settings) -> None:
+        self._corpus = settings.corpus
+        budget, width = (f"{settings.budget:.3g} FLOPs", settings.budget), (str(settings.width), settings.width)
+        for slider, stop in ((self.budget, budget), (self.width, width)):
+            if stop not in slider.options:
+                slider.options = sorted([*slider.options, stop], key=lambda option: option[1])
+            slider.value = stop[1]
+
+        self.hold.value = settings.hold
+        self._snap(settings.sparsity)
+        self.seed.value = settings.seed
+        self.dense_twin.value = settings.dense_twin
+        self.backend.value = settings.backend
 
     def _snap(self, sparsity: float) -> None:
         """Gives the sparsity dial its stops for this width and hold; moves it to the one nearest to ``sparsity``."""
         dense = ModelConfig.on_dial(self.width.value, 0.0, self.hold.value)
         stops = sorted({*dense.sparsities(self.hold.value), dense.with_sparsity(sparsity, self.hold.value).sparsity})
         models = [dense.with_sparsity(s, self.hold.value) for s in stops]
-        self.sparsity.options = [
-            (f"{s:.4g} ({model.top_k} of {model.n_experts})", s) for s, model in zip(stops, models, strict=True)
-        ]
+        self.sparsity.options = [(f"{m.sparsity:.4g} ({m.top_k} of {m.n_experts})", m.sparsity) for m in models]
         self.sparsity.value = min(stops, key=lambda s: abs(s - sparsity))
 
     def _stops_moved(self, _change: Any) -> None:
@@ -129,6 +117,5 @@ class Dials(ipw.VBox):
             self._moved()
 
 
-def _stops(name: str, stops: list[Any], value: Any, label: Any) -> ipw.SelectionSlider:
-    options = [(label(stop), stop) for stop in sorted({*stops, value})]
-    return ipw.SelectionSlider(options=options, value=value, description=name, style=LABEL, layout={"width": "420px"})
+def _slider(name: str, stops: list[tuple[str, Any]]) -> ipw.SelectionSlider:
+    return ipw.SelectionSlider(options=stops, description=name, style=LABEL, layout={"width": "420px"})

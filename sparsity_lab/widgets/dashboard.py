@@ -5,6 +5,8 @@ No mathematics here: numbers come from `accounting` and `runs`, figures from `fi
 
 import html
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ipywidgets as ipw
@@ -128,11 +130,9 @@ class MagicDial(ipw.VBox):
         for button in buttons:
             button.layout.width = "96px"
             button.add_class(f"sparsity-lab-{button.description.lower().replace(' ', '-')}")
-        self.train.on_click(lambda _: self._start(paused=False))
-        self.pause.on_click(self._pressed_pause)
-        self.step.on_click(self._pressed_step)
-        self.stop.on_click(lambda _: self._session.stop())
-        self.clear.on_click(self._pressed_clear)
+        actions = (self._start, self._pause_or_resume, self._step, self._session.stop, self._session.clear)
+        for button, action in zip(buttons[:-1], actions, strict=True):
+            button.on_click(partial(self._pressed, action))
         self.show_code.observe(self._dial_moved, "value")
         self._buttons = ipw.HBox(buttons, layout={"flex_flow": "row wrap"})
 
@@ -190,14 +190,11 @@ class MagicDial(ipw.VBox):
 
     def _settings_pasted(self, _change: Any) -> None:
         with self._lock:
-            if self.share.value == self.settings.to_json():
-                return
             try:
-                wanted = Settings.from_json(self.share.value)
+                if self.share.value != self.settings.to_json():
+                    self.dials.set(Settings.from_json(self.share.value))
             except (ValueError, TypeError) as error:
                 self._say_problem(error)
-                return
-            self.dials.set(wanted)
 
     def _offer(self, model: ModelConfig, run: RunConfig) -> None:
         """Moves the dials to a dead kernel's run, so that Train resumes it."""
@@ -214,43 +211,43 @@ class MagicDial(ipw.VBox):
 
     # ---- buttons
 
-    def _pressed_step(self, _button: Any) -> None:
+    def _pressed(self, action: Callable[[], None], _button: Any) -> None:
+        try:
+            action()
+        except ValueError as error:
+            self._say_problem(error)
+        self._refresh()
+
+    def _start(self, paused: bool = False) -> None:
+        self._session.start(self.settings.pairs, paused)
+        self._problem.value = ""
+
+    def _step(self) -> None:
         if self._session.trains:
             self._session.step()
         else:
             self._start(paused=True)
 
-    def _start(self, paused: bool) -> None:
-        try:
-            self._session.start(self.settings.pairs, paused)
-            self._problem.value = ""
-        except ValueError as error:
-            self._say_problem(error)
-        self._refresh()
-
-    def _pressed_pause(self, _button: Any) -> None:
+    def _pause_or_resume(self) -> None:
         if self._session.state == "paused":
             self._session.proceed()
         else:
             self._session.pause()
-        self._refresh()
-
-    def _pressed_clear(self, _button: Any) -> None:
-        self._session.clear()
-        self._refresh()
 
     # ---- what the session reports, up to ten times a second, from its thread
 
     def _refresh(self) -> None:
         with self._lock:
-            session = self._session
-            lanes = session.lanes
+            session, lanes = self._session, self._session.lanes
             self._progress.value = sum(lane.share for lane in lanes) / len(lanes) if lanes else 0.0
             self._status.value = f'<div role="status">{html.escape(session.message + self._time_left())}</div>'
             self.pause.description = "Resume" if session.state == "paused" else "Pause"
-            self._draw()
+            self._figure.show(self._ghosts(), self._live(), [stats.load for stats in lanes[0].routing] if lanes else [])
             self._summary.value = self._summary_text(lanes)
             self._texts.value = samples(lanes[0].text_before, lanes[0].text_after) if lanes else ""
+            if session.records[-SHOWN_RUNS:] != self._shown:
+                self._shown = session.records[-SHOWN_RUNS:]
+                self._runs.value = self._runs_table(self._shown)
             if session.speed is not self._speed:
                 self._speed = session.speed
                 self._dial_moved()
@@ -261,17 +258,6 @@ class MagicDial(ipw.VBox):
         if not steps or self._session.state not in ("running", "paused") or not self._session.busy:
             return ""
         return f" {self._progress.value:.0%}, {duration(sum(step.seconds_left for step in steps))} left."
-
-    def _draw(self) -> None:
-        lanes = self._session.lanes
-        load = [stats.load for stats in lanes[0].routing] if lanes else []
-        self._figure.show(self._ghosts(), self._live(), load)
-        layout = self._figure.widget.layout
-        layout.xaxis2.visible = layout.yaxis2.visible = bool(load)  # no empty axes beside a run that has no map
-        shown = self._session.records[-SHOWN_RUNS:]
-        if shown != self._shown:
-            self._shown = shown
-            self._runs.value = self._runs_table(shown)
 
     def _live(self) -> list[Line]:
         """Returns the lines of the runs in front."""
@@ -314,23 +300,16 @@ class MagicDial(ipw.VBox):
             x, y = training.smooth(flops, loss)
             if len(y):
                 sentences.append(f"{label}: training loss {y[-1]:.3f} after {x[-1]:.3g} FLOPs.")
-        sentences += [self.verdict(), *self._as_expected()]
+        sentences.append(self.verdict())
+
+        for lane in lanes:
+            law = shipped.expected(lane.model, lane.run)
+            if law is not None and lane.record is not None and lane.record.val_loss is not None:
+                ended = "inside" if law.low <= lane.record.val_loss <= law.high else "outside"
+                sentences.append(f"Expected of {lane.record.label}: {expected_label(law)}; it ended {ended}.")
         for stats in lanes[0].routing if lanes else []:
             sentences.append(f"Busiest expert: {stats.max_load:.1f} times its even share; {stats.dead} never chosen.")
         return f'<div role="note">{html.escape(" ".join(sentences))}</div>'
-
-    def _as_expected(self) -> list[str]:
-        """Says of each run in front whether the law that ships was right about it."""
-        sentences = []
-        for lane in self._session.lanes:
-            law = shipped.expected(lane.model, lane.run)
-            if law is not None and lane.record is not None and lane.record.val_loss is not None:
-                inside = law.low <= lane.record.val_loss <= law.high
-                sentences.append(
-                    f"Expected of {run_label(lane.model, lane.run)}: {expected_label(law)}; "
-                    f"it ended {'inside' if inside else 'outside'}."
-                )
-        return sentences
 
     def _runs_table(self, records: list[Record]) -> str:
         frame, header = _results(records), ["run", "total parameters", "active parameters", "held-out loss", "status"]

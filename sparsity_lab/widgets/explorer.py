@@ -1,6 +1,5 @@
 """Sliders in front of a formula: move one, and figure and text follow at once. No training."""
 
-import base64
 import html
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,9 +9,6 @@ import numpy as np
 import plotly.graph_objects as go
 
 from sparsity_lab.widgets.accessibility import Aid
-
-Draw = Callable[..., go.Figure]
-Describe = Callable[..., str]
 
 
 class Explorer(ipw.VBox):
@@ -24,20 +20,19 @@ class Explorer(ipw.VBox):
     controls and the last figure stays.
     """
 
-    def __init__(self, draw: Draw, describe: Describe, **controls: ipw.ValueWidget):
+    def __init__(self, draw: Callable[..., go.Figure], describe: Callable[..., str], **controls: ipw.ValueWidget):
         self.controls: Mapping[str, Any] = controls
         self._draw, self._describe = draw, describe
         first = draw(**self.values)
-        self._shown = first.to_plotly_json()
+        self._shown = _parts(first)
         self.figure = go.FigureWidget(first)
         self.figure._config = {"responsive": True, "displayModeBar": False}  # plotly has no public name for it
-        self.summary, self.problem = ipw.HTML(), ipw.HTML()
+        self.summary, self.problem = ipw.HTML(self._prose(describe(**self.values))), ipw.HTML()
 
         super().__init__([ipw.VBox(list(controls.values())), self.problem, self.figure, self.summary, Aid()])
         self.add_class("sparsity-lab-explorer")
         for control in controls.values():
             control.observe(self._moved, names="value")
-        self.summary.value = self._prose(describe(**self.values))
 
     @property
     def values(self) -> dict[str, Any]:
@@ -52,11 +47,10 @@ class Explorer(ipw.VBox):
             return
 
         self.problem.value = ""
-        new = figure.to_plotly_json()
+        new = _parts(figure)
         with self.figure.batch_update():  # only what changed: plotly takes a tenth of a second to check all of a figure
-            for trace, old, now in zip(self.figure.data, self._shown["data"], new["data"], strict=True):
-                trace.update(changes(old, now))
-            self.figure.layout.update(changes(self._shown["layout"], new["layout"]))
+            for part, old, now in zip((*self.figure.data, self.figure.layout), self._shown, new, strict=True):
+                part.update(changes(old, now))
         self._shown = new
         self.summary.value = self._prose(text)
 
@@ -65,26 +59,22 @@ class Explorer(ipw.VBox):
         return f'<div role="status" style="line-height:1.5">{html.escape(text)}</div>'
 
 
+def _parts(figure: go.Figure) -> list[dict[str, Any]]:
+    """Returns the traces of a figure and its layout. A whole figure would pack its arrays as bytes."""
+    return [part.to_plotly_json() for part in (*figure.data, figure.layout)]
+
+
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what has to be set, at any depth, to make ``old`` like ``new``; None for what ``new`` lacks."""
     found: dict[str, Any] = dict.fromkeys(key for key in old if key not in new)
     for key, value in new.items():
         before = old.get(key)
-        if isinstance(value, dict) and isinstance(before, dict) and "bdata" not in value:
-            inner = changes(before, value)
-            if inner:
+        if isinstance(value, dict) and isinstance(before, dict):
+            if inner := changes(before, value):
                 found[key] = inner
         elif not np.array_equal(np.asarray(before, object), np.asarray(value, object)):
-            found[key] = unpacked(value)
+            found[key] = value
     return found
-
-
-def unpacked(value: Any) -> Any:
-    """Returns the array that plotly packs as bytes beside its type and shape; any other value as it is."""
-    if not isinstance(value, dict) or "bdata" not in value:
-        return value
-    array = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"])
-    return array.reshape([int(n) for n in value["shape"].split(",")]) if "shape" in value else array
 
 
 def choice(label: str, options: Mapping[str, Any] | list[Any], value: Any) -> ipw.SelectionSlider:

@@ -30,7 +30,6 @@ def samples(before: str, after: str) -> str:
         return ""
     style = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.25;height:9em;overflow-y:auto"
     cell = '<div style="flex:1;min-width:0"><b>The model writes {} training</b><pre style="{}">{}</pre></div>'
-    cells = "".join(
-        cell.format(when, style, html.escape(text)) for when, text in (("before", before), ("after", after or "…"))
-    )
+    texts = {"before": before, "after": after or "…"}
+    cells = "".join(cell.format(when, style, html.escape(text)) for when, text in texts.items())
     return f'<div style="display:flex;gap:24px">{cells}</div>'

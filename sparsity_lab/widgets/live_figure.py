@@ -46,33 +46,31 @@ class LiveFigure:
         if labels == self._measured:
             return
         self._measured = labels
-        found = {role: (label, flops, loss) for label, role, flops, loss in lines}
+        found = {line[1]: line for line in lines}
         with self.widget.batch_update():
             for role, i in MEASURED_TRACES.items():
-                label, flops, loss = found.get(role, (role, [], []))
-                _set(self.widget.data[i], training.loss_trace(label, role, flops, loss))
+                _set(self.widget.data[i], found.get(role, (role, role, [], [])))
                 self.widget.data[i].visible = role in found
             self._zoom()
 
     def show(self, ghosts: list[Line], live: list[Line], load: list[list[float]]) -> None:
         """Shows what has changed. ``load``: shares, (layers, experts)."""
-        traces = self.widget.data
-        lines = {role: (label, flops, loss) for label, role, flops, loss in live}
+        traces, layout = self.widget.data, self.widget.layout
+        lines = {line[1]: line for line in live}
         with self.widget.batch_update():
             labels = [label for label, *_ in ghosts]
             if labels != self._ghosts:
                 self._ghosts = labels
                 for i in range(GHOSTS):
-                    label, _, flops, loss = ghosts[i] if i < len(ghosts) else ("", "ghost", [], [])
-                    _set(traces[i], training.loss_trace(label, "ghost", flops, loss))
+                    _set(traces[i], ghosts[i] if i < len(ghosts) else ("", "ghost", [], []))
             for i, role, name in ((DENSE, "dense", "dense"), (THIS, "this", "this run")):
-                label, flops, loss = lines.get(role, (name, [], []))
-                _set(traces[i], training.loss_trace(label, role, flops, loss))
+                _set(traces[i], lines.get(role, (name, role, [], [])))
             traces[LOAD].opacity, traces[LOAD].showscale = int(bool(load)), bool(load)
+            layout.xaxis2.visible = layout.yaxis2.visible = bool(load)  # no empty axes beside a run that has no map
             if load:
                 traces[LOAD].z = training.load_trace(load)["z"]
-                self.widget.layout.xaxis2.range = [-0.5, len(load[0]) - 0.5]
-                self.widget.layout.yaxis2.range = [len(load) - 0.5, -0.5]
+                layout.xaxis2.range = [-0.5, len(load[0]) - 0.5]
+                layout.yaxis2.range = [len(load) - 0.5, -0.5]
             self._zoom()
 
     def _zoom(self) -> None:
@@ -85,5 +83,6 @@ class LiveFigure:
                 return
 
 
-def _set(trace: Any, new: dict[str, Any]) -> None:
+def _set(trace: Any, line: Line) -> None:
+    new = training.loss_trace(*line)
     trace.update({key: new[key] for key in ("name", "x", "y", "hovertemplate")})

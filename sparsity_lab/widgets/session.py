@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from sparsity_lab.accounting import plan
@@ -68,6 +69,7 @@ class Session:
     def __init__(self, folder: Path | None = None):
         self.folder = folder or home()
         self.store = user_store(self.folder)
+        self._checkpoints = self.folder / "checkpoints"
         self.records: list[Record] = self._shown_before()
         self.lanes: list[Lane] = []
         self.state = "idle"
@@ -193,7 +195,9 @@ class Session:
     def corpus(self, name: str) -> Corpus:
         """Loads a text, once, and reports progress in ``message``."""
         if name not in self._corpora:
-            self._corpora[name] = load_corpus(name, progress=self._tell_corpus)
+            self._corpora[name] = load_corpus(
+                name, progress=lambda text, share: self._tell(f"Preparing the corpus: {text} ({share:.0%}).")
+            )
         return self._corpora[name]
 
     def interrupted(self) -> tuple[ModelConfig, RunConfig] | None:
@@ -208,15 +212,8 @@ class Session:
                 left.append((model, run))
         return max(left, key=lambda pair: pair[0].sparsity, default=None)
 
-    @property
-    def _checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
     def _checkpoint(self, lane: Lane) -> Path:
         return self._checkpoints / f"{run_id(lane.model, lane.run)}.safetensors"
-
-    def _tell_corpus(self, text: str, share: float) -> None:
-        self._tell(f"Preparing the corpus: {text} ({share:.0%}).")
 
     def _tell(self, message: str) -> None:
         self.message = message
@@ -321,12 +318,7 @@ def _ids(lanes: list[Lane]) -> list[str]:
     return [run_id(lane.model, lane.run) for lane in lanes]
 
 
-_session: Session | None = None
-
-
+@cache
 def current() -> Session:
     """Returns the kernel's session, which the first call makes."""
-    global _session
-    if _session is None:
-        _session = Session()
-    return _session
+    return Session()

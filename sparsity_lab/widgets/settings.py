@@ -64,8 +64,8 @@ class Settings:
         """Returns the Python that does what the dials do."""
         hold = "" if self.hold == "active" else ', hold="total"'
         backend = "" if self.backend == "grouped" else f", backend={self.backend!r}"
-        names, stops = ["model", "dense"][: len(self.pairs)], [self.model.sparsity, 0]
-        models = [f"ModelConfig.on_dial({self.width}, {s!r}{hold})" for _, s in zip(names, stops, strict=False)]
+        names = ["model", "dense"][: len(self.pairs)]
+        models = [f"ModelConfig.on_dial({self.width}, {model.sparsity or 0!r}{hold})" for model, _ in self.pairs]
         return f"""from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.training.trainer import train
 

@@ -93,15 +93,13 @@ class SweepPanel(ipw.VBox):
     def _measure(self) -> None:
         try:
             todo = missing(self.pairs, self.folder)
-            if not todo:
+            if todo:
+                self._speed = self._speed or calibrate(load_corpus(todo[0][1].corpus))
+                self._say(estimate(todo, self.folder, self.workers, self._speed).summary())
+            else:
                 self._say(f"All {len(self.pairs)} runs are trained already.")
-                return
-            self._speed = self._speed or calibrate(load_corpus(todo[0][1].corpus))
-            text = estimate(todo, self.folder, self.workers, self._speed).summary()
         except Exception as error:
             self._complain(error)
-        else:
-            self._say(text)
 
     def _sweep(self) -> None:
         try:

@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    for cached in (shipped.runs, shipped._record):
+    for cached in (shipped.runs, shipped.nearest):
         cached.cache_clear()
 
 
