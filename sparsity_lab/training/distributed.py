@@ -10,7 +10,7 @@ Legend: R processes, N tokens of this process, D model width, E experts, K exper
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.experts import MoE
-from sparsity_lab.models.ops import apply
 from sparsity_lab.models.router import Router, Routing
 
 Mode = Literal["data", "experts"]
@@ -146,7 +145,7 @@ class _Spread:
         got_RE = torch.empty_like(sent_RE)
         dist.all_to_all_single(got_RE, sent_RE.contiguous())
         sent, got = sent_RE.sum(1).tolist(), got_RE.sum(1).tolist()
-        rows_MD: Tensor = apply(_Exchange, x_ND.index_select(0, order_S // K), sent, got)
+        rows_MD = _exchange(x_ND.index_select(0, order_S // K), sent, got)
 
         local_E = torch.arange(got_RE.shape[1], device=x_ND.device)
         expert_M = local_E.repeat(self.size).repeat_interleave(got_RE.flatten())
@@ -156,23 +155,15 @@ class _Spread:
             counts_E = got_RE.sum(0)
             rows_MD = self.compute(rows_MD, Routing(ones_M1, expert_M[:, None], counts_E, ones_M1, nothing, nothing))
 
-        back_SD: Tensor = apply(_Exchange, rows_MD, got, sent)
+        back_SD = _exchange(rows_MD, got, sent)
         answers_NKD = back_SD.index_select(0, order_S.argsort()).view(N, K, -1)
         return (answers_NKD * routing.weights_NK[..., None].to(x_ND.dtype)).sum(1)
 
 
-class _Exchange(torch.autograd.Function):
+def _exchange(x_SD: Tensor, send: list[int], receive: list[int]) -> Tensor:
     """Sends rows to the other processes and receives theirs; gradients travel the other way."""
+    from torch.distributed.nn.functional import all_to_all_single  # here, because it imports all of torch's RPC
 
-    @staticmethod
-    def forward(ctx: Any, x_SD: Tensor, send: list[int], receive: list[int]) -> Tensor:
-        ctx.send, ctx.receive = send, receive
-        out_MD = x_SD.new_empty(sum(receive), x_SD.shape[1])
-        dist.all_to_all_single(out_MD, x_SD.contiguous(), receive, send)
-        return out_MD
-
-    @staticmethod
-    def backward(ctx: Any, g_MD: Tensor) -> tuple[Tensor, None, None]:
-        back_SD = g_MD.new_empty(sum(ctx.send), g_MD.shape[1])
-        dist.all_to_all_single(back_SD, g_MD.contiguous(), ctx.send, ctx.receive)
-        return back_SD, None, None
+    out_MD = x_SD.new_empty(sum(receive), x_SD.shape[1])
+    received_MD: Tensor = all_to_all_single(out_MD, x_SD.contiguous(), receive, send)
+    return received_MD
