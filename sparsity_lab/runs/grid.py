@@ -35,9 +35,8 @@ def read_grid(path: Path | str) -> list[Pair]:
 
     Raises ValueError that names the file, the table and the field if one is not understood.
     """
-    path = Path(path)
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(Path(path).read_text())
     except FileNotFoundError:
         raise ValueError(f"grid {path} does not exist: name a TOML file with [[runs]] tables") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -285,12 +285,10 @@ class MagicDial(ipw.VBox):
 
     def _measured(self) -> list[Line]:
         """Returns the lines of the runs that ship with the suite and are nearest to what the dials show."""
-        settings, lines = self.settings, []
-        for role, (model, run) in zip(("measured", "measured dense"), settings.pairs, strict=False):
-            record = shipped.nearest(model, run)
-            if record is not None:
-                label = f"measured: {record.label}"
-                lines.append((label, role, record.curve["flops"], record.curve["loss"]))
+        lines = []
+        for role, pair in zip(("measured", "measured dense"), self.settings.pairs, strict=False):
+            if (record := shipped.nearest(*pair)) is not None:
+                lines.append((f"measured: {record.label}", role, record.curve["flops"], record.curve["loss"]))
         return lines[::-1]
 
     def _summary_text(self, lanes: list[Lane]) -> str:

@@ -157,9 +157,8 @@ class Session:
     def has_finished(self, pairs: list[tuple[ModelConfig, RunConfig]]) -> bool:
         """Tells whether just these runs are shown and trained to the end."""
         wanted = [run_id(model, run) for model, run in pairs]
-        return _ids(self.lanes) == wanted and all(
-            lane.record and lane.record.status != "stopped" for lane in self.lanes
-        )
+        ended = all(lane.record and lane.record.status != "stopped" for lane in self.lanes)
+        return ended and _ids(self.lanes) == wanted
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the training is over; returns whether it is."""
@@ -185,8 +184,7 @@ class Session:
             names = [str(name) for name in json.loads((self.folder / SHOWN).read_text())]
         except (OSError, ValueError, TypeError, RecursionError):  # a folder without such a list, or with a torn one
             names = [record.id for folder in self.store.older for record in RunStore(folder).load()]
-        records = map(self.store.read, names[-MOST_SHOWN:])
-        return [record for record in records if record is not None]
+        return list(filter(None, map(self.store.read, names[-MOST_SHOWN:])))
 
     def _keep_shown(self) -> None:
         with suppress(OSError):  # on a full or read-only disk the next kernel shows what this one did
