@@ -29,7 +29,9 @@ def _choice(*choices: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Config:
+class Config:
+    """A frozen set of fields that are checked when it is built, and that go to JSON and back."""
+
     def __post_init__(self) -> None:
         for each in fields(self):
             value = _checked_type(each.name, getattr(self, each.name), each.type)
@@ -61,10 +63,14 @@ class _Config:
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{cls.__name__}: not valid JSON ({error})") from None
+            raise ValueError(f"{cls.__name__}: not valid JSON ({error}); {cls._example()}") from None
         if not isinstance(values, dict):
-            raise ValueError(f"{cls.__name__}: expected a JSON object with named fields, got {text[:40]!r}")
+            raise ValueError(f"{cls.__name__}: {text[:40]!r} is no JSON object with named fields; {cls._example()}")
         return cls.from_dict(values)
+
+    @classmethod
+    def _example(cls) -> str:
+        return f"it looks like {cls().to_json()[:160]}"
 
     def replace(self, **changes: Any) -> Self:
         """Returns a copy with some fields changed, checked again."""
@@ -98,7 +104,7 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Config):
+class ModelConfig(Config):
     """The shape of a decoder-only language model whose feed-forward part is a mixture of SwiGLU experts.
 
     A dense model is the special case ``n_experts == top_k == 1``: one expert, no router. Every count, FLOP and byte is
@@ -311,7 +317,7 @@ class ModelConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(_Config):
+class RunConfig(Config):
     """How a model is trained. ``None`` leaves the choice to the lab (`resolve` says how it chooses)."""
 
     budget: float = _number(1e11, 1, 1e24)  # training FLOPs, forward and backward, as executed

@@ -37,7 +37,7 @@ def test_unknown_field(kind: Any) -> None:
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("text", ["", "{", "nonsense", "[]", "null", "5", '"text"', '[["seed", 1]]'])
 def test_bad_json(kind: Any, text: str) -> None:
-    with pytest.raises(ValueError, match=f"{kind.__name__}: (not valid JSON|expected a JSON object)"):
+    with pytest.raises(ValueError, match=f"{kind.__name__}: (not valid JSON|.* is no JSON object).*looks like"):
         kind.from_json(text)
 
 

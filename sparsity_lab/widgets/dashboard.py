@@ -199,9 +199,8 @@ class MagicDial(ipw.VBox):
     def _offer(self, model: ModelConfig, run: RunConfig) -> None:
         """Moves the dials to a dead kernel's run, so that Train resumes it."""
         for hold in ("active", "total"):
-            settings = Settings(
-                model.sparsity, run.budget, model.d_model, hold, run.seed, run.corpus, backend=run.backend
-            )
+            same = {name: getattr(run, name) for name in ("budget", "seed", "corpus", "backend")}
+            settings = Settings(sparsity=model.sparsity, width=model.d_model, hold=hold, **same)
             if settings.model == model and resolve(model, settings.run) == run:
                 self.dials.set(settings)
                 self._session.message = "A run was cut off, and the dials show it again. Press Train to resume it."

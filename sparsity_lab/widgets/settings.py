@@ -1,14 +1,14 @@
 """The settings of the dials: a few numbers that make two configs, a string to share, and Python that does the same."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Self
 
-from sparsity_lab.config import Hold, ModelConfig, RunConfig
+from sparsity_lab.config import Config, Hold, ModelConfig, RunConfig
 from sparsity_lab.units import scientific
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Config):
     """What the dials show. As JSON it is the string that learners share."""
 
     sparsity: float = 0.9375
@@ -38,25 +38,10 @@ class Settings:
         models = [self.model, self.twin] if self.dense_twin and self.model != self.twin else [self.model]
         return [(model, self.run) for model in models]
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
     @classmethod
-    def from_json(cls, text: str) -> "Settings":
+    def from_json(cls, text: str) -> Self:
         """Reads a pasted string. Raises ValueError that says what is wrong with it."""
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"settings are not valid JSON ({error}); they look like {cls().to_json()}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"settings must be a JSON object like {cls().to_json()}")
-
-        unknown = set(values) - set(asdict(cls()))
-        if unknown:
-            raise ValueError(f"settings have no {sorted(unknown)[0]!r}; they have {', '.join(asdict(cls()))}")
-        settings = cls(**values)
-        if not isinstance(settings.dense_twin, bool):
-            raise ValueError(f"dense_twin={settings.dense_twin!r} must be true or false")
+        settings = super().from_json(text)
         _ = settings.pairs  # checks every value
         return settings
 

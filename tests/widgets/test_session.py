@@ -189,7 +189,7 @@ def test_shared_settings(dial: MagicDial) -> None:
     before = dial.settings
     for text, message in (
         ("nonsense", "not valid JSON"),
-        ("[1]", "must be a JSON object"),
+        ("[1]", "is no JSON object"),
         ('{"sparsity": 1.0}', "sparsity=1.0 must be at least 0 and below 1"),
         ('{"speed": 3}', "no &#x27;speed&#x27;"),
         ('{"width": "wide"}', "d_model=&#x27;wide&#x27;"),

@@ -32,19 +32,19 @@ def test_json_there_and_back(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"sparsity": 1}, "sparsity=1 must be at least 0 and below 1"),
+        ({"sparsity": 1}, "sparsity=1.0 must be at least 0 and below 1"),
         ({"sparsity": True}, "sparsity=True"),
         ({"sparsity": None}, "sparsity=None"),
         ({"budget": "1e11"}, "budget='1e11' must be a finite number"),
         ({"budget": -1}, "budget=-1 is out of range"),
         ({"width": 7}, "d_model=7 must be a positive multiple of 4"),
-        ({"width": 16.5}, "d_model=16.5 must be"),
+        ({"width": 16.5}, "width=16.5 must be a whole number"),
         ({"hold": ["total"]}, "hold=.* is not known"),
         ({"seed": 0.5}, "seed=0.5 must be a whole number"),
         ({"corpus": 5}, "corpus=5 must be text"),
         ({"corpus": ""}, "corpus='' must be a name or a path"),
-        ({"dense_twin": 1}, "dense_twin=1 must be true or false"),
-        ({"speed": 1, "size": 2}, "settings have no 'size'; they have sparsity, budget"),
+        ({"dense_twin": 1}, "dense_twin=1 must be True or False"),
+        ({"speed": 1, "size": 2}, "Settings has no field 'speed'; its fields are sparsity, budget"),
     ],
 )
 def test_mistakes(values: dict[str, Any], message: str) -> None:
@@ -54,7 +54,7 @@ def test_mistakes(values: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "sparsity=0.5", "[]", "null", "1"])
 def test_no_settings_at_all(text: str) -> None:
-    with pytest.raises(ValueError, match=r"settings (are not valid JSON|must be a JSON object).* like \{"):
+    with pytest.raises(ValueError, match=r"Settings: (not valid JSON|.* is no JSON object).* like \{"):
         Settings.from_json(text)
 
 
