@@ -6,6 +6,7 @@ the field, its value and what would be right.
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
@@ -39,7 +40,7 @@ class Config:
             if isinstance(value, (int, float)) and not low <= value <= high:
                 raise ValueError(f"{each.name}={value:g} is out of range: use {low:g} to {high:g}")
             if "choices" in each.metadata:
-                _one_of(each.name, value, each.metadata["choices"])
+                one_of(each.name, value, each.metadata["choices"])
             object.__setattr__(self, each.name, value)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +99,8 @@ def _checked_type(name: str, value: Any, kind: Any) -> Any:
     return value
 
 
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+def one_of(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raises ValueError, which names the field, unless the value is one of these words."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not known: use one of {', '.join(choices)}")
 
@@ -297,7 +299,7 @@ class ModelConfig(Config):
                 f"{self.top_k} use at most {1 - self.top_k / MAX_EXPERTS:.6f}"
             )
 
-        _one_of("hold", hold, get_args(Hold))
+        one_of("hold", hold, get_args(Hold))
         if hold == "active":
             around = (max(self.top_k, math.floor(wanted)), math.ceil(wanted))
             return self.replace(n_experts=min(around, key=lambda e: abs(self.top_k / e - (1 - sparsity))))

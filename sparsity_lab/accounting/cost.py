@@ -7,7 +7,7 @@ from sparsity_lab.accounting.devices import Device
 from sparsity_lab.accounting.flops import CONVENTIONS, decode_flops_by_part
 from sparsity_lab.accounting.memory import bytes_of, cache_bytes
 from sparsity_lab.accounting.parameters import count_parameters
-from sparsity_lab.config import ModelConfig
+from sparsity_lab.config import ModelConfig, one_of
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ def training_bill(
 
     Raises ValueError for an unknown convention, for numbers of tokens that make no sense, and as `bill` does.
     """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention={convention!r} is not known: use one of {', '.join(CONVENTIONS)}")
+    one_of("convention", convention, CONVENTIONS)
     if not 0 < tokens < 1e18:
         raise ValueError(f"tokens={tokens:g} must be above 0 and below 1e18, e.g. 1e12")
     return bill(CONVENTIONS[convention](config) * tokens, device, utilisation, dtype)

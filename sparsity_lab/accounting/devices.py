@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsity_lab.accounting.memory import SHORT, bytes_of
+from sparsity_lab.config import one_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,5 @@ DEVICES = _read()
 
 def device(name: str, **changes: Any) -> Device:
     """Returns a device from the table, with some figures changed. Raises ValueError for an unknown name."""
-    if name not in DEVICES:
-        raise ValueError(f"device={name!r} is not known: use one of {', '.join(DEVICES)}")
+    one_of("device", name, DEVICES)
     return replace(DEVICES[name], **changes)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sparsity_lab.accounting.flops import tokens_seen
 from sparsity_lab.accounting.parameters import count_parameters
-from sparsity_lab.config import ModelConfig
+from sparsity_lab.config import ModelConfig, one_of
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
 SCALE = 4  # bytes of the scale that belongs to a vector in int8
@@ -14,8 +14,7 @@ SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 def bytes_of(dtype: str) -> float:
     """Returns the bytes of one number. fp32, bf16 and fp16 are known too. Raises ValueError for an unknown type."""
     name = SHORT.get(dtype, dtype)
-    if name not in BYTES:
-        raise ValueError(f"dtype={dtype!r} is not known: use one of {', '.join((*BYTES, *SHORT))}")
+    one_of("dtype", dtype, (*BYTES, *SHORT))
     return BYTES[name]
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sparsity_lab.config import ModelConfig
+from sparsity_lab.config import ModelConfig, one_of
 
 Embeddings = Literal["both", "output", "none"]  # which tables of embeddings a count includes
 EMBEDDINGS: tuple[Embeddings, ...] = get_args(Embeddings)
@@ -54,8 +54,7 @@ class Parameters:
         return self.inactive / self.total
 
     def _every_token(self, embeddings: Embeddings) -> int:
-        if embeddings not in EMBEDDINGS:
-            raise ValueError(f"embeddings={embeddings!r} is not known: use one of {', '.join(EMBEDDINGS)}")
+        one_of("embeddings", embeddings, EMBEDDINGS)
         tables = {"both": self.embedding + self.head, "output": self.head, "none": 0}[embeddings]
         return tables + self.attention + self.norms + self.router + self.dense + self.shared
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from sparsity_lab.config import one_of
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.attention import Attention
 from sparsity_lab.models.mla import LatentAttention
@@ -130,8 +131,7 @@ def smallest(scores: Scores, sparsity: float, within: Within = "model") -> Masks
     By magnitude this is the oldest method (Han et al. 2015, arXiv 1506.02626); Wanda compares within rows.
     """
     check_sparsity(sparsity)
-    if within not in get_args(Within):
-        raise ValueError(f"within={within!r} is not known: use one of {', '.join(get_args(Within))}")
+    one_of("within", within, get_args(Within))
     if within == "model":
         together = torch.cat([s.flatten() for s in scores.values()])
         parts = _mask(together, sparsity, len(together)).split([s.numel() for s in scores.values()])

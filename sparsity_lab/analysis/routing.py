@@ -67,15 +67,13 @@ def kinds(text: bytes) -> np.ndarray:
 class Readings:
     """For each layer with experts, the experts that read each token, the favourite first."""
 
-    tokens_N: np.ndarray
     kinds_N: np.ndarray
     experts_LNK: np.ndarray
     n_experts: int
 
     @property
     def favourites_LN(self) -> np.ndarray:
-        favourites: np.ndarray = self.experts_LNK[:, :, 0]
-        return favourites
+        return self.experts_LNK[:, :, 0]
 
 
 @torch.no_grad()
@@ -101,7 +99,7 @@ def trace_routing(model: Transformer, text: bytes) -> Readings:
         parts.append([router.last.experts_NK.cpu().numpy() for router in routers if router.last is not None])
     model.train(was_training)
     experts_LNK = np.stack([np.concatenate(layer) for layer in zip(*parts, strict=True)])
-    return Readings(tokens, kinds(text)[: windows * context], experts_LNK, model.config.n_experts)
+    return Readings(kinds(text)[: windows * context], experts_LNK, model.config.n_experts)
 
 
 def kind_counts(experts_N: np.ndarray, kinds_N: np.ndarray, n_experts: int) -> pd.DataFrame:
@@ -159,8 +157,7 @@ def co_activation(readings: Readings, layer: int) -> np.ndarray:
     """Returns for each pair of experts the share of tokens that both read, (E, E); the diagonal is each one's share."""
     chosen_NE = np.zeros((len(readings.kinds_N), readings.n_experts))
     np.put_along_axis(chosen_NE, readings.experts_LNK[layer], 1.0, axis=1)
-    together: np.ndarray = chosen_NE.T @ chosen_NE / len(chosen_NE)
-    return together
+    return chosen_NE.T @ chosen_NE / len(chosen_NE)
 
 
 def routed_layers(model: Transformer) -> dict[int, MoE]:
@@ -174,8 +171,7 @@ def similarity(model: Transformer, layer: int) -> np.ndarray:
     """Returns the cosine of the weights of each pair of experts in one layer with experts, (E, E)."""
     experts = list(routed_layers(model).values())[layer].experts
     unit_EX = F.normalize(torch.cat([experts.gate_up_EDG.flatten(1), experts.down_EFD.flatten(1)], 1))
-    cosines: np.ndarray = (unit_EX @ unit_EX.T).cpu().numpy()
-    return cosines
+    return (unit_EX @ unit_EX.T).cpu().numpy()
 
 
 def effective_experts(probs_NE: torch.Tensor) -> float:

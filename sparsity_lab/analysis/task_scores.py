@@ -44,8 +44,7 @@ def right(model: Transformer, lines_NL: Bytes, answer: int) -> np.ndarray:
     started_NT = np.pad(lines_NL, ((0, 0), (1, 0)), constant_values=ord("\n"))
     tokens_NT = torch.from_numpy(started_NT.astype(np.int64))
     right_NL = _likeliest(model, tokens_NT[:, :-1]) == tokens_NT[:, 1:]
-    found: np.ndarray = right_NL[:, -answer:].all(1).numpy()
-    return found
+    return right_NL[:, -answer:].all(1).numpy()
 
 
 def cloze(model: Transformer, source: bytes) -> pd.DataFrame:

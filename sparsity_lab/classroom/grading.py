@@ -139,6 +139,10 @@ class Course:
     source: Path
     folder: Path
 
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)  # nobody else may read marks
+
     def grade(self, submission: Submission, sandbox: Sandbox, limits: Limits) -> dict[str, Any]:
         """Grades one submission and returns its row of the table. Whatever a student did, there is a row."""
         student, assignment, name = submission.student, submission.assignment, f"{submission.assignment}.ipynb"

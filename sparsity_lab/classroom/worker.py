@@ -80,8 +80,7 @@ def mark_not_run(cells: Iterable[NotebookNode], reason: str) -> None:
 
 
 def _error(name: str, value: str) -> NotebookNode:
-    error: NotebookNode = nbformat.v4.new_output("error", ename=name, evalue=value, traceback=[f"{name}: {value}"])
-    return error
+    return nbformat.v4.new_output("error", ename=name, evalue=value, traceback=[f"{name}: {value}"])
 
 
 def run(book: NotebookNode, sandbox: Sandbox, cell_seconds: int, seconds: int) -> str:

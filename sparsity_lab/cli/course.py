@@ -5,12 +5,8 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sparsity_lab.classroom.assignments import names, release
-
-if TYPE_CHECKING:
-    from sparsity_lab.classroom.grading import Course
 
 ASSIGNMENTS = Path("notebooks/assignments")
 SECONDS, CELL_SECONDS, MEMORY = 300, 30, 2 << 30  # for a submission, for a cell; bytes
@@ -53,13 +49,13 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _grade(options: argparse.Namespace) -> None:
-    from sparsity_lab.classroom.grading import Limits, submissions, write_marks
+    from sparsity_lab.classroom.grading import Course, Limits, submissions, write_marks
     from sparsity_lab.classroom.sandbox import choose
 
     if not options.submissions.is_dir():
         raise ValueError(f"submissions={str(options.submissions)!r} is no folder")
     todo = list(submissions(options.submissions, names(options.source)))
-    course = _open(options)
+    course = Course(options.source, options.out)
 
     # Student code must see neither solutions nor the work of others.
     root = Path(__file__).resolve().parents[2]
@@ -82,20 +78,12 @@ def _grade(options: argparse.Namespace) -> None:
 
 
 def _marks(options: argparse.Namespace) -> None:
-    from sparsity_lab.classroom.grading import write_marks
+    from sparsity_lab.classroom.grading import Course, write_marks
 
-    course, rows = _open(options), []
+    course, rows = Course(options.source, options.out), []
     for path in sorted((course.folder / "submitted").glob("*/*")):
         student, assignment = path.parts[-2:]
         course.feedback(student, assignment)
         rows.append(course.row(student, assignment))
     write_marks(course.folder / "marks.csv", rows)
     print(WRITTEN.format(course.folder))
-
-
-def _open(options: argparse.Namespace) -> "Course":
-    from sparsity_lab.classroom.grading import Course
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    options.out.chmod(0o700)  # nobody else may read marks
-    return Course(options.source, options.out)

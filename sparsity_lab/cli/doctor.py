@@ -12,10 +12,6 @@ PACKAGES = ("sparsity-lab", "torch", "numpy", "pandas", "jupyterlab", "ipywidget
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds none: there is nothing to choose."""
-
-
 def run(options: argparse.Namespace) -> int:
     findings = examine()
     if options.json:

@@ -36,7 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
         text = module.__doc__ or ""
         verb = verbs.add_parser(name, help=text[:1].lower() + text[1:].rstrip("."), description=text)
         verb.set_defaults(run=module.run)
-        module.add_arguments(verb)
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(verb)
         if name in REPORTS:
             verb.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -71,9 +71,7 @@ def _text(data: dict[str, Any]) -> str:
 
     rows, heading = data.get("tensors"), ""
     if rows is None:
-        rows = {
-            f"{part}s": {"sparsity index": data[f"{part}_index"]} | data[f"{part}s"] for part in ("degree", "weight")
-        }
+        rows = {f"{p}s": {"sparsity index": data[f"{p}_index"]} | data[f"{p}s"] for p in ("degree", "weight")}
         heading = f"{data['nodes']:,} nodes, {data['edges']:,} edges, {data['density']:.3g} of all possible ones\n\n"
     table = pd.DataFrame(rows, dtype=float).T.to_string(na_rep="–", float_format="{:.4g}".format)
     formulas = [f"{m.name:<13} {m.formula}" for m in analysis.sparsity_measures.MEASURES.values()]

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _literal(text: str) -> Any:
-    try:
+    with suppress(ValueError, SyntaxError):
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    return text

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsity_lab import analysis  # a room is imported when one of its names is used
 from sparsity_lab.accounting import flops_by_part, flops_skipping_zeros
-from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.config import ModelConfig, RunConfig, one_of
 
 if TYPE_CHECKING:
     from sparsity_lab.analysis.pruning import Batches, Masks
@@ -39,8 +39,7 @@ def run(options: argparse.Namespace) -> None:
     """
     path, method, sparsity = Path(options.checkpoint), options.method, options.sparsity
     out = Path(options.out) if options.out else None
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is not known: use one of {', '.join(METHODS)}")
+    one_of("method", method, METHODS)
 
     from sparsity_lab.training import Training, checkpoint
 

@@ -62,10 +62,9 @@ def run(options: argparse.Namespace) -> int:
     elif first:
         print(f"This run was trained before and is kept in {store.folder}; --again trains it again.", file=sys.stderr)
 
-    assert record is not None
-    if first:
+    if record is not None and first:
         print(record.to_json() if options.json else record.summary())
-    status = 0 if record.status == "finished" else 1
+    status = 0 if record is None or record.status == "finished" else 1  # another process may have found the record
     if workers is not None:
         workers.leave(status)
     return status

@@ -16,17 +16,9 @@ import pandas as pd
 
 from sparsity_lab.files import write_text
 from sparsity_lab.intervals import CONFIDENCE, percentile_interval
+from sparsity_lab.laws import power_law
 from sparsity_lab.laws.huber import log_loss, minimise
-from sparsity_lab.laws.power_law import (
-    EXPONENT,
-    LAWS,
-    MULTIPLIER,
-    START_EXPONENT,
-    START_MULTIPLIER,
-    Array,
-    PowerLaw,
-    named,
-)
+from sparsity_lab.laws.power_law import LAWS, Array, PowerLaw, named
 from sparsity_lab.laws.published import check_possible
 
 SCREENED, STARTS = 2_000, 30  # random starts that are evaluated; how many of the best are followed to the end
@@ -205,7 +197,7 @@ def fit(
     centre = {name: float(x.mean()) for name, x in logs.items()}
     x_RTP = form.design({name: x - centre[name] for name, x in logs.items()})
     y_R = np.log(inside["val_loss"].to_numpy(float))
-    bounds = form.box(MULTIPLIER, EXPONENT)
+    bounds = form.box(power_law.MULTIPLIER, power_law.EXPONENT)
 
     rng = np.random.default_rng(seed)
     starts = _starts(form, x_RTP, y_R, rng)
@@ -284,7 +276,7 @@ def _logs(n: Array, d: Array, s: Array) -> dict[str, Array]:
 
 def _starts(law: PowerLaw, x_RTP: Array, y_R: Array, rng: np.random.Generator) -> Array:
     """Returns the best of many random starts: (STARTS, P)."""
-    low, high = law.box(START_MULTIPLIER, START_EXPONENT)
+    low, high = law.box(power_law.START_MULTIPLIER, power_law.START_EXPONENT)
     starts = rng.uniform(low, high, (SCREENED, len(low)))
     errors = np.abs(log_loss(x_RTP, starts) - y_R).sum(1)
     return starts[np.argsort(errors)[:STARTS]]

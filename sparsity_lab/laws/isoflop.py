@@ -78,8 +78,7 @@ class Surface:
     rmse: float  # nats
 
     def loss(self, N: Array, S: Array) -> Array:
-        y: Array = _monomials(np.log(N), -np.log1p(-S)) @ self.samples[0]
-        return y
+        return _monomials(np.log(N), -np.log1p(-S)) @ self.samples[0]
 
 
 def parabolas(
@@ -166,8 +165,7 @@ def near_best(runs: pd.DataFrame, factor: float) -> pd.DataFrame:
     best = pd.Series({(p.budget, p.sparsity): p.best[0][0] for p in parabolas(runs, bootstraps=2)})
     of_run = best.reindex(pd.MultiIndex.from_frame(runs[["budget", "sparsity"]])).to_numpy()
     far = np.abs(np.log(runs["params_active"]) - of_run) > math.log(factor)  # False where the best is not known
-    near: pd.DataFrame = runs[~far]
-    return near
+    return runs[~far]
 
 
 def surfaces(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -> list[Surface]:

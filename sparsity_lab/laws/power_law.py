@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sparsity_lab.config import one_of
+
 Array = npt.NDArray[np.float64]
 
 # Bounds. At the centre of the runs a term contributes from 1e-4 nats, which is nothing, to 20.
@@ -69,9 +71,7 @@ LAWS = {
             {"b": {"beta": "D"}, "d": {"delta": "S", "gamma": "N"}, "e": {}},
         ),
         PowerLaw(  # Hoffmann et al. 2022 (arXiv 2203.15556), approach 3
-            "chinchilla",
-            "A/N^alpha + B/D^beta + E",
-            {"A": {"alpha": "N"}, "B": {"beta": "D"}, "E": {}},
+            "chinchilla", "A/N^alpha + B/D^beta + E", {"A": {"alpha": "N"}, "B": {"beta": "D"}, "E": {}}
         ),
     )
 }
@@ -79,6 +79,5 @@ LAWS = {
 
 def named(law: str) -> PowerLaw:
     """Returns the law of that name. Raises ValueError for an unknown one."""
-    if law not in LAWS:
-        raise ValueError(f"law={law!r} is not known: use one of {', '.join(LAWS)}")
+    one_of("law", law, LAWS)
     return LAWS[law]

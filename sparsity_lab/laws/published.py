@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sparsity_lab.config import one_of
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Share = Callable[[Array], Array | float]
-
 
 # The values that a variable can have at all: a test, and how an error message puts it.
 DOMAINS: dict[str, tuple[Callable[[Array], Mask], str]] = {
@@ -114,8 +115,7 @@ class PublishedLaw:
 
 def published_law(name: str) -> PublishedLaw:
     """Returns the law of that name. Raises ValueError for an unknown one."""
-    if name not in LAWS:
-        raise ValueError(f"law={name!r} is not known: use one of {', '.join(LAWS)}")
+    one_of("law", name, LAWS)
     return LAWS[name]
 
 

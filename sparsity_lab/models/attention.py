@@ -119,8 +119,7 @@ def norm_rope(qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: Tensor,
         return norm_rope_plain(qkv_BTP, n_heads, q_norm_C, k_norm_C, turns)
     C = len(q_norm_C)
     heads = (n_heads + qkv_BTP.shape[-1] // C) // 2  # H + J
-    qkv: QKV = apply(_NormRope, qkv_BTP, n_heads, q_norm_C, k_norm_C, turns.repeat(1, heads))
-    return qkv
+    return apply(_NormRope, qkv_BTP, n_heads, q_norm_C, k_norm_C, turns.repeat(1, heads))
 
 
 def _rotate(x: Tensor, turns: Tensor) -> Tensor:

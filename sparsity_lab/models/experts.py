@@ -50,8 +50,7 @@ class Experts(nn.Module):
     def grouped(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """Gives the same numbers from tokens sorted by expert, with a product for each group."""
         weights_NK, *weights = (w.to(x_ND.dtype) for w in (routing.weights_NK, self.gate_up_EDG, self.down_EFD))
-        y_ND: Tensor = apply(_Grouped, x_ND, weights_NK, routing.experts_NK, routing.counts_E, *weights)
-        return y_ND
+        return apply(_Grouped, x_ND, weights_NK, routing.experts_NK, routing.counts_E, *weights)
 
     def megablocks(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """Gives the same numbers by MegaBlocks' own layer."""

@@ -105,8 +105,7 @@ def _dropless() -> tuple[type, type]:
             order_S = indices.long()
             y_SD = self.mlp(x.index_select(0, order_S // top_k), tokens_per_expert)
             y_SD = y_SD[order_S.argsort()] * expert_weights[:, None].to(y_SD.dtype)
-            y_ND: Tensor = y_SD.view(-1, top_k, y_SD.shape[-1]).sum(1)
-            return y_ND
+            return y_SD.view(-1, top_k, y_SD.shape[-1]).sum(1)
 
     own_kernels = torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
     return (layer if own_kernels else OnCpu), arguments
@@ -158,5 +157,4 @@ def _gmm(a_SA: Tensor, b_EAB: Tensor, batch_sizes_E: Tensor, trans_b: bool = Fal
         groups = a_SA.split(batch_sizes_E.tolist())
         return torch.cat([a @ w for a, w in zip(groups, w_EAB, strict=True)])
     ends_E = batch_sizes_E.cumsum(0).to(a_SA.device, torch.int32)
-    y_SB: Tensor = F.grouped_mm(a_SA, w_EAB, offs=ends_E)
-    return y_SB
+    return F.grouped_mm(a_SA, w_EAB, offs=ends_E)

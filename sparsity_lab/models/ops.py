@@ -44,7 +44,7 @@ def matmul(a_ND: Tensor, b_DM: Tensor) -> Tensor:
     """Returns a @ b for matrices, by whichever library is faster. It has no gradient."""
     (N, D), M = a_ND.shape, b_DM.shape[1]
     if uses_onednn(a_ND, N * D * M) and N * M >= 2048:
-        return torch.ops.mkldnn._linear_pointwise(a_ND, b_DM.t(), None, "none", [], "")  # type: ignore[no-any-return]
+        return torch.ops.mkldnn._linear_pointwise(a_ND, b_DM.t(), None, "none", [], "")
     return a_ND @ b_DM
 
 

@@ -198,8 +198,7 @@ def _best_groups(choice_NE: Tensor, n_groups: int, top_groups: int) -> Tensor:
     two = min(2, of_groups_NGe.shape[-1])
     best_NG = of_groups_NGe.topk(two, -1).values.sum(-1).topk(top_groups, -1).indices
     allowed_NG = torch.zeros_like(of_groups_NGe[..., 0], dtype=torch.bool).scatter(1, best_NG, True)
-    limited_NE: Tensor = of_groups_NGe.masked_fill(~allowed_NG[..., None], float("-inf")).flatten(1)
-    return limited_NE
+    return of_groups_NGe.masked_fill(~allowed_NG[..., None], float("-inf")).flatten(1)
 
 
 def route(logits_NE: Tensor, top_k: int) -> Routing:

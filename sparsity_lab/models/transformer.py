@@ -60,7 +60,7 @@ class MultiToken(nn.Module):
         norm = self.layer.norm
         both = torch.cat([norm(x_BTD, self.state_norm), norm(e_BTD, self.token_norm)], -1).to(dtype)
         joined_BTD = linear_plain(both, self.join).float()
-        return self.layer(joined_BTD, tokens_BT, turns, dtype, None, 0)  # type: ignore[no-any-return]
+        return self.layer(joined_BTD, tokens_BT, turns, dtype, None, 0)
 
 
 class Transformer(nn.Module):

@@ -41,18 +41,15 @@ def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
     if found.empty or run.corpus != CORPUS:
         return None
 
-    order = pd.DataFrame(
-        {
-            "budget": np.abs(np.log(found["budget"] / run.budget)),
-            "sparsity": np.abs(np.log((1 - found["sparsity"]) / (1 - model.sparsity))).round(6),
-            "width": np.abs(np.log(found["width"] / model.d_model)),
-            "cut": np.abs(np.log(found["d_expert"] / model.d_expert)),
-            "seed": np.abs(found["seed"] - run.seed),
-        }
-    ).sort_values(["budget", "sparsity", "width", "cut", "seed"], kind="stable")
-    if order["budget"].iloc[0] > np.log(FARTHEST):
-        return None
-    return RunStore(FOLDER).read(str(found["id"].iloc[order.index[0]]))
+    distances = (  # the first counts most
+        np.abs(np.log(found["budget"] / run.budget)),
+        np.abs(np.log((1 - found["sparsity"]) / (1 - model.sparsity))).round(6),
+        np.abs(np.log(found["width"] / model.d_model)),
+        np.abs(np.log(found["d_expert"] / model.d_expert)),
+        np.abs(found["seed"] - run.seed),
+    )
+    best = np.lexsort(distances[::-1])[0]
+    return None if distances[0][best] > np.log(FARTHEST) else RunStore(FOLDER).read(str(found["id"][best]))
 
 
 def expected(model: ModelConfig, run: RunConfig) -> PredictedLoss | None:

@@ -27,9 +27,6 @@ def write_provenance(folder: Path, command: str) -> None:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
 
-    write_text(folder / FILE, "".join(f"{name} = {_toml(value)}\n" for name, value in values.items()))
-
-
-def _toml(value: object) -> str:
-    """Writes a number, a text or a list of texts. For the last two TOML is the same as JSON."""
-    return repr(value) if isinstance(value, (int, float)) else json.dumps(value, ensure_ascii=False)
+    # Numbers, texts and lists of texts look the same in TOML as in JSON.
+    lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
+    write_text(folder / FILE, "".join(lines))

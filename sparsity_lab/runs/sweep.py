@@ -15,7 +15,6 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dask import config as dask_config
 from distributed import Client, Future, LocalCluster, wait
@@ -73,21 +72,15 @@ class Progress:
         return f"{self.done} of {self.total} runs done{failed}{left}."
 
 
-class Bar:
-    """Draws `Progress` with tqdm, in a terminal or a notebook."""
+class Bar(tqdm):  # type: ignore[type-arg]
+    """Draws `Progress` in a terminal or a notebook, from the first one on."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
+        super().__init__(total=100, bar_format="{percentage:3.0f}%|{bar}| {desc}", delay=1e-3)
 
     def __call__(self, progress: Progress) -> None:
-        if self._bar is None:
-            self._bar = tqdm(total=100, bar_format="{percentage:3.0f}%|{bar}| {desc}")
-        self._bar.n = round(100 * progress.share, 1)
-        self._bar.set_description_str(progress.summary())
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self.n = round(100 * progress.share, 1)
+        self.set_description_str(progress.summary())
 
 
 def missing(pairs: Sequence[Pair], folder: Path) -> list[Pair]:

@@ -10,12 +10,13 @@ Legend: R processes, N tokens of this process, D model width, E experts, K exper
 import os
 import sys
 from collections.abc import Callable
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sparsity_lab.config import one_of
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.experts import MoE
 from sparsity_lab.models.router import Router, Routing
@@ -29,8 +30,7 @@ class Workers:
 
     def __init__(self, mode: Mode):
         """Raises ValueError outside a process group, or for an unknown mode."""
-        if mode not in ("data", "experts"):
-            raise ValueError(f"parallel={mode!r} is not known: use data or experts")
+        one_of("parallel", mode, get_args(Mode))
         if not dist.is_initialized():
             raise ValueError(f"parallel={mode!r} needs several processes: start them with torchrun")
         self.mode, self.rank, self.size = mode, dist.get_rank(), dist.get_world_size()
@@ -165,5 +165,4 @@ def _exchange(x_SD: Tensor, send: list[int], receive: list[int]) -> Tensor:
     from torch.distributed.nn.functional import all_to_all_single  # here, because it imports all of torch's RPC
 
     out_MD = x_SD.new_empty(sum(receive), x_SD.shape[1])
-    received_MD: Tensor = all_to_all_single(out_MD, x_SD.contiguous(), receive, send)
-    return received_MD
+    return all_to_all_single(out_MD, x_SD.contiguous(), receive, send)

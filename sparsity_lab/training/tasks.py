@@ -80,8 +80,7 @@ def is_held_out(prompts_NP: Bytes) -> np.ndarray:
     for column_N in prompts_NP.T:
         hashes_N = (hashes_N ^ column_N) * np.uint64(0x9E3779B97F4A7C15)  # modulo 2⁶⁴; 2⁶⁴ over the golden ratio
         hashes_N ^= hashes_N >> np.uint64(32)
-    held: np.ndarray = hashes_N % np.uint64(HELD_OUT) == 0
-    return held
+    return hashes_N % np.uint64(HELD_OUT) == 0
 
 
 def training_text(source: bytes, n_bytes: int = TEXT_BYTES, seed: int = 0) -> bytearray:

@@ -1,11 +1,11 @@
 """Estimates how long a run will take on this machine: a second of measuring, then arithmetic."""
 
 import statistics
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.utils.benchmark import Timer
 
 from sparsity_lab.accounting import count_parameters, flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig
@@ -21,13 +21,8 @@ PROBES = (  # width, sparsity, batch size
 def matmul_rate(seconds: float = 0.3, size: int = 1024) -> float:
     """Returns the FLOP/s of a square float32 product with torch's present number of threads: the median of several."""
     a, b = torch.randn(2, size, size)
-    times: list[float] = []
-    deadline = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < deadline:
-        start = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(times)
+    timer = Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
+    return float(2 * size**3 / timer.blocked_autorange(min_run_time=seconds).median)
 
 
 @dataclass

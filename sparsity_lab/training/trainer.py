@@ -12,7 +12,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sparsity_lab.accounting import count_parameters, flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.ops import keep_heap
-from sparsity_lab.models.router import Router, RoutingStats
+from sparsity_lab.models.router import Router
 from sparsity_lab.record import Record
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training.batches import Windows, validation_batches
@@ -44,7 +44,6 @@ class Step:
     loss: float  # training cross-entropy of this batch, nats per token
     learning_rate: float
     seconds: float  # of training so far, without pauses
-    routing: Callable[[], list[RoutingStats]] = field(repr=False)  # of this batch; costs only when called
 
     @property
     def seconds_left(self) -> float:
@@ -152,7 +151,6 @@ class Training:
             loss=self.losses[-1],
             learning_rate=rate,
             seconds=self.seconds,
-            routing=self.model.routing,
         )
 
     @torch.no_grad()

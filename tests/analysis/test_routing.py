@@ -128,7 +128,6 @@ def test_trace_routing(trained: Transformer) -> None:
     found = inside.trace_routing(trained, text)
     windows = len(text) // 16
     assert found.experts_LNK.shape == (2, windows * 16, 2)
-    assert found.tokens_N.tobytes() == text[: windows * 16]
     assert trained.training, "as before"
     again = inside.trace_routing(trained, text)
     assert np.array_equal(again.experts_LNK, found.experts_LNK)

@@ -221,6 +221,7 @@ def test_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
     bar = Bar()
     bar.close()
     assert capsys.readouterr().err == "", "nothing is drawn before there is something to draw"
+    bar = Bar()
     bar(Progress(2, 1, 0, 0.5, 9.0))
     bar(Progress(2, 2, 0, 1.0, 0.0))
     bar.close()
