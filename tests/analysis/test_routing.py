@@ -64,7 +64,7 @@ def test_a_source_file_is_labelled() -> None:
 
 
 def readings(experts: np.ndarray, kinds: np.ndarray, n_experts: int) -> Readings:
-    return Readings(np.zeros(len(kinds), np.uint8), kinds, experts[None, :, None], n_experts)
+    return Readings(kinds, experts[None, :, None], n_experts)
 
 
 def test_information_of_known_tables() -> None:

@@ -166,7 +166,7 @@ def test_mistakes(
 ) -> None:
     with pytest.raises(ValueError, match="parallel='data' needs several processes: start them with torchrun"):
         Workers("data")
-    with pytest.raises(ValueError, match="parallel='rows' is not known: use data or experts"):
+    with pytest.raises(ValueError, match="parallel='rows' is not known: use one of data, experts"):
         Workers("rows")  # type: ignore[arg-type]
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
     try:

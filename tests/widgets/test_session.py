@@ -191,7 +191,7 @@ def test_shared_settings(dial: MagicDial) -> None:
         ("nonsense", "not valid JSON"),
         ("[1]", "is no JSON object"),
         ('{"sparsity": 1.0}', "sparsity=1.0 must be at least 0 and below 1"),
-        ('{"speed": 3}', "no &#x27;speed&#x27;"),
+        ('{"speed": 3}', "no field &#x27;speed&#x27;"),
         ('{"width": "wide"}', "d_model=&#x27;wide&#x27;"),
         ('{"seed": -1}', "seed=-1 is out of range"),
         ('{"dense_twin": "no"}', "must be true or false"),
