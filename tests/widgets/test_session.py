@@ -192,9 +192,9 @@ def test_shared_settings(dial: MagicDial) -> None:
         ("[1]", "is no JSON object"),
         ('{"sparsity": 1.0}', "sparsity=1.0 must be at least 0 and below 1"),
         ('{"speed": 3}', "no field &#x27;speed&#x27;"),
-        ('{"width": "wide"}', "d_model=&#x27;wide&#x27;"),
+        ('{"width": "wide"}', "width=&#x27;wide&#x27; must be a whole number"),
         ('{"seed": -1}', "seed=-1 is out of range"),
-        ('{"dense_twin": "no"}', "must be true or false"),
+        ('{"dense_twin": "no"}', "must be True or False"),
         ('{"hold": "nothing"}', "hold=&#x27;nothing&#x27; is not known"),
     ):
         dial.share.value = text
