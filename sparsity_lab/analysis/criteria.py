@@ -84,11 +84,9 @@ class CounterExample:
     sparsity_after: float
 
     def __str__(self) -> str:
-        before, after = (", ".join(f"{value:.4g}" for value in c) for c in (self.before, self.after))
-        return (
-            f"{self.measure}, {self.criterion}: ({before}) has {self.sparsity_before:.6g}, "
-            f"({after}) has {self.sparsity_after:.6g}"
-        )
+        pairs = ((self.before, self.sparsity_before), (self.after, self.sparsity_after))
+        before, after = (f"({', '.join(f'{x:.4g}' for x in c)}) has {sparsity:.6g}" for c, sparsity in pairs)
+        return f"{self.measure}, {self.criterion}: {before}, {after}"
 
 
 def _robin_hood(c: Array, dice: np.random.Generator) -> tuple[Array, Array]:
@@ -120,10 +118,8 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def draw(dice: np.random.Generator) -> Array:
-    """Draws 3 to 8 numbers, at least two of them different and two not 0: skewed, with ties, zeros and tiny ones.
-
-    Two are not 0 because for (c, 0, …, 0) Scaling and Bill Gates ask for opposite things.
-    """
+    """Draws 3 to 8 numbers, skewed, with ties, zeros and tiny ones. At least two of them differ, and two are not 0,
+    because for (c, 0, …, 0) Scaling and Bill Gates ask for opposite things."""
     while True:
         n = int(dice.integers(3, 9))
         c = dice.gamma(dice.choice([0.3, 1.0, 3.0]), size=n)
@@ -138,23 +134,16 @@ def draw(dice: np.random.Generator) -> Array:
 def counter_example(measure: Measure, criterion: Criterion, before: Array, after: Array) -> CounterExample | None:
     """Returns the two vectors if ``measure`` breaks ``criterion`` on them, else None. NaN breaks any criterion."""
     first, then = float(measure.sparsity(before)), float(measure.sparsity(after))
-    least = TOLERANCE * max(abs(first), abs(then))
-    holds = {
-        "lower": then < first - least,
-        "same": abs(then - first) <= least,
-        "higher": then > first + least,
-    }[criterion.wanted]
+    rise, least = then - first, TOLERANCE * max(abs(first), abs(then))
+    holds = {"lower": rise < -least, "same": abs(rise) <= least, "higher": rise > least}[criterion.wanted]
     return None if holds else CounterExample(measure.name, criterion.name, before, after, first, then)
 
 
 def search(measure: Measure, criterion: Criterion, trials: int = TRIALS, seed: int = 0) -> CounterExample | None:
     """Finds the first counter-example among ``trials`` random vectors; None if there is none, which proves nothing."""
     dice = np.random.default_rng(seed)
-    for _ in range(trials):
-        found = counter_example(measure, criterion, *criterion.trial(draw(dice), dice))
-        if found is not None:
-            return found
-    return None
+    found = (counter_example(measure, criterion, *criterion.trial(draw(dice), dice)) for _ in range(trials))
+    return next(filter(None, found), None)
 
 
 def criteria_table(measures: Mapping[str, Measure] = MEASURES, trials: int = TRIALS, seed: int = 0) -> pd.DataFrame:

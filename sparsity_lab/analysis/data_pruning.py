@@ -4,7 +4,6 @@ Legend: W windows, B windows of a batch, T tokens of a window, N = B·T, V vocab
 """
 
 import hashlib
-import reprlib
 from dataclasses import replace
 
 import numpy as np
@@ -17,11 +16,9 @@ from datasketch import MinHash, MinHashLSH
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.models import Transformer
 from sparsity_lab.record import Record
-from sparsity_lab.training.batches import Bytes, Windows, validation_batches
+from sparsity_lab.training.batches import Bytes, Indices, Windows, validation_batches
 from sparsity_lab.training.corpus import Corpus
 from sparsity_lab.training.trainer import Training
-
-Indices = npt.NDArray[np.int64]
 
 SHINGLE = 8  # bytes
 PERMUTATIONS = 128  # of a MinHash, whose estimate of a similarity J is off by about √(J·(1 − J)/128), at most 0.045
@@ -36,28 +33,11 @@ def part(corpus: Corpus, n_bytes: int) -> Corpus:
     return replace(corpus, name=name, train=corpus.train[:n_bytes], fingerprint=_digest(corpus, "first bytes", n_bytes))
 
 
-class KeptWindows(Windows):
-    """The windows of `Windows` with the numbers ``kept`` and no others, in a new random order each epoch.
-
-    Raises ValueError if a number appears twice or belongs to no window, or if there are none.
-    """
-
-    def __init__(self, data: Bytes, context: int, seed: int, kept: Indices) -> None:
-        super().__init__(data, context, seed)
-        if not len(kept) or len(np.unique(kept)) < len(kept) or kept.min() < 0 or kept.max() >= self.n_windows:
-            got = f"kept={reprlib.repr(list(map(int, kept)))}"
-            raise ValueError(f"{got} must be different numbers of windows from 0 to {self.n_windows - 1}, at least one")
-        self.kept, self.n_windows = np.sort(kept), len(kept)
-
-    def _order(self, epoch: int) -> Indices:
-        return self.kept[super()._order(epoch)]
-
-
 def train_on(corpus: Corpus, kept: Indices, model: ModelConfig, run: RunConfig) -> Record:
     """Trains on the windows ``kept`` of a corpus within the run's budget: the fewer windows, the more often each is
     read. The record's fingerprint is that of the kept part."""
     training = Training(model, run, corpus=replace(corpus, fingerprint=_digest(corpus, "windows", *np.sort(kept))))
-    training.windows = KeptWindows(corpus.train, model.context, run.seed, kept)
+    training.windows = Windows(corpus.train, model.context, run.seed, kept)
     while not training.done:
         training.step()
     return training.record(training.evaluate())
@@ -117,11 +97,6 @@ def shingles(window: Bytes) -> set[bytes]:
     return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
 
 
-def jaccard(a: set[bytes], b: set[bytes]) -> float:
-    """Returns the size of the intersection of two sets over that of their union."""
-    return len(a & b) / len(a | b)
-
-
 def distinct(windows_WT: npt.NDArray[np.uint8], threshold: float = 0.5) -> Indices:
     """Returns the numbers of the windows that resemble no earlier kept one, rising: the first of near-duplicates stays.
 
@@ -138,7 +113,8 @@ def distinct(windows_WT: npt.NDArray[np.uint8], threshold: float = 0.5) -> Indic
     index = MinHashLSH(threshold=threshold * 0.8, num_perm=PERMUTATIONS)
     kept = []
     for number, (own, hashed) in enumerate(zip(sets, hashes, strict=True)):
-        if all(jaccard(own, sets[other]) < threshold for other in index.query(hashed)):
+        others = [sets[other] for other in index.query(hashed)]
+        if all(len(own & other) / len(own | other) < threshold for other in others):
             index.insert(number, hashed)
             kept.append(number)
     return np.array(kept, np.int64)

@@ -75,8 +75,7 @@ def smaller_config(config: ModelConfig, n_experts: int) -> ModelConfig:
 
 
 def keep_experts(model: Transformer, kept_Le: Tensor) -> Transformer:
-    """Returns the model with only these experts in each layer, indices (L, e). Raises ValueError as `smaller_config`
-    does."""
+    """Returns the model with only these experts in each layer, indices (L, e). Errors as for `smaller_config`."""
     config = smaller_config(model.config, kept_Le.shape[1])
     smaller = Transformer(config, model.backend, model.dtype).to(model.device)
     weights = {name: w for name, w in model.state_dict().items() if not name.startswith("mtp.")}
@@ -117,9 +116,8 @@ def merge_experts(model: Transformer, loads_LE: Tensor, n: int) -> Transformer:
 
 
 def aligned(units: Tensor, like: Tensor) -> Tensor:
-    """Returns the rows of ``units`` in the order that matches those of ``like`` best, by the sum of their products. The
-    order of hidden units means nothing to a network but much to a mean of two (weight matching of Ainsworth et al.
-    2022, arXiv 2209.04836, section 3.2)."""
+    """Returns the rows of ``units`` in the order that matches ``like`` best, by the sum of products. It means nothing
+    to a network but much to a mean of two (weight matching of Ainsworth et al. 2022, arXiv 2209.04836, section 3.2)."""
     _, order = linear_sum_assignment((like @ units.T).cpu().numpy(), maximize=True)
     return units[order]
 

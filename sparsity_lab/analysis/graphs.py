@@ -29,10 +29,8 @@ from sparsity_lab.analysis.sparsity_measures import Array, absolute_values, gini
 
 def sparsity_index(values: Any, total: float) -> float:
     """Computes 1 − ρ·(1 − Gini(values)) with ρ = Σ values / ``total``, their sum in a complete network; 1 if all are 0.
-
-    For the degrees of a simple graph of V nodes ``total`` is V·(V−1). Raises ValueError if the values sum to more than
-    that, and as a measure does.
-    """
+    For the degrees of a simple graph of V nodes it is V·(V−1). Raises ValueError if the values sum to more than that,
+    and as a measure does."""
     c = absolute_values(values)
     share = float(c.sum()) / total if total else 0.0
     if share > 1 + 1e-9:
@@ -94,42 +92,31 @@ def degrees_and_weights(graph: nx.Graph) -> tuple[Array, Array]:
 class BipartiteLayer:
     """The sparsity of a layer of a neural network, seen as a bipartite network of inputs and outputs."""
 
-    edges: int
     density: float
-    input_index: float  # of the inputs' degrees
-    output_index: float
+    input_index: float  # of the inputs' degrees; for those of the outputs, give the transpose
     input_gini: float  # NaN without edges
-    output_gini: float
     weight_index: float  # Gini of all A·B weights, those below the threshold as 0
 
 
 def of_layer(weights_AB: Any, threshold: float = 0.0) -> BipartiteLayer:
-    """Measures a layer's matrix as a bipartite network, whose edges are the weights of magnitude above ``threshold``.
-
-    An input can have B edges, an output A: each side's degrees are compared with those of the complete bipartite graph.
-    Raises ValueError for anything but a matrix, and for NaN.
-    """
+    """Measures a layer's matrix as a bipartite network: its edges are the weights of magnitude above ``threshold``, and
+    in a complete one each input has B. Raises ValueError for anything but a matrix, and for NaN."""
     if np.ndim(weights_AB) != 2:
         raise ValueError(f"weights_AB of shape {tuple(np.shape(weights_AB))} must be a matrix: inputs by outputs")
     c_AB = absolute_values(weights_AB).reshape(np.shape(weights_AB))
     there_AB = c_AB > threshold
-    degrees_A, degrees_B = there_AB.sum(1), there_AB.sum(0)
+    degrees_A = there_AB.sum(1)
     return BipartiteLayer(
-        edges=int(there_AB.sum()),
         density=float(there_AB.mean()),
         input_index=sparsity_index(degrees_A, c_AB.size),
-        output_index=sparsity_index(degrees_B, c_AB.size),
         input_gini=float(gini(degrees_A)),
-        output_gini=float(gini(degrees_B)),
         weight_index=weight_index(c_AB[there_AB], c_AB.size),
     )
 
 
 def read_edges(path: Path) -> nx.Graph:
-    """Reads a CSV file with the columns source, target and, optionally, weight: an undirected edge per row.
-
-    Raises ValueError, which names the row, for anything but a simple weighted network.
-    """
+    """Reads a CSV file with the columns source, target and, optionally, weight: an undirected edge per row. Raises
+    ValueError, which names the row, for anything but a simple weighted network."""
     try:
         table = pd.read_csv(path, dtype={"source": str, "target": str}, keep_default_na=False)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:

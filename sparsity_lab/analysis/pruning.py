@@ -199,8 +199,7 @@ def turn_off(model: Transformer, masks: Masks) -> None:
 
 
 def nonzeros(model: Transformer) -> dict[str, int]:
-    """Counts the weights that are not 0, by part of the model: the fields of `accounting.Parameters` that a model has,
-    except ``routed_active`` and ``mtp``."""
+    """Counts the weights that are not 0, by part: the fields of `accounting.Parameters` but routed_active and mtp."""
     found = dict.fromkeys(("embedding", "attention", "norms", "router", "dense", "shared", "routed", "head"), 0)
     for name, w in model.named_parameters():
         if not name.startswith("mtp."):
@@ -233,25 +232,22 @@ def check_sparsity(sparsity: float) -> None:
 # ---- while training
 
 
-def cubic(progress: float, final: float) -> float:
-    """Returns the sparsity at ``progress``, from 0 to 1, of the pruning: s_f + (s_i − s_f)·(1 − (t − t₀)/(n·Δt))³ with
-    s_i = 0 (Zhu and Gupta 2017, arXiv 1710.01878, eq. 1): fast while many weights are redundant, then slower."""
-    return final * (1 - (1 - min(max(progress, 0.0), 1.0)) ** 3)
-
-
 def train_pruning(
     training: Training, choose: Choose, sparsity: float, start: float = 0.25, end: float = 0.7, times: int = 10
 ) -> Iterator[Step]:
     """Trains to the end of the run's budget. On the way, ``times`` times from ``start`` to ``end`` (shares of the run),
-    ``choose(model, s)`` returns the masks, with s by `cubic`. With ``times=1`` all pruning happens at ``end``.
+    ``choose(model, s)`` returns the masks. With ``times=1`` all pruning happens at ``end``.
 
-    Raises ValueError for impossible times. FLOPs are those of the dense kernels, which multiply zeros too.
+    The i-th s is sparsity·(1 − (1 − i/times)³) (Zhu and Gupta 2017, arXiv 1710.01878, eq. 1 from s_i = 0): it rises
+    fast while many weights are redundant, then slower. FLOPs are those of the dense kernels, which multiply zeros too.
+    Raises ValueError for impossible times.
     """
     check_sparsity(sparsity)
     if not 0 <= start <= end < 1 or times < 1:
         raise ValueError(f"start={start:g}, end={end:g}, times={times}: need 0 ≤ start ≤ end < 1 and times ≥ 1")
     steps = training.plan.steps
-    at = {round(steps * (start + (end - start) * i / times)): cubic(i / times, sparsity) for i in range(1, times + 1)}
+    parts = [i / times for i in range(1, times + 1)]
+    at = {round(steps * (start + (end - start) * part)): sparsity * (1 - (1 - part) ** 3) for part in parts}
     while not training.done:
         if training.steps_done in at:
             training.prune(choose(training.model, at[training.steps_done]))

@@ -29,16 +29,17 @@ _OF_BLANKS = {"indentation": rb"(?m)^[ \t]+", "space": rb"[ \t]+", "newline": rb
 
 def kinds(text: bytes) -> np.ndarray:
     """Labels each byte of Python source with its kind, as indices into `KINDS`, uint8 (bytes,), by Python's `tokenize`.
-
-    A piece that does not parse, as at the ends of a window cut out of a file, is ``other``; labels resume with the next
-    line.
-    """
+    A piece that does not parse, as at the ends of a window, is ``other``; labels resume with the next line."""
     # One character per byte, so that positions agree; any letter can stand for what is not ASCII.
     lines = text.decode("latin-1").translate(dict.fromkeys(range(128, 256), "é")).splitlines(keepends=True)
     other = KINDS.index("other")
     found = np.full(len(text), other, np.uint8)
     starts = np.cumsum([0, *map(len, lines)])
     first = 0
+
+    def place(row: int, column: int) -> int:
+        return int(starts[min(first + row - 1, len(lines))]) + column
+
     while first < len(lines):
         reached = first
         try:
@@ -47,10 +48,7 @@ def kinds(text: bytes) -> np.ndarray:
                 if token.type == tokenize.NAME:
                     kind = "keyword" if keyword.iskeyword(token.string) else "name"
                 if kind is not None:
-                    begin, end = (
-                        starts[min(first + row - 1, len(lines))] + column for row, column in (token.start, token.end)
-                    )
-                    found[begin:end] = KINDS.index(kind)
+                    found[place(*token.start) : place(*token.end)] = KINDS.index(kind)
                     reached = max(reached, first + token.end[0] - 1)
             break
         except (tokenize.TokenError, SyntaxError):
@@ -91,13 +89,10 @@ def trace_routing(model: Transformer, text: bytes) -> Readings:
         raise ValueError(f"text of {len(text)} bytes is shorter than the model's context={context}")
 
     tokens = np.frombuffer(text, np.uint8)[: windows * context]
-    was_training = model.training
-    model.eval()
     parts = []
     for batch in torch.from_numpy(tokens.astype(np.int64)).view(windows, context).split(32):
         model.hidden(batch.to(model.device))
         parts.append([router.last.experts_NK.cpu().numpy() for router in routers if router.last is not None])
-    model.train(was_training)
     experts_LNK = np.stack([np.concatenate(layer) for layer in zip(*parts, strict=True)])
     return Readings(kinds(text)[: windows * context], experts_LNK, model.config.n_experts)
 
@@ -128,11 +123,9 @@ class Specialisation:
 
 
 def specialisation(readings: Readings, layer: int, shifts: int = 99, seed: int = 0) -> Specialisation:
-    """Tests by permutation how much an expert would tell about kinds if these had nothing to do with the tokens.
-
-    The kinds are shifted along the text by random distances, round its end. To shuffle them one by one would break up
-    their runs, and chance would then look smaller than it is.
-    """
+    """Tests by permutation how much an expert would tell about kinds if these had nothing to do with the tokens. The
+    kinds are shifted along the text by random distances, round its end, because shuffling them one by one would break
+    up their runs, and chance would then look smaller than it is."""
     experts_N, kinds_N = readings.favourites_LN[layer], readings.kinds_N
     bits = mutual_information(kind_counts(experts_N, kinds_N, readings.n_experts))
     generator = np.random.default_rng(seed)
@@ -175,8 +168,7 @@ def similarity(model: Transformer, layer: int) -> np.ndarray:
 
 
 def effective_experts(probs_NE: torch.Tensor) -> float:
-    """Returns exp of the mean entropy of the router's distribution: the number of experts that a token hesitates
-    between, from 1 to E."""
+    """Returns exp of the router's mean entropy: the number of experts a token hesitates between, from 1 to E."""
     return float(torch.special.entr(probs_NE.float()).sum(-1).mean().exp())
 
 

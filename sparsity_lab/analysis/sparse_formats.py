@@ -112,8 +112,8 @@ def mask(rows: int, columns: int, sparsity: float, block: int, generator: torch.
     if rows % block or columns % block:
         raise ValueError(f"block={block} must divide both {rows} rows and {columns} columns")
     squares = (rows // block, columns // block)
-    keep = torch.zeros(math.prod(squares), dtype=torch.bool)
-    keep[torch.randperm(len(keep), generator=generator)[: len(keep) - round(sparsity * len(keep))]] = True
+    n = math.prod(squares)
+    keep = torch.randperm(n, generator=generator) >= round(sparsity * n)
     return keep.view(squares).repeat_interleave(block, 0).repeat_interleave(block, 1)
 
 
@@ -131,9 +131,7 @@ def weight_bytes(name: str, width: int, hidden: int, sparsity: float = 0.0, toke
     With experts, one of which is active for each token, these are the experts that some token chose:
     E·(1 − (1 − 1/E)^N) of E if all are equally likely.
     """
-    weights = 3 * width * hidden
-    kept = weights * (1 - sparsity)
-    rows = 2 * hidden + width
+    weights, rows = 3 * width * hidden, 2 * hidden + width
     if name == EXPERTS:
         experts = round(1 / (1 - sparsity))
         return 4 * weights * (1 - (1 - 1 / experts) ** tokens)
@@ -142,6 +140,7 @@ def weight_bytes(name: str, width: int, hidden: int, sparsity: float = 0.0, toke
         return weights + 4 * rows
     if block is None:
         return 4 * weights
+    kept = weights * (1 - sparsity)
     return 4 * kept + 4 * kept / block**2 + 4 * (rows / block + 2)  # + 2: both matrices have one more end than rows
 
 
@@ -248,17 +247,18 @@ def _layers(width: int, hidden: int, tokens: int, device: str) -> Callable[[str,
 def summary(times: pd.DataFrame) -> pd.DataFrame:
     """Summarises the times of each format and sparsity: ``seconds`` with ``low`` and ``high``, and ``ratio`` with
     ``ratio_low`` and ``ratio_high``, its time over that of dense in the same round; medians and 95 % intervals."""
-    seconds = _by_round(times)
-    ratios = seconds.div(seconds["dense", 0.0], axis=0)
+    seconds, ratios = _by_round(times)
     rows = [(*key, *median_interval(seconds[key]), *median_interval(ratios[key])) for key in seconds.columns.tolist()]
     columns = ["format", "sparsity", "seconds", "low", "high", "ratio", "ratio_low", "ratio_high"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _by_round(times: pd.DataFrame) -> pd.DataFrame:
-    """Returns seconds with a row per round and a column per format and sparsity, in the order of ``times``."""
+def _by_round(times: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns seconds, and what they are to those of dense in the same round: a row per round and a column per format
+    and sparsity, in the order of ``times``."""
     rounds = times.pivot(index="round", columns=["format", "sparsity"], values="seconds")
-    return rounds[list(dict.fromkeys(zip(times["format"], times["sparsity"], strict=True)))]
+    seconds = rounds[list(dict.fromkeys(zip(times["format"], times["sparsity"], strict=True)))]
+    return seconds, seconds.div(seconds["dense", 0.0], axis=0)
 
 
 # ---- Break-even
@@ -283,11 +283,9 @@ def break_even(sparsity: Array | Sequence[float], ratio: Array | Sequence[float]
 
 
 def break_evens(times: pd.DataFrame) -> pd.DataFrame:
-    """Finds the break-even of each format that was timed at several sparsities: ``at`` (`break_even` of the medians),
-    ``low`` and ``high`` (95 % of 400 resamples of the rounds) and a text ``says``. Infinite means none up to the
-    last."""
-    seconds, random = _by_round(times), np.random.default_rng(0)
-    ratios = seconds.div(seconds["dense", 0.0], axis=0)
+    """Finds the break-even of each format timed at several sparsities: ``at`` (`break_even` of the medians), ``low``
+    and ``high`` (95 % of 400 resamples of the rounds) and a text ``says``. Infinite means none up to the last."""
+    ratios, random = _by_round(times)[1], np.random.default_rng(0)
     rows = []
     for name in times["format"].unique():
         of_round = ratios[name].sort_index(axis=1)

@@ -135,10 +135,6 @@ effective = Measure(
     -1,
 )
 
-ALL = (l0, l0_threshold, l1, l2_l1, hoyer, gini, pq_mean, kurtosis, shannon, entropy, effective)
-MEASURES: dict[str, Measure] = {measure.name: measure for measure in ALL}
-
-
-def measure_all(x: Any, axis: int | None = None) -> dict[str, Value]:
-    """Returns the value of every measure by name."""
-    return {name: measure(x, axis) for name, measure in MEASURES.items()}
+MEASURES: dict[str, Measure] = {
+    m.name: m for m in (l0, l0_threshold, l1, l2_l1, hoyer, gini, pq_mean, kurtosis, shannon, entropy, effective)
+}

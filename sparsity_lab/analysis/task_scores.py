@@ -15,7 +15,7 @@ from sparsity_lab.models import Transformer
 from sparsity_lab.record import Record
 from sparsity_lab.training.batches import Bytes
 from sparsity_lab.training.corpus import load_corpus
-from sparsity_lab.training.tasks import RANKS, TASKS, Task, facts, lines, recall_lines
+from sparsity_lab.training.tasks import RANKS, TASKS, facts, lines, recall_lines
 from sparsity_lab.training.trainer import Training
 
 LINES = 1_000  # per task: the standard error of a share is then at most 1.6 %
@@ -28,11 +28,7 @@ BATCH = 250
 @torch.no_grad()
 def _likeliest(model: Transformer, tokens_NT: torch.Tensor) -> torch.Tensor:
     """Returns the byte that ``model`` finds likeliest after each of the given ones, (N, T)."""
-    was_training = model.training
-    model.eval()
-    found = [model(tokens_BT.to(model.device)).argmax(-1).cpu() for tokens_BT in tokens_NT.split(BATCH)]
-    model.train(was_training)
-    return torch.cat(found)
+    return torch.cat([model(tokens_BT.to(model.device)).argmax(-1).cpu() for tokens_BT in tokens_NT.split(BATCH)])
 
 
 def right(model: Transformer, lines_NL: Bytes, answer: int) -> np.ndarray:
@@ -51,8 +47,7 @@ def cloze(model: Transformer, source: bytes) -> pd.DataFrame:
     """Examines which words of Python source ``model`` completes exactly, by their kind: columns kind, words, accuracy.
 
     A word is a run of bytes of one kind (`routing.kinds`). It counts if the model has read at least half a context
-    before it, and is right if each of its bytes is the likeliest; where it ends is not asked. A kind without a word has
-    no row.
+    before it, and is right if each byte is the likeliest; where it ends is not asked. Kinds without words have no row.
     """
     words = _words(source, model.config.context)
     n_bytes = (len(source) - 1) // model.config.context * model.config.context
@@ -83,8 +78,7 @@ def _words(source: bytes, context: int) -> pd.DataFrame:
 
 
 def recall_by_rank(model: Transformer) -> pd.DataFrame:
-    """Asks for every fact of the table once, by how common it is: columns rank (facts from it to its double), facts,
-    accuracy."""
+    """Asks for every fact once, by how common it is: columns rank (facts from it to its double), facts, accuracy."""
     n = len(facts()[0])
     is_right = right(model, recall_lines(np.arange(n)), TASKS["recall"].answer)
     rank = 1 << np.log2(np.arange(n) + RANKS[0]).astype(int)
@@ -97,15 +91,10 @@ def score_tasks(training: Training) -> dict[str, float]:
     held-out source by kind, as "cloze name"."""
     model = training.model
     ranks, by_kind = recall_by_rank(model), cloze(model, load_corpus("python").val[:CLOZE_BYTES].tobytes())
-    found = {name: right(model, asked(task), task.answer).mean() for name, task in TASKS.items()}
+    found = {name: right(model, lines(task, LINES, SEED), task.answer).mean() for name, task in TASKS.items()}
     found |= {f"recall rank {rank}": share for rank, share in zip(ranks["rank"], ranks["accuracy"], strict=True)}
     found |= {f"cloze {kind}": share for kind, share in zip(by_kind["kind"], by_kind["accuracy"], strict=True)}
     return {name: round(float(share), 5) for name, share in found.items()}
-
-
-def asked(task: Task) -> Bytes:
-    """Returns the lines that models are tested with."""
-    return lines(task, LINES, SEED)
 
 
 def score_table(records: Iterable[Record]) -> pd.DataFrame:

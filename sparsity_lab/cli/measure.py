@@ -57,8 +57,9 @@ def _tensors(path: Path) -> dict[str, Row]:
 
 
 def _measures(numbers: Any) -> Row:
-    measures = analysis.sparsity_measures
-    return _defined(measures.measure_all(numbers)) if math.prod(numbers.shape) else dict.fromkeys(measures.MEASURES)
+    measures = analysis.sparsity_measures.MEASURES
+    there = math.prod(numbers.shape) > 0
+    return _defined({n: m(numbers) for n, m in measures.items()}) if there else dict.fromkeys(measures)
 
 
 def _defined(values: Mapping[str, Any]) -> Row:

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from sparsity_lab.training import Training, load_corpus
     from sparsity_lab.training.distributed import Workers
 
-    workers = Workers.join(options.parallel) if options.parallel else None
+    workers = Workers(options.parallel) if options.parallel else None
     first = workers is None or workers.rank == 0  # it alone prints and saves
     store, corpus = user_store(), load_corpus(config.corpus)
 

@@ -16,12 +16,11 @@ import pandas as pd
 
 from sparsity_lab.files import write_text
 from sparsity_lab.intervals import CONFIDENCE, percentile_interval
-from sparsity_lab.laws import power_law
 from sparsity_lab.laws.huber import log_loss, minimise
-from sparsity_lab.laws.power_law import LAWS, Array, PowerLaw, named
+from sparsity_lab.laws.power_law import BOUNDS, LAWS, STARTS, Array, PowerLaw, named
 from sparsity_lab.laws.published import check_possible
 
-SCREENED, STARTS = 2_000, 30  # random starts that are evaluated; how many of the best are followed to the end
+SCREENED, FOLLOWED = 2_000, 30  # random starts that are evaluated; how many of the best are followed to the end
 NOISE_DRAWS = 5  # residuals that a predictive interval draws for each resample
 # A coefficient is identified if its interval stays clear of the bounds and is no wider than this.
 IDENTIFIED_FACTOR = 10.0  # multipliers: high/low
@@ -41,13 +40,12 @@ class PredictedLoss(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """How well a law predicts runs. ``rmse`` is in nats, ``r2`` is None if all losses are equal, and ``covered`` is the
-    share of runs within the predictive interval."""
+    """How well a law predicts runs."""
 
     runs: int
-    rmse: float
-    r2: float | None
-    covered: float
+    rmse: float  # nats
+    r2: float | None  # None if all losses are equal
+    covered: float  # the share of runs within the predictive interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +62,11 @@ class Fit:
     held_out: Score | None = None
 
     def predict(self, N: npt.ArrayLike, D: npt.ArrayLike, S: npt.ArrayLike) -> PredictedLoss:
-        """Predicts the loss of a run of N parameters on D tokens at sparsity S, with the 95 % interval for the loss of
-        one new run. The interval covers what resampling does to the law, and the residuals. It leaves out that the law
-        itself may be wrong, so outside the fitted runs (see `outside`) it is too narrow.
+        """Predicts the loss of a run of N parameters on D tokens at sparsity S, with the 95 % interval for one new run.
+        It covers what resampling does to the law, and the residuals, but not that the law itself may be wrong, so
+        outside the fitted runs (see `outside`) it is too narrow.
 
-        Arguments broadcast. Raises ValueError unless N, D > 0 and 0 ≤ S < 1; a law that was fitted to one sparsity
-        refuses all others.
+        Arguments broadcast. Raises ValueError unless N, D > 0 and 0 ≤ S < 1, and for an S that the law does not know.
         """
         n, d, s = (np.asarray(x, float) for x in np.broadcast_arrays(N, D, S))
         check_possible({"N": n, "D": d, "S": s})
@@ -105,19 +102,18 @@ class Fit:
         return Score(len(loss), math.sqrt(mse), 1 - mse / variance if variance else None, covered)
 
     def table(self) -> pd.DataFrame:
-        """Returns the coefficients of the equation with their 95 % intervals, from the resamples: columns coefficient,
-        value, low, high, identified."""
-        low, high = percentile_interval(self._as_written(self.resamples))
-        columns = {"coefficient": self.law.names, "value": self._as_written(self.theta), "low": low, "high": high}
+        """Returns the coefficients with 95 % intervals: columns coefficient, value, low, high, identified."""
+        multiplier = np.arange(len(self.theta)) < len(self.law.terms)
+        value, samples = (np.where(multiplier, np.exp(theta), theta) for theta in (self.theta, self.resamples))
+        low, high = percentile_interval(samples)
+        columns = {"coefficient": self.law.names, "value": value, "low": low, "high": high}
         return pd.DataFrame(columns | {"identified": [self.identified[name] for name in self.law.names]})
 
     def report(self) -> dict[str, Any]:
         """Returns what `summary` shows, as data."""
-        data = self.to_dict()
-        coefficients = self.table().set_index("coefficient").to_dict("index")
-        what = {"law": self.law.name, "equation": self.law.equation, "runs": len(self.residuals)}
-        what |= {"ranges": self.ranges, "coefficients": coefficients}
-        return what | {name: data[name] for name in ("fitted", "held_out")}
+        report = {"law": self.law.name, "equation": self.law.equation, "runs": len(self.residuals)}
+        report |= {"ranges": self.ranges, "coefficients": self.table().set_index("coefficient").to_dict("index")}
+        return report | {name: self.to_dict()[name] for name in ("fitted", "held_out")}
 
     def summary(self) -> str:
         """Describes the fit: equation, runs, coefficients, and how well it meets runs."""
@@ -144,19 +140,11 @@ class Fit:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Restores what `to_dict` returned. Raises ValueError for anything else."""
-        try:
-            parts: dict[str, Any] = {name: np.array(data[name], float) for name in ARRAYS}
-            parts |= {name: data[name] and Score(**data[name]) for name in ("fitted", "held_out")}
-            ranges = {name: (low, high) for name, (low, high) in data["ranges"].items()}
-            return cls(LAWS[data["law"]], identified=dict(data["identified"]), ranges=ranges, **parts)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a fit of this version ({type(error).__name__}: {error})") from error
-
-    def _as_written(self, theta: Array) -> Array:
-        """Returns θ (…, P) with multipliers instead of their logarithms."""
-        terms = len(self.law.terms)
-        return np.concatenate([np.exp(theta[..., :terms]), theta[..., terms:]], -1)
+        """Restores what `to_dict` returned."""
+        parts: dict[str, Any] = {name: np.array(data[name], float) for name in ARRAYS}
+        parts |= {name: data[name] and Score(**data[name]) for name in ("fitted", "held_out")}
+        ranges = {name: (low, high) for name, (low, high) in data["ranges"].items()}
+        return cls(LAWS[data["law"]], identified=dict(data["identified"]), ranges=ranges, **parts)
 
 
 def fit(
@@ -197,7 +185,7 @@ def fit(
     centre = {name: float(x.mean()) for name, x in logs.items()}
     x_RTP = form.design({name: x - centre[name] for name, x in logs.items()})
     y_R = np.log(inside["val_loss"].to_numpy(float))
-    bounds = form.box(power_law.MULTIPLIER, power_law.EXPONENT)
+    bounds = form.box(BOUNDS)
 
     rng = np.random.default_rng(seed)
     starts = _starts(form, x_RTP, y_R, rng)
@@ -252,10 +240,9 @@ def save_fits(path: Path | str, fits: Sequence[Fit]) -> None:
 def load_fits(path: Path | str) -> list[Fit]:
     """Reads what `save_fits` wrote. Raises ValueError for any other file."""
     try:
-        data = json.loads(Path(path).read_text())
-        return [Fit.from_dict(each) for each in data]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no fits: {error}") from error
+        return [Fit.from_dict(data) for data in json.loads(Path(path).read_text())]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no fits of this version ({type(error).__name__}: {error})") from error
 
 
 def _held(runs: pd.DataFrame, holdout: npt.ArrayLike | None) -> npt.NDArray[np.bool_]:
@@ -275,11 +262,11 @@ def _logs(n: Array, d: Array, s: Array) -> dict[str, Array]:
 
 
 def _starts(law: PowerLaw, x_RTP: Array, y_R: Array, rng: np.random.Generator) -> Array:
-    """Returns the best of many random starts: (STARTS, P)."""
-    low, high = law.box(power_law.START_MULTIPLIER, power_law.START_EXPONENT)
+    """Returns the best of many random starts: (FOLLOWED, P)."""
+    low, high = law.box(STARTS)
     starts = rng.uniform(low, high, (SCREENED, len(low)))
     errors = np.abs(log_loss(x_RTP, starts) - y_R).sum(1)
-    return starts[np.argsort(errors)[:STARTS]]
+    return starts[np.argsort(errors)[:FOLLOWED]]
 
 
 def _resampled(runs: pd.DataFrame, bootstraps: int, rng: np.random.Generator) -> Array:

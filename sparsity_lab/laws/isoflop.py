@@ -7,7 +7,6 @@ B resamples. Arrays of (1 + B) samples hold the estimate first.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,13 +26,12 @@ WIDTHS = 3  # the fewest that a parabola needs, for its three coefficients
 
 @dataclass(frozen=True, eq=False)
 class Parabola:
-    """loss ≈ c₀ + c₁·x + c₂·x² with x = log(size) − ``centre``, at one budget and sparsity. ``edges`` are the smallest
-    and the largest x that were measured."""
+    """loss ≈ c₀ + c₁·x + c₂·x² with x = log(size) − ``centre``, at one budget and sparsity."""
 
     budget: float
     sparsity: float
     centre: float
-    edges: tuple[float, float]
+    edges: tuple[float, float]  # the smallest and the largest x that were measured
     samples: Array  # (1 + B, 3)
 
     def loss(self, sizes: Array) -> Array:
@@ -66,15 +64,11 @@ class Parabola:
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """loss ≈ polynomial of degree (2, 2, 2) in N̂, Ŝ and N̂·Ŝ at one budget (Abnar et al. 2025); N is all parameters.
-
-    ``window`` is the largest rectangle N̂ (low, high) × Ŝ (low, high) in which at least three sparsities were measured,
-    or None.
-    """
+    """loss ≈ polynomial of degree (2, 2, 2) in N̂, Ŝ and N̂·Ŝ at one budget (Abnar et al. 2025); N is all parameters."""
 
     budget: float
     samples: Array  # (1 + B, 7): coefficients of 1, N̂, N̂², Ŝ, Ŝ², N̂Ŝ, (N̂Ŝ)²
-    window: tuple[tuple[float, float], tuple[float, float]] | None
+    window: tuple[tuple[float, float], tuple[float, float]] | None  # N̂ × Ŝ, by `_window`
     rmse: float  # nats
 
     def loss(self, N: Array, S: Array) -> Array:
@@ -88,18 +82,17 @@ def parabolas(
     more runs than its parabolas have coefficients is left out, because nothing is left there to estimate noise.
 
     A resample adds to each fitted loss the residual of some run of the same budget, of any sparsity, width and seed,
-    as wide as a new run's; five widths are too few to leave some out. The intervals miss what residuals do not show.
-    What the runs of one seed share moves whole parabolas. And because loss is not exactly a parabola, minima move by
+    as wide as a new run's; five widths are too few to leave some out. The intervals miss what residuals do not show:
+    what the runs of one seed share moves whole parabolas, and because loss is not exactly a parabola, minima move by
     some percent in size over widths that are a factor of four apart.
 
-    Raises ValueError for missing columns, no finished run, a sparsity that was measured with several ``top_k``, and
-    when no budget is left.
+    Raises ValueError for missing columns, a sparsity measured with several ``top_k``, and if no run or budget is left.
     """
-    runs = _checked(runs)
+    by_budget: Any = _checked(runs).groupby("budget")
     rng = np.random.default_rng(seed)
     made = []
-    for budget, level in _by(runs, "budget"):
-        cells = [(s, cell) for s, cell in _by(level, "sparsity") if cell["width"].nunique() >= WIDTHS]
+    for budget, level in by_budget:
+        cells = [(s, cell) for s, cell in level.groupby("sparsity") if cell["width"].nunique() >= WIDTHS]
         if sum(len(cell) for _, cell in cells) <= WIDTHS * len(cells):
             continue
 
@@ -116,7 +109,7 @@ def parabolas(
         for sparsity, centre, x, y, fitted in fits:
             noisy = fitted + rng.choice(residuals, (bootstraps, len(y)))
             samples = polyfit(x, np.vstack([y, noisy]).T, 2).T
-            made.append(Parabola(budget, sparsity, centre, (float(x.min()), float(x.max())), samples))
+            made.append(Parabola(float(budget), float(sparsity), centre, (float(x.min()), float(x.max())), samples))
     if not made:
         raise ValueError(
             f"no budget has a sparsity with finished runs of {WIDTHS} widths, which a parabola needs, and a run "
@@ -155,9 +148,8 @@ def near_best(runs: pd.DataFrame, factor: float) -> pd.DataFrame:
     """Returns the runs whose active weights are within ``factor`` of the best number for their budget and sparsity, and
     those of budgets with too few widths to know the best.
 
-    Laws are about models that spend their budget well: Abnar et al. 2025 fit theirs to compute-optimal ones. A model
-    far too wide for its budget has hardly begun to learn, and no sum of powers describes that. Raises ValueError for a
-    factor below 1, and as `parabolas` does.
+    Abnar et al. 2025 fit their law to compute-optimal models: one far too wide for its budget has hardly begun to
+    learn, and no sum of powers describes that. Raises ValueError for a factor below 1, and as `parabolas` does.
     """
     if not factor >= 1:
         raise ValueError(f"factor={factor:g} must be at least 1, e.g. 2")
@@ -171,10 +163,10 @@ def near_best(runs: pd.DataFrame, factor: float) -> pd.DataFrame:
 def surfaces(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -> list[Surface]:
     """Fits a surface for each budget with at least three sparsities of three widths each; without such a budget the
     list is empty. Resamples and errors as for `parabolas`."""
-    runs = _checked(runs)
+    by_budget: Any = _checked(runs).groupby("budget")
     rng = np.random.default_rng(seed)
     made = []
-    for budget, level in _by(runs, "budget"):
+    for budget, level in by_budget:
         level = level[level.groupby("sparsity")["width"].transform("nunique") >= WIDTHS]
         if level["sparsity"].nunique() < 3:
             continue
@@ -187,7 +179,7 @@ def surfaces(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0)
         fitted = a @ (solve @ y)
         noisy = fitted + rng.choice(_residuals(y - fitted, a.shape[1]), (bootstraps, len(y)))
         rmse = math.sqrt(np.mean((y - fitted) ** 2))
-        made.append(Surface(budget, np.vstack([y, noisy]) @ solve.T, _window(n, s), rmse))
+        made.append(Surface(float(budget), np.vstack([y, noisy]) @ solve.T, _window(n, s), rmse))
     return made
 
 
@@ -212,10 +204,9 @@ def judge_claims(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int 
     A claim holds if the interval of its statistic lies above 0, does not hold if below, and is undecided otherwise;
     either verdict is wrong in 2.5 % of cases at most. What the runs cannot show is undecided, with NaN.
 
-    Slopes of the best N are over optima that are bracketed; the loss of one that is not is that of the best width
-    tried. Claim 2 is judged within `Surface.window`, 2a at its middle N. 2b: the best S rises with N where more N
-    makes the loss fall faster in S (Topkis 1978, doi 10.1287/opre.26.2.305), whatever the curvature. Errors as for
-    `parabolas`.
+    Slopes of the best N are over bracketed optima; the loss of one that is not bracketed is that of the best width.
+    Claim 2 is judged within `Surface.window`, 2a at its middle N. 2b: the best S rises with N where more N makes the
+    loss fall faster in S (Topkis 1978, doi 10.1287/opre.26.2.305), whatever the curvature. Errors: see `parabolas`.
     """
     active = parabolas(runs, bootstraps=bootstraps, seed=seed)
     total = parabolas(runs, "params_total", bootstraps=bootstraps, seed=seed)
@@ -301,12 +292,6 @@ def _checked(runs: pd.DataFrame) -> pd.DataFrame:
     return runs
 
 
-def _by(runs: pd.DataFrame, column: str) -> Iterator[tuple[float, pd.DataFrame]]:
-    """Yields each value of ``column``, rising, with its runs."""
-    for value in sorted(runs[column].unique()):
-        yield float(value), runs[runs[column] == value]
-
-
 def _residuals(raw: Array, coefficients: int) -> Array:
     """Scales residuals to the width of errors: a fit absorbs as many as it has coefficients."""
     return raw * math.sqrt(len(raw) / (len(raw) - coefficients))
@@ -317,7 +302,7 @@ def _monomials(n: Array, s: Array) -> Array:
 
 
 def _window(n: Array, s: Array) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Finds the largest rectangle of N̂ × Ŝ in which three or more neighbouring sparsities were measured."""
+    """Finds the largest rectangle of N̂ × Ŝ in which three or more neighbouring sparsities were measured, if any."""
     levels = np.unique(s)
     spans = []
     for first in range(len(levels) - 2):

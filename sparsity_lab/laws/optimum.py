@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sparsity_lab.laws.published import LAWS, Array, PublishedLaw
+from sparsity_lab.laws.power_law import Array
+from sparsity_lab.laws.published import LAWS, PublishedLaw
 
 POINTS, ROUNDS = 33, 9  # each round is 16 times as fine; after the last, float64 sees no difference in loss
 
@@ -65,7 +66,7 @@ def optimal(
         """Returns the law's variables for N_a on the line of equal compute."""
         n_active = np.exp(log_active)
         tokens = (compute / n_active - 2 * serve) / 6
-        values = {"N": law.n_from("active", n_active, S), "D": tokens, "S": S, "E": 1 / (1 - S)}
+        values = {"N": n_active / law.share("active", S), "D": tokens, "S": S, "E": 1 / (1 - S)}
         if granularity is not None:
             values["G"] = np.full_like(S, granularity)
         return {name: np.broadcast_to(values[name], np.shape(log_active)) for name in law.variables}
@@ -76,16 +77,14 @@ def optimal(
         if active is not None:
             most = np.minimum(most, active)
         if memory is not None:
-            most = np.minimum(most, law.count("active", law.n_from("total", memory, S), S))
+            most = np.minimum(most, memory * law.share("active", S) / law.share("total", S))
         if np.any(most <= 1):
             raise ValueError(f"compute={compute:g} and the bounds leave less than one active parameter")
         return _least(lambda x: law.formula(law.coefficients, **model(x, S[:, None])), np.zeros_like(S), np.log(most))
 
-    def loss_by_density(log_density: Array) -> Array:
-        return best_active(1 - np.exp(log_density[0]))[1][None]
-
     if low_s < high_s:
-        log_density, _ = _least(loss_by_density, np.log1p(-np.array([high_s])), np.log1p(-np.array([low_s])))
+        ends = np.log1p(-np.array([[high_s], [low_s]]))
+        log_density, _ = _least(lambda log_density: best_active(1 - np.exp(log_density[0]))[1][None], *ends)
         S = np.clip(1 - np.exp(log_density), low_s, high_s)
     else:
         S = np.array([low_s], float)
@@ -95,7 +94,7 @@ def optimal(
     warnings = law.warnings(**values)
     if low_s < high_s and 1 - S[0] < (1 - high_s) * (1 + 1e-6):
         warnings.append(f"S = {high_s:.4g} is the end of the range searched; loss may fall further beyond it")
-    n_total = float(law.count("total", values["N"], S[0])) if "total" in law.counts else None
+    n_total = float(values["N"] * law.share("total", S[0])) if "total" in law.counts else None
     return Optimum(n_total, float(np.exp(log_active[0])), float(values["D"]), float(loss[0]), float(S[0]), warnings)
 
 

@@ -15,12 +15,12 @@ from sparsity_lab.config import one_of
 
 Array = npt.NDArray[np.float64]
 
-# Bounds. At the centre of the runs a term contributes from 1e-4 nats, which is nothing, to 20.
-MULTIPLIER = (math.log(1e-4), math.log(20))
-EXPONENT = {"N": (0.0, 3.0), "D": (0.0, 3.0), "S": (-2.0, 2.0)}
-# The ranges that starts are drawn from: the exponents of Abnar's grid.
-START_MULTIPLIER = (math.log(0.03), math.log(3))
-START_EXPONENT = {"N": (0.0, 1.25), "D": (0.0, 1.25), "S": (-1.0, 1.0)}
+# Ranges of the logarithm of a multiplier, and of exponents by what is raised to them.
+Ranges = tuple[tuple[float, float], Mapping[str, tuple[float, float]]]
+# At the centre of the runs a term contributes from 1e-4 nats, which is nothing, to 20.
+BOUNDS: Ranges = (math.log(1e-4), math.log(20)), {"N": (0.0, 3.0), "D": (0.0, 3.0), "S": (-2.0, 2.0)}
+# Starts are drawn from the exponents of Abnar's grid.
+STARTS: Ranges = (math.log(0.03), math.log(3)), {"N": (0.0, 1.25), "D": (0.0, 1.25), "S": (-1.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,24 @@ class PowerLaw:
                 x_RTP[:, t, names.index(exponent)] = logs[of]
         return x_RTP
 
-    def box(self, multiplier: tuple[float, float], exponent: Mapping[str, tuple[float, float]]) -> Array:
+    def loss(self, k: Mapping[str, float], **variables: Array) -> Array:
+        """Computes L of N, D and S with the coefficients ``k`` of the equation as it is written."""
+        bases = {name: 1 - x if name == "S" else x for name, x in variables.items()}
+        powers = {m: math.prod(bases[of] ** k[name] for name, of in term.items()) for m, term in self.terms.items()}
+        return np.asarray(sum(k[multiplier] / power for multiplier, power in powers.items()))
+
+    def box(self, ranges: Ranges) -> Array:
         """Returns the lowest and the highest θ: (2, P)."""
+        multiplier, exponent = ranges
         return np.array([*[multiplier] * len(self.terms), *(exponent[of] for of in self.exponents.values())]).T
 
 
 LAWS = {
     law.name: law
     for law in (
-        PowerLaw(  # Abnar et al. 2025 (arXiv 2501.12370), Eq. 6
+        # Abnar et al. 2025 (arXiv 2501.12370), Eq. 6. In the paper λ is negative, so the third term falls as S grows;
+        # the fourth says how much of N sparsity costs.
+        PowerLaw(
             "abnar",
             "a/N^alpha + b/D^beta + c/(1-S)^lambda + d/((1-S)^delta N^gamma) + e",
             {"a": {"alpha": "N"}, "b": {"beta": "D"}, "c": {"lambda": "S"}, "d": {"delta": "S", "gamma": "N"}, "e": {}},
@@ -70,7 +79,7 @@ LAWS = {
             "b/D^beta + d/((1-S)^delta N^gamma) + e",
             {"b": {"beta": "D"}, "d": {"delta": "S", "gamma": "N"}, "e": {}},
         ),
-        PowerLaw(  # Hoffmann et al. 2022 (arXiv 2203.15556), approach 3
+        PowerLaw(  # Hoffmann et al. 2022 (arXiv 2203.15556), Eq. 10 of approach 3
             "chinchilla", "A/N^alpha + B/D^beta + E", {"A": {"alpha": "N"}, "B": {"beta": "D"}, "E": {}}
         ),
     )

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparsity_lab.config import one_of
+from sparsity_lab.laws import power_law
+from sparsity_lab.laws.power_law import Array
 
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 Share = Callable[[Array], Array | float]
 
 # The values that a variable can have at all: a test, and how an error message puts it.
-DOMAINS: dict[str, tuple[Callable[[Array], Mask], str]] = {
+DOMAINS: dict[str, tuple[Callable[[Array], NDArray[np.bool_]], str]] = {
     **dict.fromkeys(("N", "D", "C", "G"), (lambda x: (x > 0) & (x < np.inf), "above 0 and finite")),
     "E": (lambda x: (x >= 1) & (x < np.inf), "at least 1 and finite"),
     "S": (lambda x: (x >= 0) & (x < 1), "at least 0 and below 1"),
@@ -67,10 +67,8 @@ class PublishedLaw:
     notes: str = ""
 
     def __call__(self, **variables: ArrayLike) -> LawValue:
-        """Evaluates the law. Outside the range of its fit, a warning names the variable, its value and the range.
-
-        Variables are numbers or arrays that broadcast. Raises ValueError for a missing, unknown or impossible one.
-        """
+        """Evaluates the law for numbers or arrays that broadcast. Outside the range of its fit, a warning names the
+        variable, its value and the range. Raises ValueError for a missing, unknown or impossible variable."""
         values = self._checked(variables)
         return LawValue(np.asarray(self.formula(self.coefficients, **values)), self.warnings(**values))
 
@@ -78,7 +76,7 @@ class PublishedLaw:
         """Returns a line for each variable that lies beyond the range of the fit. A range of C applies to 6·N_a·D."""
         values = self._checked(variables)
         if "C" in self.ranges and "C" not in values:
-            values["C"] = 6 * self.count("active", values["N"], values.get("S", 0.0)) * values["D"]
+            values["C"] = 6 * values["N"] * self.share("active", values.get("S", 0.0)) * values["D"]
         lines = []
         for name, limits in self.ranges.items():
             label = "C = 6·N_a·D" if name == "C" and "C" not in self.variables else name
@@ -91,19 +89,12 @@ class PublishedLaw:
                     lines.append(f"{label} = {far:.4g} is outside {low:g} to {high:g}, where {self.name} was fitted")
         return lines
 
-    def count(self, what: str, n: ArrayLike, sparsity: ArrayLike = 0.0) -> Array:
-        """Converts this law's N to "total" or "active" parameters. Raises ValueError if the law does not say how."""
-        return np.asarray(n, float) * self._share(what)(np.asarray(sparsity, float))
-
-    def n_from(self, what: str, n: ArrayLike, sparsity: ArrayLike = 0.0) -> Array:
-        """Converts "total" or "active" parameters to this law's N: the inverse of `count`."""
-        return np.asarray(n, float) / self._share(what)(np.asarray(sparsity, float))
-
-    def _share(self, what: str) -> Share:
+    def share(self, what: str, sparsity: ArrayLike = 0.0) -> Array:
+        """Returns "total" or "active" parameters as a share of this law's N. Raises ValueError if it is not known."""
         if what not in self.counts:
             known = f"as {' or '.join(self.counts)} parameters" if self.counts else "in no other way"
             raise ValueError(f"{self.name} can't say N as {what!r}: its N ({self.n_means or 'none'}) is known {known}")
-        return self.counts[what]
+        return np.asarray(self.counts[what](np.asarray(sparsity, float)))
 
     def _checked(self, variables: Mapping[str, ArrayLike]) -> dict[str, Array]:
         if set(variables) != set(self.variables):
@@ -119,24 +110,7 @@ def published_law(name: str) -> PublishedLaw:
     return LAWS[name]
 
 
-# ---- The equations. k: coefficients.
-
-
-def _abnar(k: Mapping[str, float], N: Array, D: Array, S: Array) -> Array:
-    """Abnar et al. 2025 (arXiv 2501.12370), Eq. 6 and its table of coefficients. λ is negative, so the third term falls
-    as S grows; the fourth says how much of N sparsity costs."""
-    return (
-        k["a"] / N ** k["alpha"]
-        + k["b"] / D ** k["beta"]
-        + k["c"] / (1 - S) ** k["lambda"]
-        + k["d"] / ((1 - S) ** k["delta"] * N ** k["gamma"])
-        + k["e"]
-    )
-
-
-def _chinchilla(k: Mapping[str, float], N: Array, D: Array) -> Array:
-    """Hoffmann et al. 2022 (arXiv 2203.15556), Eq. 10 of approach 3."""
-    return k["E"] + k["A"] / N ** k["alpha"] + k["B"] / D ** k["beta"]
+# ---- The equations. k: coefficients. Those of Abnar and Hoffmann are in `power_law`, because they are also fitted.
 
 
 def _saturated(above_least: Array, start: float, most: float) -> Array:
@@ -185,9 +159,9 @@ DENSE: dict[str, Share] = {"total": np.ones_like, "active": np.ones_like}
 KRAJEWSKI_ACTIVE = (4 + 8) / (4 + 8 * 64)
 
 FORMULAS: dict[str, tuple[Callable[..., Array], dict[str, Share]]] = {  # and how N counts otherwise
-    "abnar": (_abnar, {"total": np.ones_like, "active": lambda S: 1 - S}),
-    "hoffmann": (_chinchilla, DENSE),
-    "besiroglu": (_chinchilla, DENSE),
+    "abnar": (power_law.LAWS["abnar"].loss, {"total": np.ones_like, "active": lambda S: 1 - S}),
+    "hoffmann": (power_law.LAWS["chinchilla"].loss, DENSE),
+    "besiroglu": (power_law.LAWS["chinchilla"].loss, DENSE),
     "clark": (_clark, {}),
     "krajewski": (_krajewski, {"total": np.ones_like, "active": lambda S: np.full_like(S, KRAJEWSKI_ACTIVE)}),
     "ludziejewski": (_ludziejewski, {"active": np.ones_like}),

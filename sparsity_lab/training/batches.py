@@ -4,6 +4,7 @@ Legend: B windows in a batch, T tokens of context.
 """
 
 import functools
+import reprlib
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +12,25 @@ import torch
 from torch import Tensor
 
 Bytes = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
 
 
 class Windows:
-    """Non-overlapping windows of `context` bytes of `data`, uint8 (bytes,), in a new random order each epoch.
+    """Non-overlapping windows of `context` bytes of `data`, uint8 (bytes,), in a new random order each epoch: all of
+    them, or those with the numbers `kept`. A batch depends on seed and step alone, so a resumed run sees what it would
+    have seen, without a replay. Raises ValueError if a number appears twice or belongs to no window, or for none."""
 
-    A batch depends on seed and step alone, so a resumed run sees what it would have seen, without a replay.
-    """
-
-    def __init__(self, data: Bytes, context: int, seed: int) -> None:
+    def __init__(self, data: Bytes, context: int, seed: int, kept: Indices | None = None) -> None:
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed={seed} must be in 0 … 2**32 - 1")
         self.n_windows = _count_windows(data, context)
         self.data = np.asarray(data)  # a plain view: indexing np.memmap itself is slower
-        self.context, self.seed = context, seed
+        self.context, self.seed, self.kept = context, seed, kept
+        if kept is not None:
+            if not len(kept) or len(np.unique(kept)) < len(kept) or kept.min() < 0 or kept.max() >= self.n_windows:
+                got, last = f"kept={reprlib.repr(list(map(int, kept)))}", self.n_windows - 1
+                raise ValueError(f"{got} must be different numbers of windows from 0 to {last}, at least one")
+            self.kept, self.n_windows = np.sort(kept), len(kept)
         # two are enough: an epoch, and the next where a batch straddles them
         self._kept_order = functools.lru_cache(maxsize=2)(self._order)
 
@@ -32,15 +38,15 @@ class Windows:
         """Returns x_BT and y_BT, int64; y is x one byte later. Steps count from 0; a batch may straddle epochs."""
         if step < 0 or batch_size < 1:
             raise ValueError(f"step={step} must be at least 0 and batch_size={batch_size} at least 1")
-        place_B = np.arange(step * batch_size, (step + 1) * batch_size)
-        epoch_B, place_B = np.divmod(place_B, self.n_windows)
+        epoch_B, place_B = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), self.n_windows)
         epochs = range(epoch_B[0], epoch_B[-1] + 1)
         window_B = np.concatenate([self._kept_order(epoch)[place_B[epoch_B == epoch]] for epoch in epochs])
         return _gather(self.data, window_B, self.context)
 
-    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+    def _order(self, epoch: int) -> Indices:
         # Not default_rng: RandomState is frozen for good (NEP 19), so a new numpy resumes the same run.
-        return np.random.RandomState([self.seed, epoch]).permutation(self.n_windows)
+        order = np.random.RandomState([self.seed, epoch]).permutation(self.n_windows)
+        return order if self.kept is None else self.kept[order]
 
 
 def validation_batches(data: Bytes, context: int, batch_size: int, n_tokens: int) -> list[tuple[Tensor, Tensor]]:
@@ -78,6 +84,6 @@ def _count_windows(data: Bytes, context: int) -> int:
     return (len(data) - 1) // context
 
 
-def _gather(data: Bytes, window_B: npt.NDArray[np.int64], context: int) -> tuple[Tensor, Tensor]:
+def _gather(data: Bytes, window_B: Indices, context: int) -> tuple[Tensor, Tensor]:
     block_BT1 = torch.from_numpy(data[window_B[:, None] * context + np.arange(context + 1)].astype(np.int64))
     return block_BT1[:, :-1].contiguous(), block_BT1[:, 1:].contiguous()

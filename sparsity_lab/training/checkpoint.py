@@ -28,9 +28,8 @@ def check_path(path: Path) -> None:
 def save(
     path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: dict[str, Any], workers: Workers | None = None
 ) -> None:
-    """Writes atomically: a reader, or a kill at any moment, finds the old file or the new one. If there are several
-    processes, all have to call it; the first writes one file for all, as a single process would. Raises OSError if it
-    can't be written."""
+    """Writes as `atomic` does. If there are several processes, all have to call it; the first writes one file for all,
+    as a single process would. Raises OSError if it can't be written."""
     tensors: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
         values = {f"model.{name}": weight.detach()}
@@ -77,8 +76,7 @@ def load(
                     weight.copy_(tensor(f"model.{name}", weight))
                     if f"optimizer.step.{name}" in names:  # a run that was saved before its first step has none
                         for key in ("step", "exp_avg", "exp_avg_sq"):
-                            moment = tensor(f"optimizer.{key}.{name}", weight).to(weight.device)
-                            optimizer.state[weight][key] = moment
+                            optimizer.state[weight][key] = tensor(f"optimizer.{key}.{name}", weight).to(weight.device)
                 for name, buffer in _buffers(model).items():
                     buffer.copy_(file.get_tensor(f"buffer.{name}"))
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:

@@ -64,7 +64,6 @@ class Corpus:
     train: Bytes = field(repr=False)
     val: Bytes = field(repr=False)
     notes: str = ""  # what was left out of a folder or data set
-    vocab_size: int = 256
 
     def describe(self) -> str:
         """Returns one line, such as "python: 85.1 MB train, 2.6 MB held out, fingerprint 1a2b3c4d"."""
@@ -187,12 +186,11 @@ def _text_source(name: str, path: str) -> _Source:
 
 def _hf_source(name: str) -> _Source:
     where = name.removeprefix("hf:")
-    folder = os.path.realpath(os.path.expanduser(where)) if where else ""
-    if not os.path.isdir(folder):
-        folder = ""
-        if not re.fullmatch(r"[\w.-]*\w(/[\w.-]*\w){0,2}", where):
-            fix = "give hf:OWNER/NAME, hf:OWNER/NAME/SUBSET or hf:FOLDER"
-            raise ValueError(f"corpus={name!r} is no folder and no data set's name: {fix}")
+    path = os.path.expanduser(where)
+    folder = os.path.realpath(path) if os.path.isdir(path) else ""
+    if not folder and not re.fullmatch(r"[\w.-]*\w(/[\w.-]*\w){0,2}", where):
+        fix = "give hf:OWNER/NAME, hf:OWNER/NAME/SUBSET or hf:FOLDER"
+        raise ValueError(f"corpus={name!r} is no folder and no data set's name: {fix}")
 
     def read(report: Progress) -> tuple[bytearray, str]:
         text = bytearray()

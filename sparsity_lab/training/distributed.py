@@ -10,6 +10,7 @@ Legend: R processes, N tokens of this process, D model width, E experts, K exper
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NoReturn, get_args
 
 import torch
@@ -29,19 +30,14 @@ class Workers:
     share of every layer's routed experts, and tokens travel to them (Lepikhin et al. 2020, arXiv 2006.16668)."""
 
     def __init__(self, mode: Mode):
-        """Raises ValueError outside a process group, or for an unknown mode."""
+        """Joins the group that ``torchrun`` made. Raises ValueError if there is none, and for an unknown mode."""
         one_of("parallel", mode, get_args(Mode))
+        if "RANK" in os.environ and not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         if not dist.is_initialized():
             raise ValueError(f"parallel={mode!r} needs several processes: start them with torchrun")
         self.mode, self.rank, self.size = mode, dist.get_rank(), dist.get_world_size()
         self.local_weights: set[int] = set()  # ids of weights whose rows no other process has
-
-    @classmethod
-    def join(cls, mode: Mode) -> "Workers":
-        """Joins the group that ``torchrun`` made. Raises ValueError as `Workers` does."""
-        if "RANK" in os.environ and not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        return cls(mode)
 
     def leave(self, status: int) -> NoReturn:
         """Ends this process once all others are here too. It skips Python's own shutdown, in which a thread of Gloo
@@ -73,7 +69,7 @@ class Workers:
                     whole = getattr(moe.experts, name).detach()
                     setattr(moe.experts, name, nn.Parameter(whole[self.rank * mine : (self.rank + 1) * mine].clone()))
                 moe.experts.top_k = 1  # because what arrives is one row for each choice
-                moe.route_to = _Spread(moe.route_to, self.size)
+                moe.route_to = partial(_spread, moe.route_to, self.size)
                 self.local_weights |= {id(weight) for weight in moe.experts.parameters()}
 
     def share(self, batch_B: Tensor) -> Tensor:
@@ -82,20 +78,16 @@ class Workers:
             raise ValueError(f"batch_size={len(batch_B)} can't be spread over {self.size} processes evenly")
         return batch_B[self.rank :: self.size]
 
-    def average_gradients(self, model: Transformer) -> None:
-        """Turns the gradients of each process's mean loss, over its share, into those of the mean over all."""
+    def average_and_clip(self, model: Transformer, largest: float) -> None:
+        """Turns the gradients of each process's mean loss, over its share, into those of the mean over all, and clips
+        their norm over the whole model, wherever its parts are."""
+        squares = torch.zeros(2)  # of weights that all processes share, and of those that only this one has
         for weight in model.parameters():
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
             if id(weight) not in self.local_weights:  # an expert that lives here already got the tokens of all
                 dist.all_reduce(weight.grad)
             weight.grad /= self.size
-
-    def clip(self, model: Transformer, largest: float) -> None:
-        """Clips the gradient's norm over the whole model, wherever its parts are."""
-        squares = torch.zeros(2)  # of weights that all processes share, and of those that only this one has
-        for weight in model.parameters():
-            assert weight.grad is not None
             squares[int(id(weight) in self.local_weights)] += weight.grad.square().sum().cpu()
         norm = (squares[0] + self.sum(squares[1])).sqrt()
         nn.utils.clip_grads_with_norm_(model.parameters(), largest, norm)
@@ -130,34 +122,29 @@ class Workers:
         return value[self.rank * len(weight) : (self.rank + 1) * len(weight)] if split else value
 
 
-class _Spread:
+def _spread(compute: Callable[[Tensor, Routing], Tensor], size: int, x_ND: Tensor, routing: Routing) -> Tensor:
     """Sends each row to the process that has its expert, has it answered there, and brings the answer back."""
+    N, K = routing.experts_NK.shape
+    order_S = routing.experts_NK.flatten().argsort(stable=True)  # choices n·K + k, sorted by expert
 
-    def __init__(self, compute: Callable[[Tensor, Routing], Tensor], size: int):
-        self.compute, self.size = compute, size
+    # first the counts, so that each process knows how many rows will come
+    sent_RE = routing.counts_E.view(size, -1)
+    got_RE = torch.empty_like(sent_RE)
+    dist.all_to_all_single(got_RE, sent_RE.contiguous())
+    sent, got = sent_RE.sum(1).tolist(), got_RE.sum(1).tolist()
+    rows_MD = _exchange(x_ND.index_select(0, order_S // K), sent, got)
 
-    def __call__(self, x_ND: Tensor, routing: Routing) -> Tensor:
-        N, K = routing.experts_NK.shape
-        order_S = routing.experts_NK.flatten().argsort(stable=True)  # choices n·K + k, sorted by expert
+    local_E = torch.arange(got_RE.shape[1], device=x_ND.device)
+    expert_M = local_E.repeat(size).repeat_interleave(got_RE.flatten())
+    if len(rows_MD):  # each row has one expert, of weight 1: the sender weighs the answers
+        ones_M1 = torch.ones(len(rows_MD), 1, device=x_ND.device, dtype=x_ND.dtype)
+        nothing = ones_M1.new_zeros(())
+        counts_E = got_RE.sum(0)
+        rows_MD = compute(rows_MD, Routing(ones_M1, expert_M[:, None], counts_E, ones_M1, nothing, nothing))
 
-        # first the counts, so that each process knows how many rows will come
-        sent_RE = routing.counts_E.view(self.size, -1)
-        got_RE = torch.empty_like(sent_RE)
-        dist.all_to_all_single(got_RE, sent_RE.contiguous())
-        sent, got = sent_RE.sum(1).tolist(), got_RE.sum(1).tolist()
-        rows_MD = _exchange(x_ND.index_select(0, order_S // K), sent, got)
-
-        local_E = torch.arange(got_RE.shape[1], device=x_ND.device)
-        expert_M = local_E.repeat(self.size).repeat_interleave(got_RE.flatten())
-        if len(rows_MD):  # each row has one expert, of weight 1: the sender weighs the answers
-            ones_M1 = torch.ones(len(rows_MD), 1, device=x_ND.device, dtype=x_ND.dtype)
-            nothing = ones_M1.new_zeros(())
-            counts_E = got_RE.sum(0)
-            rows_MD = self.compute(rows_MD, Routing(ones_M1, expert_M[:, None], counts_E, ones_M1, nothing, nothing))
-
-        back_SD = _exchange(rows_MD, got, sent)
-        answers_NKD = back_SD.index_select(0, order_S.argsort()).view(N, K, -1)
-        return (answers_NKD * routing.weights_NK[..., None].to(x_ND.dtype)).sum(1)
+    back_SD = _exchange(rows_MD, got, sent)
+    answers_NKD = back_SD.index_select(0, order_S.argsort()).view(N, K, -1)
+    return (answers_NKD * routing.weights_NK[..., None].to(x_ND.dtype)).sum(1)
 
 
 def _exchange(x_SD: Tensor, send: list[int], receive: list[int]) -> Tensor:

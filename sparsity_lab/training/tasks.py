@@ -108,7 +108,8 @@ def _add(random: Random, n: int) -> Bytes:
     digits = (11 ** random.rand(2, n, PLACES)).astype(int) - 1
     a, b = (digits * 10 ** np.arange(PLACES)).sum(-1)
     # The last digit comes first, so a carry is known when it is needed (Lee et al. 2023, arXiv 2307.03381).
-    return _line(n, _digits(a, PLACES)[:, ::-1], b"+", _digits(b, PLACES)[:, ::-1], b"=", _digits(a + b, PLACES + 1))
+    first, second, total = _spelt(a, PLACES), _spelt(b, PLACES), _spelt(a + b, PLACES + 1)
+    return _line(n, first[:, ::-1], b"+", second[:, ::-1], b"=", total)
 
 
 def _commonest_sum() -> float:
@@ -117,9 +118,9 @@ def _commonest_sum() -> float:
     return float(np.convolve(of_number, of_number).max())
 
 
-def _digits(numbers_N: np.ndarray, n_digits: int) -> Bytes:
-    """Spells numbers as (N, n_digits), the last digit first."""
-    return DIGITS[numbers_N[:, None] // 10 ** np.arange(n_digits) % 10]
+def _spelt(numbers_N: np.ndarray, length: int, digits: Bytes = DIGITS) -> Bytes:
+    """Spells numbers as (N, length), the last digit first."""
+    return digits[numbers_N[:, None] // len(digits) ** np.arange(length) % len(digits)]
 
 
 # ---- Memory-like: there is no rule
@@ -130,8 +131,7 @@ def facts() -> tuple[Bytes, Bytes]:
     """Returns the table to learn by heart, the commonest fact first: words, (N, `WORD`), and their letters, (N,)."""
     random, n = Random(0), RANKS[1] - RANKS[0]
     words_N = random.permutation(len(LETTERS) ** WORD)[:n]
-    spelt_NL = LETTERS[words_N[:, None] // len(LETTERS) ** np.arange(WORD) % len(LETTERS)]
-    return spelt_NL, LETTERS[random.randint(0, len(LETTERS), n)]
+    return _spelt(words_N, WORD, LETTERS), LETTERS[random.randint(0, len(LETTERS), n)]
 
 
 def _recall(random: Random, n: int) -> Bytes:

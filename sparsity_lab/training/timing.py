@@ -1,6 +1,5 @@
 """Estimates how long a run will take on this machine: a second of measuring, then arithmetic."""
 
-import statistics
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,13 +47,9 @@ def calibrate(corpus: Corpus) -> Speed:
         model = ModelConfig.of_width(width).with_sparsity(sparsity)
         training = Training(model, RunConfig(budget=1e13, batch_size=batch_size), corpus=corpus)
         training.step()  # the first is slower than the others
-        took = []
-        for _ in range(4):
-            before = training.seconds
-            training.step()
-            took.append(training.seconds - before)
+        seconds = [training.seconds, *(training.step().seconds for _ in range(4))]
         rows.append(_features(model, batch_size))
-        times.append(statistics.median(took))
+        times.append(float(np.median(np.diff(seconds))))
 
     weights = 1 / np.array(times)  # small relative errors matter, not small absolute ones
     return Speed(nnls(np.array(rows) * weights[:, None], np.ones(len(times)))[0])

@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,8 @@ class Training:
         self.model_config, self.run_config = model_config, run_config
         self.plan = plan(model_config, run_config)
         self.corpus = corpus or load_corpus(run_config.corpus)
-        needed = self.corpus.vocab_size
-        if needed > model_config.vocab_size:
-            raise ValueError(f"vocab_size={model_config.vocab_size} is too small for the corpus: use {needed}")
+        if model_config.vocab_size < 256:  # tokens are bytes
+            raise ValueError(f"vocab_size={model_config.vocab_size} is too small for the corpus: use 256")
 
         self.device = choose_device(run_config.device)
         torch.set_num_threads(run_config.threads)
@@ -128,8 +128,7 @@ class Training:
         if self.workers is None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.grad_clip)
         else:
-            self.workers.average_gradients(self.model)
-            self.workers.clip(self.model, run.grad_clip)
+            self.workers.average_and_clip(self.model, run.grad_clip)
         self.optimizer.step()
         self.prune({})  # because the optimizer may have moved what is pruned: its moments are older than the masks
         for router in self.routers:
@@ -231,8 +230,7 @@ class Training:
 
 
 def train(model_config: ModelConfig, run_config: RunConfig, **options: Any) -> Iterator[Event]:
-    """Trains within the budget: yields a `Step` after every step and a `Record` at the end. ``options`` are those of
-    `Training`."""
+    """Trains within the budget: yields a `Step` after each, and a `Record`. ``options`` are those of `Training`."""
     training = Training(model_config, run_config, **options)
     while not training.done:
         yield training.step()
@@ -261,9 +259,8 @@ def decimate(losses: list[float], step_flops: int, points: int = CURVE_POINTS) -
     losses = [loss for loss in losses if math.isfinite(loss)]
     width = max(1, math.ceil(len(losses) / points))
     groups = [losses[i : i + width] for i in range(0, len(losses), width)]
-    ends = [min(i + width, len(losses)) for i in range(0, len(losses), width)]
-    means = [round(sum(group) / len(group), 5) for group in groups]
-    return {"flops": [float(end * step_flops) for end in ends], "loss": means}
+    flops = [float(end * step_flops) for end in accumulate(map(len, groups))]
+    return {"flops": flops, "loss": [round(sum(group) / len(group), 5) for group in groups]}
 
 
 class AdamW(torch.optim.AdamW):
@@ -279,10 +276,8 @@ class AdamW(torch.optim.AdamW):
 
 def _adamw(model: Transformer, run: RunConfig) -> torch.optim.AdamW:
     """Applies weight decay to matrices only, as usual, because a norm's gain is a scale and need not be small."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    gains = [p for p in model.parameters() if p.ndim == 1]
     groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": run.weight_decay},
-        {"params": gains, "weight_decay": 0.0},
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": run.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
     return AdamW(groups, lr=run.learning_rate or 0.0, betas=(0.9, 0.95), fused=True)

@@ -18,7 +18,6 @@ from sparsity_lab.analysis.pruning import (
     Batches,
     Masks,
     Scores,
-    cubic,
     heads,
     input_norms,
     magnitudes,
@@ -437,14 +436,6 @@ def test_mean_loss_is_the_trainers(training: Training) -> None:
 # ---- gradually
 
 
-def test_cubic_schedule() -> None:
-    """Equation 1 with t₀ = 100, n = 10, Δt = 50, written out; and its derivative at the end, which is 0."""
-    for t in range(100, 601, 50):
-        assert cubic((t - 100) / 500, 0.875) == pytest.approx(0.875 + (0 - 0.875) * (1 - (t - 100) / (10 * 50)) ** 3)
-    assert (cubic(-1, 0.5), cubic(0, 0.5), cubic(1, 0.5), cubic(2, 0.5)) == (0, 0, 0.5, 0.5)
-    assert cubic(0.5, 0.8) == pytest.approx(0.7), "seven eighths in half the time"
-
-
 @pytest.mark.parametrize("times", [1, 4])
 def test_training_while_pruning(training: Training, times: int) -> None:
     asked: list[tuple[int, float]] = []
@@ -456,7 +447,9 @@ def test_training_while_pruning(training: Training, times: int) -> None:
     steps = list(train_pruning(training, choose, 0.75, 0.2, 0.6, times))
     n = training.plan.steps
     assert len(steps) == n
-    assert asked == [(round(n * (0.2 + 0.4 * i / times)), cubic(i / times, 0.75)) for i in range(1, times + 1)]
+    assert [step for step, _ in asked] == [round(n * (0.2 + 0.4 * i / times)) for i in range(1, times + 1)]
+    by_equation_1 = [0.75 + (0 - 0.75) * (1 - i / times) ** 3 for i in range(1, times + 1)]
+    assert [sparsity for _, sparsity in asked] == pytest.approx(by_equation_1)
     assert asked[-1] == (round(0.6 * n), 0.75)
     weights = prunable(training.model)
     off = sum(int((w == 0).sum()) for w in weights.values())

@@ -15,7 +15,7 @@ from scipy.optimize import approx_fprime, minimize
 from benchmarks.fit import grid, law, measured
 from sparsity_lab.laws import huber
 from sparsity_lab.laws.fitting import Fit, _starts, finished, fit, fit_each, load_fits, save_fits
-from sparsity_lab.laws.power_law import EXPONENT, LAWS, MULTIPLIER
+from sparsity_lab.laws.power_law import BOUNDS, LAWS
 
 # Besiroglu et al. 2024 (arXiv 2404.10102), and sizes and tokens like those of Hoffmann et al.
 CHINCHILLA = {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658}
@@ -110,7 +110,7 @@ def test_minimum_is_that_of_l_bfgs(runs: pd.DataFrame) -> None:
     form, rng = LAWS["abnar"], np.random.default_rng(0)
     logs = {"N": -np.log(runs["params_total"]), "D": -np.log(runs["tokens"]), "S": -np.log1p(-runs["sparsity"])}
     x = form.design({of: (values - values.mean()).to_numpy() for of, values in logs.items()})
-    y, bounds = np.log(runs["val_loss"].to_numpy()), form.box(MULTIPLIER, EXPONENT)
+    y, bounds = np.log(runs["val_loss"].to_numpy()), form.box(BOUNDS)
     starts = _starts(form, x, y, rng)
     ends, values = huber.minimise(x, y, np.ones((len(starts), len(y))), starts, bounds)
     best = ends[values.argmin()]

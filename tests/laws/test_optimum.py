@@ -20,7 +20,7 @@ def grid(compute: float, S: np.ndarray, memory: float, active: float, serve: flo
     tokens = (compute / n_active - 2 * serve) / 6
     allowed = tokens > 0
     loss = np.full(S.shape, np.inf)
-    loss[allowed] = ABNAR.formula(ABNAR.coefficients, (n_active / (1 - S))[allowed], tokens[allowed], S[allowed])
+    loss[allowed] = ABNAR(N=(n_active / (1 - S))[allowed], D=tokens[allowed], S=S[allowed]).value
     best = np.unravel_index(loss.argmin(), loss.shape)
     return float(n_active[best]), float(S[best]), float(loss[best])
 

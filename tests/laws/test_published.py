@@ -57,7 +57,7 @@ def test_chinchilla_at_its_own_size() -> None:
 def test_krajewski_table_of_best_configurations(dense: float, tokens: float, granularity: float, loss: float) -> None:
     """Their "64 × 1B" is a dense 1B (12·d² a block) with 64 times the feed-forward part: N = 43 × 1B, not 64 × 1B."""
     law = LAWS["krajewski"]
-    n = law.n_from("active", dense)
+    n = dense / law.share("active")
     assert n == pytest.approx(43 * dense)
     assert law(N=n, D=tokens, G=granularity).value == pytest.approx(loss, rel=0.009)
 
@@ -162,9 +162,8 @@ def test_impossible_variables(name: str, changes: dict[str, float], message: str
 
 @given(st.floats(1, 1e15), st.floats(0, 0.999))
 def test_total_and_active_by_abnars_convention(n: float, S: float) -> None:
-    assert ABNAR.count("active", n, S) == pytest.approx((1 - S) * n)
-    assert ABNAR.count("total", n, S) == n
-    assert ABNAR.n_from("active", ABNAR.count("active", n, S), S) == pytest.approx(n)
+    assert n * ABNAR.share("active", S) == pytest.approx((1 - S) * n)
+    assert n * ABNAR.share("total", S) == n
 
 
 @pytest.mark.parametrize(("name", "what", "message"), [
@@ -174,6 +173,4 @@ def test_total_and_active_by_abnars_convention(n: float, S: float) -> None:
 ])  # fmt: skip
 def test_a_law_counts_only_what_it_knows(name: str, what: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        LAWS[name].count(what, 1e9)
-    with pytest.raises(ValueError, match=message):
-        LAWS[name].n_from(what, 1e9)
+        LAWS[name].share(what)
