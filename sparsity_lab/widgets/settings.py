@@ -52,7 +52,7 @@ class Settings(Config):
         names = ["model", "dense"][: len(self.pairs)]
         models = [f"ModelConfig.on_dial({self.width}, {model.sparsity or 0!r}{hold})" for model, _ in self.pairs]
         return f"""from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.training.trainer import train
+from sparsity_lab.training import train
 
 {", ".join(names)} = {", ".join(models)}
 run = RunConfig(budget={scientific(self.budget)}, seed={self.seed}, corpus={self.corpus!r}{backend})
