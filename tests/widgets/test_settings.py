@@ -8,7 +8,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.training import trainer as training
 from sparsity_lab.widgets.settings import Settings
 
 SETTINGS = st.builds(
@@ -88,7 +87,7 @@ def test_code_trains_just_the_same(settings: Settings) -> None:
         return [Done()]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "train", train)
+        patch.setattr("sparsity_lab.training.train", train)
         exec(settings.code(), {"print": lambda text: None})
     assert trained == settings.pairs
 
