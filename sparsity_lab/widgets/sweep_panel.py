@@ -8,9 +8,10 @@ from pathlib import Path
 import ipywidgets as ipw
 
 from sparsity_lab.runs.grid import Pair
+from sparsity_lab.runs.lanes import measure_speed
+from sparsity_lab.runs.pool import pool
 from sparsity_lab.runs.sweep import Progress, estimate, missing, sweep
-from sparsity_lab.training.corpus import load_corpus
-from sparsity_lab.training.timing import Speed, calibrate
+from sparsity_lab.training.timing import Speed
 
 
 class SweepPanel(ipw.VBox):
@@ -94,7 +95,7 @@ class SweepPanel(ipw.VBox):
         try:
             todo = missing(self.pairs, self.folder)
             if todo:
-                self._speed = self._speed or calibrate(load_corpus(todo[0][1].corpus))
+                self._speed = self._speed or pool().submit(measure_speed, todo[0][1].corpus, at_once=True).result()
                 self._say(estimate(todo, self.folder, self.workers, self._speed).summary())
             else:
                 self._say(f"All {len(self.pairs)} runs are trained already.")
