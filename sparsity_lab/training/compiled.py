@@ -108,7 +108,7 @@ def _note(model: ModelConfig, run: RunConfig) -> bool | None:
 
 
 def _path(model: ModelConfig, run: RunConfig) -> Path:
-    what = [model.to_json(), resolve(model, run).sequences, _sources(), torch.__version__, routes.processor()]
+    what = [model.to_json(), resolve(model, run).sequences, run.threads, _sources(), torch.__version__, routes.processor()]
     return _folder() / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.json"
 
 

@@ -39,9 +39,8 @@ class Training:
     """One run: build it, call `step` until `done`, then `evaluate` and `record`. `train` does just that.
 
     With ``checkpoint_path``, the run saves itself there every ``checkpoint_seconds``. If the file is already there, the
-    run resumes from it, with as many processes as there are now. ``compiled`` says whether compiled code makes the
-    steps (default: as `should_compile` says of this run); a run that resumes goes on as it began, with the libraries
-    that it began with. Raises ValueError if the budget does not pay for one step, or if the checkpoint is of another
+    run resumes from it, with as many processes as there are now. ``compiled`` has compiled code make the
+    steps, if there can be such code; a run that resumes goes on as it began, with the libraries that it began with. Raises ValueError if the budget does not pay for one step, or if the checkpoint is of another
     run.
     """
 
@@ -53,7 +52,7 @@ class Training:
         corpus: Corpus | None = None,
         checkpoint_path: Path | str | None = None,
         checkpoint_seconds: float = 30.0,
-        compiled: bool | None = None,
+        compiled: bool = False,
         workers: Workers | None = None,
     ):
         run_config = resolve(model_config, run_config)
@@ -67,9 +66,8 @@ class Training:
         torch.set_num_threads(run_config.threads)
         keep_heap()
         self.routes = routes.here() if self.device.type == "cpu" else None
-        compiled = should_compile([(model_config, run_config)]) if compiled is None else compiled
-        compiled = compiled and workers is None  # processes exchange gradients and loads within a step
-        self.compiled = compiled and available(model_config, run_config)
+        alone = workers is None  # several processes exchange gradients and loads within a step
+        self.compiled = compiled and alone and available(model_config, run_config)
         torch.manual_seed(run_config.seed)
         self.model = Transformer(model_config, run_config.backend, getattr(torch, run_config.dtype)).to(self.device)
         self.workers = workers
@@ -232,7 +230,9 @@ class Training:
 
 
 def train(model_config: ModelConfig, run_config: RunConfig, **options: Any) -> Iterator[Event]:
-    """Trains within the budget: yields a `Step` after each, and a `Record`. ``options`` are those of `Training`."""
+    """Trains within the budget: yields a `Step` after each, and a `Record`. ``options`` are those of `Training`; unless
+    they say otherwise, a long run is compiled (`should_compile`)."""
+    options = {"compiled": should_compile([(model_config, run_config)])} | options
     training = Training(model_config, run_config, **options)
     while not training.done:
         yield training.step()
