@@ -31,20 +31,19 @@ WORTH_WAITING = 1e12  # and from which it is made first: such a run takes a minu
 ROUTERS = ("softmax", "sigmoid")  # the others decide by the data how many rows there are
 MOST_SHAPES = 64  # that one process compiles
 
-Pair = tuple[ModelConfig, RunConfig]
 
-
-def should_compile(pairs: Iterable[Pair]) -> bool:
+def should_compile(pairs: Iterable[tuple[ModelConfig, RunConfig]]) -> bool:
     """Tells whether these runs, which are to be compared, are trained by compiled code: all of them or none."""
-    return all(_can(*pair) and (pair[1].budget >= WORTH_WAITING or is_ready(*pair)) for pair in pairs)
+    return all(can_compile(*pair) and (pair[1].budget >= WORTH_WAITING or is_ready(*pair)) for pair in pairs)
 
 
 def worth_preparing(model: ModelConfig, run: RunConfig) -> bool:
     """Tells whether a later run of this shape would gain from code that is made now, in the background."""
-    return _can(model, run) and not is_ready(model, run)
+    return can_compile(model, run) and not is_ready(model, run)
 
 
-def _can(model: ModelConfig, run: RunConfig) -> bool:
+def can_compile(model: ModelConfig, run: RunConfig) -> bool:
+    """Tells whether a run is long enough and of a kind for compiled code, and its compiler has not failed."""
     usual = run.backend == "grouped" and run.dtype == "float32" and model.router in ROUTERS
     on_cpu = run.device == "cpu" or not torch.cuda.is_available()
     return usual and on_cpu and run.budget >= WORTH_IT and has_compiler() and _note(model, run) is not False
@@ -69,9 +68,14 @@ def make_ready(model: ModelConfig, run: RunConfig) -> "subprocess.Popen[bytes]":
 
 def available(model: ModelConfig, run: RunConfig) -> bool:
     """Returns whether the code for this shape is there; waits until it is made, if that was not tried before."""
-    if has_compiler() and _note(model, run) is None:
+    if is_untried(model, run):
         make_ready(model, run).wait()
     return has_compiler() and is_ready(model, run)
+
+
+def is_untried(model: ModelConfig, run: RunConfig) -> bool:
+    """Tells whether nobody has tried to make the code for this shape."""
+    return has_compiler() and _note(model, run) is None
 
 
 def loss(model: Transformer, x_BT: Tensor, y_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +112,8 @@ def _note(model: ModelConfig, run: RunConfig) -> bool | None:
 
 
 def _path(model: ModelConfig, run: RunConfig) -> Path:
-    what = [model.to_json(), resolve(model, run).sequences, run.threads, _sources(), torch.__version__, routes.processor()]
+    batch, machine = [resolve(model, run).sequences, run.threads], [torch.__version__, routes.processor()]
+    what = [model.to_json(), *batch, _sources(), *machine]
     return _folder() / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.json"
 
 

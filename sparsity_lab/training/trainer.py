@@ -39,9 +39,9 @@ class Training:
     """One run: build it, call `step` until `done`, then `evaluate` and `record`. `train` does just that.
 
     With ``checkpoint_path``, the run saves itself there every ``checkpoint_seconds``. If the file is already there, the
-    run resumes from it, with as many processes as there are now. ``compiled`` has compiled code make the
-    steps, if there can be such code; a run that resumes goes on as it began, with the libraries that it began with. Raises ValueError if the budget does not pay for one step, or if the checkpoint is of another
-    run.
+    run resumes from it, with as many processes as there are now. ``compiled`` has compiled code make the steps, if it
+    can be made. A run that resumes goes on as it began, with the libraries that it began with. Raises ValueError if the
+    budget does not pay for one step, or if the checkpoint is of another run.
     """
 
     def __init__(
