@@ -6,8 +6,8 @@ import time
 
 from benchmarks.timing import machine
 
-NAMES = ["moe_layer", "step", "backends", "decode", "live", "browser", "redraw", "estimate", "fit", "measures", "sweep"]
-NAMES += ["classroom"]
+NAMES = ["moe_layer", "step", "twins", "backends", "decode", "live", "browser", "redraw", "estimate", "fit", "measures"]
+NAMES += ["sweep", "classroom"]
 
 
 def main(names: list[str]) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Row, Times, at_most, ratio, take_turns
 from sparsity_lab.config import ModelConfig
+from sparsity_lab.models import routes
 from sparsity_lab.models.experts import MoE
 from sparsity_lab.models.ops import keep_heap
 
@@ -24,6 +25,11 @@ SHAPES = (  # d_model, d_expert, n_experts, top_k, bar: time over the dense laye
 TOKENS = 2048
 SECONDS = 6.0  # of timing, a shape and comparison
 SLOWER = 4.0  # an implementation that takes this many times as long as the fastest is out
+
+FORCED = {
+    "torch": routes.Routes(),
+    "oneDNN": routes.Routes(("onednn",) * routes.CLASSES, ("onednn",) * routes.CLASSES),
+}
 
 Pass = Callable[[], object]
 
@@ -45,6 +51,7 @@ class SwiGLU(nn.Module):
 def rows() -> Iterator[Row]:
     torch.set_num_threads(1)
     keep_heap()
+    routes.use(routes.here())
     for d_model, d_expert, n_experts, top_k, bar in SHAPES:
         shape = f"MoE layer, width {d_model}, experts {top_k} of {n_experts}, each {d_expert} wide"
         torch.manual_seed(0)
@@ -52,10 +59,28 @@ def rows() -> Iterator[Row]:
         ours = MoE(config, "grouped")
         x_BTD = torch.randn(16, TOKENS // 16, d_model)
         dense = SwiGLU(d_model, top_k * d_expert)
-        times = take_turns({"ours": moe_pass(ours, x_BTD), "dense": plain_pass(dense, x_BTD)}, SECONDS)
-        yield at_most(f"{shape}: time over a dense layer's", ratio(times, "ours", "dense"), bar)
+        passes = {"chosen": moe_pass(ours, x_BTD), "dense": plain_pass(dense, x_BTD)}
+        if routes.has_onednn():
+            passes |= {name: by(libraries, passes["chosen"]) for name, libraries in FORCED.items()}
+        times = take_turns(passes, SECONDS)
+        yield at_most(f"{shape}: time over a dense layer's", ratio(times, "chosen", "dense"), bar)
+        for name in passes.keys() & FORCED.keys():
+            measured = f"{ratio(times, name, 'dense'):.2f}"
+            yield Row(f"{shape}: the same with all large products by {name}", "", measured, None)
         name, times = against_transformers(ours, x_BTD)
         yield at_most(f"{shape}: time over transformers' best ({name})", ratio(times, "ours", name), 1.0)
+
+
+def by(libraries: routes.Routes, run: Pass) -> Pass:
+    """Runs a pass with these libraries instead of those that were chosen for this machine."""
+
+    def forced() -> None:
+        chosen = routes.in_use
+        routes.use(libraries)
+        run()
+        routes.use(chosen)
+
+    return forced
 
 
 def moe_pass(layer: MoE, x_BTD: Tensor) -> Pass:

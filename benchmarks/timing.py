@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from sparsity_lab.models.routes import processor
+
 BLOCK = 15  # timed calls in a turn
 UNTIMED = 2  # before them, so that caches are warm with what is timed
 BUSY = 0.5  # load average a core from which timings suffer
@@ -69,7 +71,7 @@ def ratio(times: Times, above: str, below: str) -> float:
 def machine() -> str:
     """A line on the machine, and a warning when it is busy."""
     cores = os.cpu_count() or 1
-    line = f"Machine: {_processor()}, {cores} core{'s'[: cores > 1]}"
+    line = f"Machine: {processor()}, {cores} core{'s'[: cores > 1]}"
     if not hasattr(os, "getloadavg"):
         return line
     load = os.getloadavg()[0]
@@ -77,13 +79,3 @@ def machine() -> str:
     if load > BUSY * cores:
         line += "\nWarning: the machine is busy with other work; the numbers are less steady than they could be."
     return line
-
-
-def _processor() -> str:
-    import platform
-
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

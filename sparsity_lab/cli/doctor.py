@@ -41,7 +41,7 @@ def find_browser() -> str | None:
 def examine() -> list[Finding]:
     """Looks at everything. This takes about a second, because it times matrix products."""
     system = Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    return [system, *map(_package, PACKAGES), _device(), *_rates(), _megablocks(), _chromium()]
+    return [system, *map(_package, PACKAGES), _device(), *_rates(), *_routes(), _compiler(), _megablocks(), _chromium()]
 
 
 def _package(name: str) -> Finding:
@@ -70,6 +70,32 @@ def _rates() -> list[Finding]:
         rates[f"{count} thread{'s'[: count > 1]}"] = matmul_rate()
     torch.set_num_threads(before)
     return [Finding(name, f"{rate / 1e9:.0f} GFLOP/s float32 products") for name, rate in rates.items()]
+
+
+def _routes() -> list[Finding]:
+    """Which library multiplies on one thread, by the size of the product."""
+    import torch
+
+    from sparsity_lab.models import routes
+
+    torch.set_num_threads(1)
+    found = []
+    for kind, rows in routes.table(routes.machine()).items():
+        sizes = []
+        for row in rows:
+            times = ", ".join(f"{name} {ms:.2g} ms" for name, ms in row["ms"].items())
+            sizes.append(f"{row['multiply_adds'] / 1e6:.2g}M {row['route']}" + f" ({times})" * bool(times))
+        found.append(Finding(kind, "; ".join(sizes)))
+    return found
+
+
+def _compiler() -> Finding:
+    from sparsity_lab.training.compiled import WORTH_IT, has_compiler
+
+    if has_compiler():
+        return Finding("compiler", f"runs from {WORTH_IT:.0e} FLOPs can be trained by compiled code")
+    advice = "long runs are faster with a C++ compiler: `sudo apt install g++`, and SPARSITY_LAB_COMPILE unset"
+    return Finding("compiler", "none is used", ok=False, advice=advice)
 
 
 def _megablocks() -> Finding:

@@ -69,24 +69,24 @@ def use(routes: Routes) -> None:
 
 def here() -> Routes:
     """Returns the routes for this machine and number of threads, measured at the first call ever (about 0.3 s)."""
-    return Routes.from_dict({kind: [row["route"] for row in rows] for kind, rows in table(_machine()).items()})
+    return Routes.from_dict({kind: [row["route"] for row in rows] for kind, rows in table(machine()).items()})
 
 
 Table = dict[str, list[dict[str, Any]]]  # by kind of product; for each class the multiply-adds, milliseconds and route
 
 
 @cache
-def table(machine: str) -> Table:
-    """Returns what was measured, from the cache folder where it is there."""
+def table(of: str) -> Table:
+    """Returns what was measured on a `machine`, from the cache folder where it is there; this one is measured anew."""
     path = cache_dir() / "routes.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):  # several processes that start together take the same routes
             known = _read(path)
-            if machine not in known:
-                known[machine] = measure()
+            if of not in known:
+                known[of] = measure()
                 write_text(path, json.dumps(known, indent=1))
-        return known[machine]
+        return known[of]
     except OSError:  # no place to keep it: what is safe everywhere
         return _untimed()
 
@@ -99,7 +99,8 @@ def _read(path: Any) -> dict[str, Table]:
     return {}
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Returns what the measurement holds for: processor, torch and number of threads."""
     return f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
