@@ -1,4 +1,4 @@
-"""Adds what widgets lack in the browser: names for sliders, a visible focus, plots as wide as their place."""
+"""Adds what widgets lack: names for sliders, a visible focus, wide plots, and answers while a cell runs."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ class Aid(anywidget.AnyWidget):
 
 
 def answer_at_once(widget: Any) -> None:
-    """Lets a widget and those in it answer while a cell runs.
+    """Lets a widget, with those in it, answer while a cell runs.
 
-    JupyterLab sends what a learner does to a thread of its own in the kernel, a subshell. Since ipykernel 7.4 the kernel
-    sends it on to where the widget was last written from instead, and for a widget that a cell has made this is the
-    main thread, which runs the next cell. Without this rule of the kernel's, JupyterLab's choice stands.
+    JupyterLab sends what a learner does to a subshell, a thread of the kernel that runs no cells. ipykernel 7.4 does
+    not follow: it takes the thread in which the widget was last written to, the one for cells until a callback of some
+    widget writes to it. Without that rule a comm follows JupyterLab again; other kernels have no such rule.
     """
     if widget.comm is not None:
         widget.comm._reply_subshell_for = None

@@ -11,6 +11,7 @@ from sparsity_lab.runs.grid import Pair
 from sparsity_lab.runs.sweep import Progress, estimate, missing, sweep
 from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.training.timing import Speed, calibrate
+from sparsity_lab.widgets.accessibility import answer_at_once
 
 
 class SweepPanel(ipw.VBox):
@@ -39,6 +40,7 @@ class SweepPanel(ipw.VBox):
         self.status = ipw.HTML()
         super().__init__([ipw.HBox([self.start_button, self.stop_button, self.bar]), self.status])
         self.add_class("sparsity-lab-sweep")
+        answer_at_once(self)
         self.start_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
 

@@ -127,6 +127,13 @@ def browsing(address: str, height: int = 900, reruns: bool = False, **context: A
     assert not faults, faults
 
 
+def write_notebook(path: Path, *cells: str) -> None:
+    """Writes a notebook of these cells of code."""
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}  # or JupyterLab asks for a kernel
+    code = [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
+    nbformat.write(nbformat.v4.new_notebook(cells=code, metadata={"kernelspec": spec}), path)
+
+
 def open_notebook(page: Page, address: str, name: str) -> None:
     base, query = address.split("?")
     page.goto(f"{base}lab/tree/notebooks/{name}?reset&{query}")
