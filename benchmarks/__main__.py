@@ -7,7 +7,7 @@ import time
 from benchmarks.timing import machine
 
 NAMES = ["moe_layer", "step", "backends", "decode", "live", "browser", "redraw", "estimate", "fit", "measures", "sweep"]
-NAMES += ["classroom"]
+NAMES += ["decided", "classroom"]
 
 
 def main(names: list[str]) -> int:
