@@ -13,8 +13,18 @@ from benchmarks.timing import Row
 from sparsity_lab.cli.doctor import find_browser
 from sparsity_lab.files import cache_dir
 from sparsity_lab.widgets.settings import Settings
-from tests.browser.lab import NOTEBOOKS, Dial, browsing, open_notebook, run_all, served
-from tests.browser.test_alive import DIAL, SLEEPS, TRAINS, open_and_run
+from tests.browser.lab import (
+    DIAL,
+    NOTEBOOKS,
+    SLEEPS,
+    TRAINS,
+    Dial,
+    browsing,
+    open_and_run,
+    open_notebook,
+    run_all,
+    served,
+)
 
 PRESSES = 40
 BAR = 150  # ms, 95th percentile
@@ -115,8 +125,7 @@ def while_a_cell(cell: str, what: str) -> Iterator[Row]:
             start = time.monotonic()
             dial.button("Train").click()
             dial.status.get_by_text("Training.").wait_for()
-            while dial.points() < 2:
-                page.wait_for_timeout(10)
+            dial.wait_for_curve()
             curves.append(time.monotonic() - start)
             page.wait_for_timeout(1_000)
             start = time.monotonic()

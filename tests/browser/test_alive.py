@@ -5,14 +5,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.lab import PATIENCE, Dial, open_notebook, run_all, write_notebook
+from tests.browser.lab import DIAL, PATIENCE, SLEEPS, TRAINS, open_and_run
 
 pytestmark = pytest.mark.browser
 
-DIAL = """
-from sparsity_lab.widgets import MagicDial
-MagicDial(sparsity=0.9375, width=16, budget=1e13, dense_twin=False)
-"""
 EXPLORER = """
 import plotly.graph_objects as go
 from sparsity_lab.widgets import Explorer, slide
@@ -23,22 +19,6 @@ from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.widgets import SweepPanel
 SweepPanel([(ModelConfig.on_dial(16, 0.5), RunConfig(budget=1e12))], "sweep", workers=1)
 """
-# Neither ends before the test does.
-SLEEPS = "import time\nwhile True:\n    time.sleep(1)"
-TRAINS = """
-from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.runs.repeat import run_all
-run_all([(ModelConfig.on_dial(16, 0.9375), RunConfig(budget=1e13, seed=seed)) for seed in range(4)])
-"""
-
-
-def open_and_run(page: Page, address: str, folder: Path, *cells: str) -> Dial:
-    """Runs all cells at once, of which the last does not end."""
-    write_notebook(folder / "lab/notebooks/alive.ipynb", *cells)
-    open_notebook(page, address, "alive.ipynb")
-    run_all(page, wait=False)
-    page.get_by_text("[*]:").last.wait_for()
-    return Dial(page)
 
 
 @pytest.mark.parametrize("cell", [SLEEPS, TRAINS], ids=["sleeps", "trains"])
@@ -50,8 +30,7 @@ def test_the_dial_while_a_cell(page: Page, address: str, tmp_path: Path, cell: s
 
     dial.button("Train").click()
     expect(dial.status).to_contain_text("Training", timeout=PATIENCE)
-    dial.page.wait_for_timeout(1_000)
-    assert dial.points() > 1
+    dial.wait_for_curve()
     dial.press("sparsity", "ArrowRight")
     expect(dial.facts).to_contain_text("1 of 16", timeout=PATIENCE)
     dial.button("Pause").click()
