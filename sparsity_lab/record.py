@@ -1,15 +1,36 @@
-"""What is kept of a run: its `Record`, the name that its configs give it, and its row in a table of runs."""
+"""What is told of a run, step by step, and what is kept of it: its `Record`, the name that its configs give it, and its
+row in a table of runs."""
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
 from typing import Any, Self
 
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.units import scientific
 
 UNFINISHED = ("stopped", "failed")  # the status of runs that are worth another try
+CURVE_POINTS = 512
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step, just done."""
+
+    step: int  # from 1
+    steps: int  # of the whole run
+    tokens: int  # read so far
+    flops: int  # used so far
+    loss: float  # training cross-entropy of this batch, nats per token
+    learning_rate: float
+    seconds: float  # of training so far, without pauses
+
+    @property
+    def seconds_left(self) -> float:
+        return self.seconds / self.step * (self.steps - self.step)
 
 
 @dataclass(frozen=True)
@@ -97,6 +118,16 @@ def run_label(model: ModelConfig, run: RunConfig) -> str:
     held = "" if model.d_expert == 3 * model.d_model else ", total held"
     budget = scientific(float(f"{run.budget:.0e}"))
     return f"{kind}, width {model.d_model}, {budget}, seed {run.seed}{held}"
+
+
+def decimate(losses: list[float], step_flops: int, points: int = CURVE_POINTS) -> dict[str, list[float]]:
+    """Returns means of neighbouring steps, at most ``points`` of them, each at the FLOPs where its steps end. The last
+    loss of a diverged run, which is not a number, is left out."""
+    losses = [loss for loss in losses if math.isfinite(loss)]
+    width = max(1, math.ceil(len(losses) / points))
+    groups = [losses[i : i + width] for i in range(0, len(losses), width)]
+    flops = [float(end * step_flops) for end in accumulate(map(len, groups))]
+    return {"flops": flops, "loss": [round(sum(group) / len(group), 5) for group in groups]}
 
 
 OF_RECORD = ("status", "val_loss", "sparsity", "flops", "seed", "params_total", "params_active", "tokens", "steps",

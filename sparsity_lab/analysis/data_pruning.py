@@ -16,8 +16,9 @@ from datasketch import MinHash, MinHashLSH
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.models import Transformer
 from sparsity_lab.record import Record
-from sparsity_lab.training.batches import Bytes, Indices, Windows, validation_batches
+from sparsity_lab.training.batches import Indices, Windows, validation_batches
 from sparsity_lab.training.corpus import Corpus
+from sparsity_lab.training.tasks import Bytes
 from sparsity_lab.training.trainer import Training
 
 SHINGLE = 8  # bytes

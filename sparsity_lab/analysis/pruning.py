@@ -26,7 +26,8 @@ from sparsity_lab.config import one_of
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.attention import Attention
 from sparsity_lab.models.mla import LatentAttention
-from sparsity_lab.training.trainer import Step, Training
+from sparsity_lab.record import Step
+from sparsity_lab.training.trainer import Training
 
 Scores = dict[str, Tensor]  # by the weights' names, in their shapes; larger matters more
 Masks = dict[str, Tensor]  # bool, in the weights' shapes; True stays

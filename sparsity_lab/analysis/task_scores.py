@@ -13,9 +13,8 @@ from sparsity_lab.analysis.routing import KINDS, kinds
 from sparsity_lab.intervals import mean_interval, over_seeds, verdict
 from sparsity_lab.models import Transformer
 from sparsity_lab.record import Record
-from sparsity_lab.training.batches import Bytes
 from sparsity_lab.training.corpus import load_corpus
-from sparsity_lab.training.tasks import RANKS, TASKS, facts, lines, recall_lines
+from sparsity_lab.training.tasks import RANKS, TASKS, Bytes, facts, lines, recall_lines
 from sparsity_lab.training.trainer import Training
 
 LINES = 1_000  # per task: the standard error of a share is then at most 1.6 %

@@ -5,4 +5,5 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # a process with threads of its own cannot be copied safely
 
+import sparsity_lab.runs.worker
 import sparsity_lab.training.trainer  # noqa: F401

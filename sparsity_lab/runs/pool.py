@@ -4,15 +4,18 @@
     job.result()
 
 A job's function gets a `Line` to its caller before its arguments. It should ask now and then what was `heard`, because
-a stop comes that way. Functions, arguments and results travel pickled, so functions are those of modules.
+a stop comes that way. Functions and arguments may come from a notebook, results and news are of modules' classes.
 """
 
+import atexit
+import math
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import threading
+import traceback
 import types
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,13 +23,20 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import cloudpickle
+
+CONTAINER = Path("/sys/fs/cgroup/cpu.max")  # Linux: microseconds of processor time per so many of the clock
 TRIES = 4  # of a job whose worker dies under it
 
 
 class WorkerDied(RuntimeError):
     """Every worker that had this job has died."""
+
+    def __init__(self, text: str = "every worker that had it died; was there too little memory?"):
+        super().__init__(text)
 
 
 def cores() -> int:
@@ -38,9 +48,11 @@ def cores() -> int:
                 return max(1, int(float(text)))
             except (ValueError, OverflowError):
                 raise ValueError(f"{name}={text!r} must be a number of cores, such as {name}=2") from None
-    from dask.system import cpu_count  # reads affinity and the limits of a container
-
-    return int(cpu_count())
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # where there is no such file, or no limit
+        limit, period = CONTAINER.read_text().split()
+        allowed = min(allowed, math.ceil(int(limit) / int(period)))
+    return allowed
 
 
 class Line:
@@ -51,7 +63,7 @@ class Line:
 
     def tell(self, news: Any) -> None:
         """Sends something to whoever handed the job out. Raises BrokenPipeError if they are gone."""
-        self._connection.send(("news", self._number, news))
+        self._connection.send(("news", self._number, pickle.dumps(news)))
 
     def heard(self, seconds: float = 0.0) -> list[Any]:
         """Returns what was sent to the job since, waiting up to ``seconds`` for the first. Raises EOFError if whoever
@@ -67,9 +79,9 @@ class Line:
 class Job:
     """A call in a worker, as its caller sees it. ``hear`` gets the job's news, in a thread of the pool."""
 
-    def __init__(self, pool: "Pool", call: bytes, hear: Callable[[Any], None]):
+    def __init__(self, pool: "Pool", call: "_Call", hear: Callable[[Any], None], at_once: bool):
         self.future: Future[Any] = Future()
-        self._pool, self._call, self._hear = pool, call, hear
+        self._pool, self._call, self._hear, self._at_once = pool, call, hear, at_once
         self._said: list[Any] = []  # also to a worker that takes the job over from one that died
         self._worker: _Worker | None = None
         self._deaths = 0
@@ -88,6 +100,7 @@ class Job:
             if waiting:
                 self._pool._queue.remove(self)
                 self.future.cancel()
+                self.future.set_running_or_notify_cancel()  # or nobody who waits for it is woken
             return waiting
 
     def result(self, timeout: float | None = None) -> Any:
@@ -105,8 +118,9 @@ class Pool:
         self._queue: deque[Job] = deque()
         self._workers: list[_Worker] = []
         self._ear, self._bell = multiprocessing.Pipe(duplex=False)  # wakes the thread that listens
-        self._closed = False
-        threading.Thread(target=self._listen, name="pool", daemon=True).start()
+        self._rung = self._closed = False
+        atexit.register(self.close)  # before multiprocessing waits for its processes
+        threading.Thread(target=self._work, name="pool", daemon=True).start()
 
     def submit(
         self,
@@ -115,68 +129,82 @@ class Pool:
         hear: Callable[[Any], None] = lambda news: None,
         at_once: bool = False,
     ) -> Job:
-        """Hands out ``function(line, *arguments)``. With ``at_once`` it does not wait for a free worker: one more is
-        started if none is, for somebody who looks on."""
-        job = Job(self, pickle.dumps((function, arguments)), hear)
+        """Hands out ``function(line, *arguments)``, to be called in this folder and with these settings, and returns
+        at once. With ``at_once`` the job does not wait for a free worker: one more is started if none is, for somebody
+        who looks on."""
+        call = cloudpickle.dumps((function, arguments)), os.getcwd(), list(sys.path), _settings()
+        job = Job(self, call, hear, at_once)
         with self._lock:
             if self._closed:
                 raise RuntimeError("this pool is closed")
-            if at_once:
-                self._begin(job, self._idle() or self._hire())
-            else:
-                self._queue.append(job)
-                self._hand_out()
+            (self._queue.appendleft if at_once else self._queue.append)(job)
+            self._ring()
         return job
 
     def close(self) -> None:
         """Ends all workers at once, whatever they do."""
+        atexit.unregister(self.close)
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
+            for job in list(self._queue):
+                job.cancel()
             for worker in self._workers:
                 worker.process.kill()
             self._ring()
 
-    # ---- below, everything happens under the lock
+    def _ring(self) -> None:
+        if not self._rung:  # a pipe that is full would block
+            self._rung = True
+            self._bell.send(None)
 
-    def _idle(self) -> "_Worker | None":
-        return next((worker for worker in self._workers if worker.job is None), None)
+    # ---- the pool's thread, in which all processes start, because a start takes 20 ms and the first one a second
+
+    def _work(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):  # Ctrl-C reaches all processes of a terminal, also while they start
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        with suppress(OSError, EOFError):
+            self._hire()  # so that the first job finds a worker
+        while not self._closed or self._workers:
+            self._hand_out()
+            by_connection = {worker.connection: worker for worker in self._workers}
+            for ready in wait([self._ear, *by_connection]):
+                if ready is self._ear:
+                    with self._lock:
+                        self._ear.recv()
+                        self._rung = False
+                else:
+                    self._receive(by_connection[cast(Connection, ready)])
+
+    def _hand_out(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                worker = next((worker for worker in self._workers if worker.job is None), None) or self._hire()
+            except (OSError, EOFError):  # no process can be had
+                self._lose(job)
+                continue
+            with self._lock:
+                worker.job, job._worker = job, worker
+                worker.call(job)
 
     def _hire(self) -> "_Worker":
         worker = _Worker()
-        self._workers.append(worker)
-        self._ring()
+        with self._lock:
+            self._workers.append(worker)
+            if self._closed:
+                worker.process.kill()
         return worker
 
-    def _ring(self) -> None:
-        self._bell.send(None)
-
-    def _hand_out(self) -> None:
-        while self._queue:
-            busy = sum(worker.job is not None for worker in self._workers)
-            if busy >= self.size:
-                return
-            self._begin(self._queue.popleft(), self._idle() or self._hire())
-
-    def _begin(self, job: Job, worker: "_Worker") -> None:
-        worker.job, job._worker = job, worker
-        worker.call(job)
-
-    def _listen(self) -> None:
-        while True:
-            with self._lock:
-                if self._closed and not self._workers:
-                    return
-                by_connection = {worker.connection: worker for worker in self._workers}
-            for ready in wait([self._ear, *by_connection]):
-                assert isinstance(ready, Connection)
-                if ready is self._ear:
-                    ready.recv()
-                else:
-                    self._receive(by_connection[ready])
+    def _next(self) -> Job | None:
+        """Takes the job out of the queue that may begin now."""
+        with self._lock:
+            free = sum(worker.job is not None for worker in self._workers) < self.size
+            return self._queue.popleft() if self._queue and (free or self._queue[0]._at_once) else None
 
     def _receive(self, worker: "_Worker") -> None:
         try:
-            kind, number, content = worker.connection.recv()
+            kind, number, packed = worker.connection.recv()
         except (EOFError, OSError):
             self._bury(worker)
             return
@@ -185,14 +213,17 @@ class Pool:
             return
         if kind == "news":
             with suppress(Exception):  # the listener's own; other jobs must go on being heard
-                job._hear(content)
+                job._hear(pickle.loads(packed))
             return
         with self._lock:
             worker.job = job._worker = None
             if len(self._workers) > self.size:  # it was one more than there are cores
                 self._workers.remove(worker)
                 worker.connection.close()
-            self._hand_out()
+        try:
+            content = pickle.loads(packed)
+        except Exception as error:
+            kind, content = "failed", error
         (job.future.set_result if kind == "done" else job.future.set_exception)(content)
 
     def _bury(self, worker: "_Worker") -> None:
@@ -201,12 +232,22 @@ class Pool:
             self._workers.remove(worker)
             worker.connection.close()
             if job is not None:
-                job._worker, job._deaths = None, job._deaths + 1
-                if job._deaths < TRIES and not self._closed:
-                    self._begin(job, self._idle() or self._hire())
-                    return
+                job._worker = None
         if job is not None:
-            job.future.set_exception(WorkerDied("every worker that had it died; was there too little memory?"))
+            self._lose(job)
+
+    def _lose(self, job: Job) -> None:
+        """Lets a job whose worker died be tried again, or gives it up."""
+        job._deaths += 1
+        with self._lock:
+            again = job._deaths < TRIES and not self._closed
+            if again:
+                self._queue.appendleft(job)
+        if not again:
+            job.future.set_exception(WorkerDied())
+
+
+_Call = tuple[bytes, str, list[str], dict[str, str]]  # the function and its arguments; folder, path and settings
 
 
 class _Worker:
@@ -215,16 +256,15 @@ class _Worker:
     def __init__(self) -> None:
         context = _context()
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs,), daemon=True, name="sparsity-lab")
-        with _nothing_to_import():
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True, name="sparsity-lab")
+        with theirs, _nothing_to_import():
             self.process.start()
-        theirs.close()
         self.job: Job | None = None
         self.number = 0  # of its present job
 
     def call(self, job: Job) -> None:
         self.number += 1
-        self._send(("call", self.number, (job._call, os.getcwd(), _settings())))
+        self._send(("call", self.number, job._call))
         for message in job._said:
             self.say(message)
 
@@ -247,10 +287,11 @@ def _context() -> Any:
 
 @contextmanager
 def _nothing_to_import() -> Iterator[None]:
-    """Hides the main module, which a new process would import: jobs need nothing from there, and a script without
+    """Hides a main module that a new process would import: jobs need nothing from there, and a script without
     ``if __name__ == "__main__"`` would run twice."""
     main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
+    if hasattr(main, "__file__"):  # and not a notebook
+        sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         yield
     finally:
@@ -261,9 +302,9 @@ def _settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("SPARSITY_LAB_")}
 
 
-def _work(connection: Connection) -> None:
+def _serve(connection: Connection) -> None:
     """Does jobs until whoever hands them out is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the caller sends a stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(EOFError, OSError):
         while True:
             kind, number, content = connection.recv()
@@ -271,32 +312,49 @@ def _work(connection: Connection) -> None:
                 connection.send(_answer(Line(connection, number), number, *content))
 
 
-def _answer(line: Line, number: int, call: bytes, folder: str, settings: dict[str, str]) -> tuple[str, int, Any]:
+def _answer(line: Line, number: int, call: bytes, folder: str, path: list[str], settings: dict[str, str]) -> Any:
     for name in _settings().keys() - settings.keys():
         del os.environ[name]
     os.environ.update(settings)
+    sys.path[:] = path
     try:
         os.chdir(folder)
         function, arguments = pickle.loads(call)
-        answer = "done", number, function(line, *arguments)
-        pickle.dumps(answer)
-        return answer
+        return "done", number, pickle.dumps(function(line, *arguments))
     except (EOFError, BrokenPipeError):
         raise
     except BaseException as error:
-        return "failed", number, _plain(error)
+        return "failed", number, pack(error)
 
 
-def _plain(error: BaseException) -> BaseException:
-    """Returns the error without what can't travel."""
+def pack(error: BaseException) -> bytes:
+    """Pickles an error, with its traceback as a note. One that can't travel becomes a RuntimeError."""
+    note = f"In a worker:\n{''.join(traceback.format_exception(error)).rstrip()}"
     try:
-        pickle.loads(pickle.dumps(error))
+        if not isinstance(error, Exception):
+            raise TypeError("it would end the caller")
+        packed = pickle.dumps(error)
+        pickle.loads(packed)
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(note)
+    return pickle.dumps(error)
 
 
 @cache
 def pool() -> Pool:
-    """Returns this process's pool, which the first call makes."""
+    """Returns this process's pool, which the first call makes. Its first worker is ready a second later."""
     return Pool()
+
+
+def _forget() -> None:
+    """Leaves the workers to the process of which this one is a fork."""
+    if pool.cache_info().currsize:
+        atexit.unregister(pool().close)
+        for worker in pool()._workers:
+            worker.connection.close()
+        pool.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -1,63 +1,60 @@
 """Several runs and what they say together, with seeds and intervals. Unlike the dashboard, a cell waits for them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.intervals import over_seeds
 from sparsity_lab.record import run_id
+from sparsity_lab.runs.crew import Crew
+from sparsity_lab.runs.pool import pool
 from sparsity_lab.runs.store import to_frame, user_store
+from sparsity_lab.runs.worker import Score, fingerprints, kept
 
-if TYPE_CHECKING:
-    from sparsity_lab.training.trainer import Training
-
-CHECKPOINT_SECONDS = 15.0
+SECONDS_BETWEEN_LOOKS = 0.2  # at the runs, so that an interrupt is heard and the bar moves
 
 
 def run_all(
-    pairs: Sequence[tuple[ModelConfig, RunConfig]],
-    folder: Path | None = None,
-    score: "Callable[[Training], dict[str, float]] | None" = None,
+    pairs: Sequence[tuple[ModelConfig, RunConfig]], folder: Path | None = None, score: Score | None = None
 ) -> pd.DataFrame:
-    """Trains every (model, run) that the store in ``folder`` (default: the user's) lacks; returns one row per run.
+    """Trains every (model, run) that the store in ``folder`` (default: the user's) lacks, on all cores, the longest
+    first; returns one row per run.
 
     The columns are those of `to_frame`, and ``record``. A bar shows progress and the time left. An interrupt (the
-    notebook's stop button) loses nothing: finished runs are kept, and the one under way resumes from its checkpoint the
-    next time. ``score`` examines each trained model for the record's ``scores``; records without them are trained anew.
+    notebook's stop button) or a run that fails loses nothing: finished runs are kept, and those under way resume from
+    their checkpoints the next time. ``score`` examines each trained model, in the process that trained it, for the
+    record's ``scores``; records without them are trained anew.
     """
     from tqdm.auto import tqdm
 
-    from sparsity_lab.training.corpus import load_corpus  # here, because it takes seconds to import torch
-    from sparsity_lab.training.trainer import Training
+    store, wanted = user_store(folder), {run_id(*pair): pair for pair in pairs}
+    fingerprint = pool().submit(fingerprints, {run.corpus for _, run in pairs}).result()
+    found = {name: kept(*pair, store, fingerprint[pair[1].corpus], score) for name, pair in wanted.items()}
+    records = {name: record for name, record in found.items() if record is not None}
+    lacking = sorted(wanted.keys() - records.keys(), key=lambda name: -wanted[name][1].budget)
+    shares = dict.fromkeys(wanted, 1.0) | dict.fromkeys(lacking, 0.0)
 
-    store, records = user_store(folder), []
-    with tqdm(total=sum(run.budget for _, run in pairs), unit="FLOP", unit_scale=True) as bar:
-        for model, run in pairs:
-            corpus = load_corpus(run.corpus)
-            record = store.finished(model, run, corpus.fingerprint)
-            at = bar.n
+    def flops() -> float:
+        return sum(run.budget * shares[name] for name, (_, run) in wanted.items())
 
-            if record is None or (score and record.scores is None and record.status == "finished"):
-                bar.set_description(f"S={model.sparsity:.4g}, width {model.d_model}, seed {run.seed}")
-                checkpoint = store.folder / "checkpoints" / f"{run_id(model, run)}.safetensors"
-                training = Training(
-                    model, run, corpus=corpus, checkpoint_path=checkpoint, checkpoint_seconds=CHECKPOINT_SECONDS
-                )
-                while not training.done:
-                    bar.update(at + training.step().flops - bar.n)
-                record = training.record(training.evaluate())
-                if score and record.status == "finished":
-                    record = replace(record, scores=score(training))
-                store.save(record)
-                checkpoint.unlink(missing_ok=True)
+    total = sum(run.budget for _, run in wanted.values())
+    with (
+        tqdm(total=total, initial=flops(), unit="FLOP", unit_scale=True, smoothing=0.05) as bar,
+        Crew(pool(), [wanted[name] for name in lacking], store, shares.__setitem__, score) as crew,
+    ):
+        while crew.working:
+            for pair, ended in crew.ended(SECONDS_BETWEEN_LOOKS):
+                if isinstance(ended, Exception):
+                    raise ended
+                assert ended is not None, "nobody else can stop it"
+                records[run_id(*pair)], shares[run_id(*pair)] = ended, 1.0
+            bar.set_description(f"{len(records)} of {len(wanted)} runs", refresh=False)
+            bar.update(flops() - bar.n)
 
-            bar.update(at + run.budget - bar.n)
-            records.append(record)
-    return to_frame(records).assign(record=pd.Series(records, dtype=object))
+    rows = [records[run_id(*pair)] for pair in pairs]
+    return to_frame(rows).assign(record=pd.Series(rows, dtype=object))
 
 
 def summarise(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.files import home, write_text
 from sparsity_lab.record import COLUMNS, UNFINISHED, Record, row, run_id
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class RunStore:
@@ -71,14 +72,14 @@ def _written(path: Path) -> float:
         return 0.0
 
 
-def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
     """Returns records as a table, one row each, in their order. Columns: id, status, val_loss (nats per byte, NaN if
     there is none), sparsity, flops, seed, params_total, params_active, tokens, steps, seconds, width, n_experts, top_k,
     n_shared_experts, d_expert, budget, batch_size, learning_rate, fingerprint."""
     return _frame(record.row() for record in records)
 
 
-def load_frame(folder: Path | str) -> pd.DataFrame:
+def load_frame(folder: Path | str) -> "pd.DataFrame":
     """Returns the records in a folder as `to_frame` does, in the order of the file names.
 
     A file that is torn, foreign or of another version is skipped with a warning. It reads thousands of records per
@@ -88,7 +89,9 @@ def load_frame(folder: Path | str) -> pd.DataFrame:
     return _frame(filter(None, rows))
 
 
-def _frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def _frame(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
+    import pandas as pd  # here, because a process that trains has no tables
+
     return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"val_loss": float})
 
 

@@ -1,4 +1,4 @@
-"""Many runs at once, on this machine's cores or on a cluster, with Dask.
+"""Many runs at once, on this machine's cores or on a cluster.
 
     sweep(read_grid("grid.toml"), Path("runs"))
 
@@ -9,35 +9,30 @@ again, whoever trained it and however often the sweep is started. A run that was
 import errno
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dask import config as dask_config
-from distributed import Client, Future, LocalCluster, wait
-from distributed.client import ClosedClientError
-from distributed.scheduler import KilledWorker
 from tqdm.auto import tqdm
 
 from sparsity_lab.accounting import count_parameters
 from sparsity_lab.config import resolve
 from sparsity_lab.record import Record, run_id
+from sparsity_lab.runs.crew import Crew, Ended
 from sparsity_lab.runs.grid import Pair
+from sparsity_lab.runs.pool import Line, Pool, cores, pool
 from sparsity_lab.runs.store import RunStore, user_store
-from sparsity_lab.runs.worker import Outcome, failure, train_in_worker
-from sparsity_lab.training.corpus import load_corpus
-from sparsity_lab.training.timing import Speed, calibrate
+from sparsity_lab.runs.worker import fingerprints
 from sparsity_lab.units import duration
 
-SECONDS_WITHOUT_SCHEDULER = 600.0  # how long a sweep waits for its scheduler to come back
-SECONDS_WITHOUT_WORKER = 300.0  # how long it waits for a worker of this machine to start again
+if TYPE_CHECKING:
+    from sparsity_lab.runs.cluster import Cluster
+    from sparsity_lab.training.timing import Speed
+
+CURVE_POINTS = 64  # of a record's loss curve, because a sweep leaves many records
 WATTS_PER_CORE = 10.0  # for a busy core of a laptop or desktop, roughly: 15 to 65 W for four to eight of them
-LOST = (CancelledError, ClosedClientError, OSError)  # what a client's calls raise once its scheduler is lost
-# Ctrl-C reaches every process of a terminal, but those that train must stay alive to save a checkpoint.
-DEAF_TO_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @dataclass(frozen=True)
@@ -91,17 +86,17 @@ def missing(pairs: Sequence[Pair], folder: Path) -> list[Pair]:
 
 def _kept(pairs: Sequence[Pair], *stores: RunStore) -> Iterator[tuple[Pair, Record | None]]:
     """Yields each run with its finished record from the first of the stores that has one."""
-    fingerprint = {name: load_corpus(name).fingerprint for name in {run.corpus for _, run in pairs}}
+    fingerprint = pool().submit(fingerprints, {run.corpus for _, run in pairs}).result()
     for model, run in pairs:
         found = (store.finished(model, run, fingerprint[run.corpus]) for store in stores)
         yield (model, run), next((record for record in found if record is not None), None)
 
 
-def estimate(pairs: Sequence[Pair], folder: Path, workers: int | None = None, speed: Speed | None = None) -> Estimate:
+def estimate(pairs: Sequence[Pair], folder: Path, workers: int | None = None, speed: "Speed | None" = None) -> Estimate:
     """Returns what `sweep` would take with ``workers`` (default: one per core), from a second of measuring."""
     todo = missing(pairs, folder)
     each = _seconds(todo, speed) if todo else []
-    seconds = max([sum(each) / (workers or os.cpu_count() or 1), *each])  # no sweep is shorter than its longest run
+    seconds = max([sum(each) / (workers or cores()), *each])  # no sweep is shorter than its longest run
     core_hours = sum(each) / 3600
     return Estimate(len(todo), seconds, core_hours, core_hours * WATTS_PER_CORE)
 
@@ -114,7 +109,7 @@ def sweep(
     scheduler: str | None = None,
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
-    speed: Speed | None = None,
+    speed: "Speed | None" = None,
 ) -> Progress:
     """Trains those of ``pairs`` without a record, the longest first, and leaves one record per run in ``folder``.
 
@@ -135,40 +130,32 @@ def sweep(
         elif store.finished(*pair, record.corpus["fingerprint"]) is None:  # the user has trained it elsewhere
             store.save(record)
 
-    bar = Bar()
-    state = _State(todo, len(pairs), _seconds(todo, speed) if todo else [], folder, report or bar)
-    try:
-        state.report(state.progress())
-        while state.queue and not state.stopped and not stop():
-            with _cluster(workers, scheduler, stop) as client:
-                if client is not None:
-                    _work(client, state, stop)
-        if todo:
-            state.report(state.progress())
-    finally:
-        state.stop_file.unlink(missing_ok=True)
-        bar.close()
+    state = _State(todo, len(pairs), _seconds(todo, speed) if todo else [], folder)
+    state.threads = 1 if scheduler else workers or cores()
+    with closing(Bar()) as bar:
+        report = report or bar
+        report(state.progress())
+        if not state.queue or stop():
+            return state.progress()
+
+        with _crew(state, workers, scheduler) as crew:
+            _work(crew, state, report, stop)
+        report(state.progress())
     return state.progress()
 
 
 class _State:
     """The runs that are left, and how far those under way have come."""
 
-    def __init__(
-        self, todo: list[Pair], total: int, seconds: list[float], folder: Path, report: Callable[[Progress], None]
-    ):
+    def __init__(self, todo: list[Pair], total: int, seconds: list[float], folder: Path):
         self.seconds = {run_id(*pair): each for pair, each in zip(todo, seconds, strict=True)}
         self.queue = sorted(todo, key=lambda pair: -self.seconds[run_id(*pair)])  # not finished, the longest first
         self.shares = dict.fromkeys(self.seconds, 0.0)  # of each run, how much is trained
         self.total, self.failed, self.threads = total, 0, 1
-        self.folder, self.report = folder, report
-        self.stop_file = folder / f".stop-{uuid.uuid4().hex}"
-        self.stopped = False
-        self.start = self.manned = time.monotonic()  # when a worker was there last
+        self.folder, self.start = folder, time.monotonic()
 
-    def hear(self, event: tuple[float, tuple[str, float]]) -> None:
-        """Takes a worker's news of its run, in one of Dask's threads, perhaps after the run is done."""
-        name, share = event[1]
+    def hear(self, name: str, share: float) -> None:
+        """Takes a worker's news of its run, in another thread, perhaps after the run is done."""
         self.shares[name] = max(self.shares[name], share)
 
     def done(self, pair: Pair, failed: bool = False) -> None:
@@ -189,126 +176,53 @@ class _State:
 
 
 @contextmanager
-def _cluster(workers: int | None, scheduler: str | None, stop: Callable[[], bool]) -> Iterator[Client | None]:
-    """Yields a Dask client for workers on this machine, or for a scheduler, once it answers; None if told to stop."""
+def _crew(state: _State, workers: int | None, scheduler: str | None) -> "Iterator[Crew | Cluster]":
     with ExitStack() as exits:
-        client: Client | None = None
         if scheduler is None:
-            settings = {
-                "distributed.worker.preload": [*dask_config.get("distributed.worker.preload"), DEAF_TO_INTERRUPTS],
-                "distributed.deploy.lost-worker-timeout": "1h",  # or Dask gives a worker up that restarts for 15 s
-            }
-            exits.enter_context(dask_config.set(settings))
-            local = LocalCluster(
-                n_workers=workers or os.cpu_count() or 1,
-                threads_per_worker=1,
-                memory_limit=0,  # or Dask would pause a big worker forever
-                host="127.0.0.1",
-                dashboard_address=None,
-                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any free port
-                silence_logs=50,
-            )
-            exits.callback(_close, local)
-            client = Client(local, set_as_default=False)
+            mine = exits.enter_context(closing(Pool(workers))) if workers else pool()
+            store = RunStore(state.folder)
+            yield exits.enter_context(Crew(mine, state.queue, store, state.hear, curve_points=CURVE_POINTS))
+        else:
+            from sparsity_lab.runs.cluster import Cluster  # here, because Dask takes a second and 50 MB
 
-        end = time.monotonic() + SECONDS_WITHOUT_SCHEDULER
-        while client is None and not stop():
-            try:
-                client = Client(scheduler, timeout=5, set_as_default=False)
-            except OSError:
-                if time.monotonic() > end:
-                    raise TimeoutError(f"scheduler={scheduler!r} does not answer: is it running?") from None
-        if client is not None:
-            exits.callback(_close, client)
-        yield client
+            yield exits.enter_context(Cluster(scheduler, state.queue, state.folder, state.hear, CURVE_POINTS))
 
 
-def _close(dask: Client | LocalCluster) -> None:
-    with suppress(*LOST):
-        dask.close(timeout=5)
-
-
-UnderWay = dict[Future[Outcome], Pair]
-
-
-def _work(client: Client, state: _State, stop: Callable[[], bool]) -> None:
-    """Works until the queue is empty, the runs under way at a `stop` are saved, or the scheduler is lost."""
-    topic = f"sparsity-lab-{uuid.uuid4().hex}"
-    client.subscribe_topic(topic, state.hear)
-    under_way: UnderWay = {}
-
-    while state.queue and (under_way or not state.stopped):
+def _work(crew: "Crew | Cluster", state: _State, report: Callable[[Progress], None], stop: Callable[[], bool]) -> None:
+    """Works until all runs have ended, or those under way at a `stop` are saved."""
+    stopped = False
+    while crew.working:
         try:
-            if not state.stopped and stop():
+            if not stopped and stop():
                 raise KeyboardInterrupt
-            try:
-                _hand_out(client, state, under_way, topic)
-                came_back = _collect(client, under_way)
-            except LOST:
-                return
-            for pair, outcome in came_back:
-                _keep(pair, outcome, state)
-            state.report(state.progress())
+            for pair, ended in crew.ended(0.5):
+                _keep(pair, ended, state)
+            state.threads = crew.threads
+            report(state.progress())
         except KeyboardInterrupt:
-            if state.stopped:
+            if stopped:
                 raise
-            state.stopped = True
-            state.stop_file.touch()
+            stopped = True
+            crew.stop()
 
 
-def _hand_out(client: Client, state: _State, under_way: UnderWay, topic: str) -> None:
-    """Hands out as many runs as there are threads, or one that waits for the first worker."""
-    found = client.scheduler_info(n_workers=-1)["workers"].values()
-    state.threads = max(1, sum(int(worker["nthreads"]) for worker in found))
-    if found:
-        state.manned = time.monotonic()
-    elif client.cluster is not None and time.monotonic() - state.manned > SECONDS_WITHOUT_WORKER:
-        raise CancelledError  # none of this machine's workers came back
-    if state.stopped:
-        if not found:  # no worker is there to stop
-            under_way.clear()
-        return
-
-    waiting = [pair for pair in state.queue if pair not in under_way.values()]
-    for pair in waiting[: max(0, state.threads - len(under_way))]:
-        arguments = (*(config.to_json() for config in pair), str(state.folder), str(state.stop_file), topic)
-        future = client.submit(train_in_worker, *arguments, key=f"{topic}-{run_id(*pair)}", pure=False)
-        under_way[future] = pair
-
-
-def _collect(client: Client, under_way: UnderWay) -> list[tuple[Pair, Outcome]]:
-    """Returns what came back within half a second. Raises one of `LOST` if the scheduler is gone."""
-    with client.as_current(), suppress(TimeoutError):
-        wait(list(under_way), timeout=0.5, return_when="FIRST_COMPLETED")
-    if client.status != "running":
-        raise CancelledError
-    return [(under_way.pop(future), _outcome(future)) for future in list(under_way) if future.done()]
-
-
-def _outcome(future: Future[Outcome]) -> Outcome:
-    error = future.exception(timeout=30)
-    if isinstance(error, KilledWorker):
-        return Outcome(error="KilledWorker: every worker that trained it died; was there too little memory?")
-    return future.result(timeout=30) if error is None else failure(error)
-
-
-def _keep(pair: Pair, outcome: Outcome, state: _State) -> None:
+def _keep(pair: Pair, ended: Ended, state: _State) -> None:
     """Writes down what became of a run. Raises OSError if there is no room for it."""
     store = RunStore(state.folder)
-    if outcome.record:
-        record = Record.from_json(outcome.record)
-        if store.finished(*pair, record.corpus["fingerprint"]) is None:  # the worker has another disk
-            store.save(record)
+    if isinstance(ended, Record):
+        if store.finished(*pair, ended.corpus["fingerprint"]) is None:  # the worker has another disk
+            store.save(ended)
         with suppress(OSError):  # it is safe in the folder that was asked for
-            user_store().save(record)
+            user_store().save(ended)
         state.done(pair)
-    elif outcome.errno in (errno.ENOSPC, errno.EDQUOT):
-        text = f"{os.strerror(outcome.errno)}: make room and start the sweep again; nothing finished is lost"
-        raise OSError(outcome.errno, text)
-    elif outcome.error:
+    elif isinstance(ended, OSError) and ended.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = f"{os.strerror(ended.errno)}: make room and start the sweep again; nothing finished is lost"
+        raise OSError(ended.errno, text)
+    elif ended is not None:
         lacking = bool(missing([pair], state.folder))  # unless another sweep has trained it meanwhile
         if lacking:
-            store.save(failed_record(pair, outcome.error))
+            first_line = (str(ended).splitlines() or [""])[0]
+            store.save(failed_record(pair, f"{type(ended).__name__}: {first_line}"))
         state.done(pair, failed=lacking)
 
 
@@ -324,9 +238,19 @@ def failed_record(pair: Pair, error: str) -> Record:
     )  # fmt: skip
 
 
-def _seconds(pairs: Sequence[Pair], speed: Speed | None) -> list[float]:
+def _seconds(pairs: Sequence[Pair], speed: "Speed | None") -> list[float]:
     """Returns the seconds that each run takes on a core of this machine, with its evaluation."""
-    speed = speed or calibrate(load_corpus(pairs[0][1].corpus))
+    return pool().submit(_measured_seconds, pairs).result() if speed is None else _seconds_at(speed, pairs)
+
+
+def _measured_seconds(line: Line, pairs: Sequence[Pair]) -> list[float]:
+    from sparsity_lab.training.corpus import load_corpus
+    from sparsity_lab.training.timing import calibrate
+
+    return _seconds_at(calibrate(load_corpus(pairs[0][1].corpus)), pairs)
+
+
+def _seconds_at(speed: "Speed", pairs: Sequence[Pair]) -> list[float]:
     seconds = []
     for model, run in pairs:
         batches = run.eval_tokens / (run.sequences * model.context)

@@ -1,81 +1,92 @@
-"""One run of a sweep, trained in a worker of Dask, which may be killed at any moment."""
+"""One run, trained in a process that may be killed at any moment: a worker of the pool or of Dask.
+
+Torch is imported where it is needed, because whoever hands runs out does without.
+"""
 
 import threading
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from distributed import get_worker
 from filelock import FileLock, Timeout
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.record import Record, run_id
+from sparsity_lab.runs.pool import Line
 from sparsity_lab.runs.store import RunStore
-from sparsity_lab.training.corpus import Corpus, load_corpus
-from sparsity_lab.training.trainer import Training
 
-CURVE_POINTS = 64  # of a record's loss curve, because a sweep leaves many records
-SECONDS_BETWEEN_REPORTS = 1.0
-SECONDS_BETWEEN_CHECKPOINTS = 30.0
+if TYPE_CHECKING:
+    from sparsity_lab.training.corpus import Corpus
+    from sparsity_lab.training.trainer import Training
 
+Score = Callable[["Training"], dict[str, float]]
 
-@dataclass(frozen=True)
-class Outcome:
-    """The end of a run; everything is empty if it was stopped. Errors travel as text: one that Dask can't pickle,
-    such as a RecursionError's traceback, would leave its client waiting forever."""
-
-    record: str = ""  # as JSON
-    error: str = ""  # what it died of
-    errno: int | None = None
+CURVE_POINTS = 512  # of a record's loss curve
+SECONDS_BETWEEN_NEWS = 0.5
+SECONDS_BETWEEN_CHECKPOINTS = 15.0
 
 
-def failure(error: BaseException) -> Outcome:
-    first_line = (str(error).splitlines() or [""])[0]
-    return Outcome(error=f"{type(error).__name__}: {first_line}", errno=getattr(error, "errno", None))
+def kept(model: ModelConfig, run: RunConfig, store: RunStore, fingerprint: str, score: Score | None) -> Record | None:
+    """Returns the record that spares training a run, if there is one; with its scores, if there is a ``score``."""
+    record = store.finished(model, run, fingerprint)
+    lacks_scores = score and record and record.scores is None and record.status == "finished"
+    return None if lacks_scores else record
+
+
+def train_run(
+    model: ModelConfig,
+    run: RunConfig,
+    store: RunStore,
+    tell: Callable[[float], None],
+    stop: Callable[[], bool],
+    score: Score | None = None,
+    curve_points: int = CURVE_POINTS,
+) -> Record | None:
+    """Trains a run, unless its record is there, and keeps the record; returns it, or None if the run was stopped.
+
+    ``tell`` gets the share that is done now and then. Once ``stop()`` is true, the run saves a checkpoint and ends; the
+    next call resumes it. While another process trains the same run, it waits. ``score`` examines the trained model.
+    """
+    from sparsity_lab.training.corpus import load_corpus
+
+    checkpoint = store.folder / "checkpoints" / f"{run_id(model, run)}.safetensors"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(checkpoint.with_suffix(".lock"))  # freed by the system if this process dies
+
+    record = None
+    while record is None and not stop():
+        with suppress(Timeout), lock.acquire(timeout=0.5):
+            corpus = load_corpus(run.corpus)
+            record = kept(model, run, store, corpus.fingerprint, score)
+            if record is None:
+                training = _begin(model, run, corpus, checkpoint)
+                record = _trained(training, tell, stop, curve_points)
+                if record is None:
+                    training.save(checkpoint)
+                    return None
+                if score and record.status == "finished":
+                    record = replace(record, scores=score(training))
+                store.save(record)
+                record = Record.from_json(record.to_json())  # as others will read it, without types of torch's
+            checkpoint.unlink(missing_ok=True)
+
+    if record is not None:
+        with suppress(OSError):  # whoever still waits for it finds the record; Windows keeps a file that is open
+            Path(lock.lock_file).unlink()
+    return record
 
 
 _building = threading.Lock()  # threads share the random numbers that weights start from
 
 
-def train_in_worker(model_json: str, run_json: str, folder: str, stop_file: str, topic: str) -> Outcome:
-    """Trains a run, unless its record is there, and keeps the record."""
-    try:
-        record = _record(ModelConfig.from_json(model_json), RunConfig.from_json(run_json), folder, stop_file, topic)
-    except Exception as error:
-        return failure(error)
-    return Outcome(record.to_json() if record else "")
-
-
-def _record(model: ModelConfig, run: RunConfig, folder: str, stop_file: str, topic: str) -> Record | None:
-    """Returns the record of a run, which is trained unless its record is there; None if it was stopped."""
-    store, name, stop = RunStore(folder), run_id(model, run), Path(stop_file)
-    checkpoint = store.folder / "checkpoints" / f"{name}.safetensors"
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(checkpoint.with_suffix(".lock"))  # freed by the system if this process dies
-
-    record = None
-    while record is None and not stop.exists():
-        with suppress(Timeout), lock.acquire(timeout=0.5):  # held while another sweep trains it
-            corpus = load_corpus(run.corpus)
-            record = store.finished(model, run, corpus.fingerprint)
-            if record is None:
-                training = _begin(model, run, corpus, checkpoint)
-                if not _finished(training, checkpoint, stop, topic, name):
-                    return None
-                record = training.record(training.evaluate(), curve_points=CURVE_POINTS)
-                store.save(record)
-            checkpoint.unlink(missing_ok=True)
-
-    if record is not None:
-        with suppress(OSError):  # a sweep that still waits for it finds the record; Windows keeps a file that is open
-            Path(lock.lock_file).unlink()
-    return record
-
-
-def _begin(model: ModelConfig, run: RunConfig, corpus: Corpus, path: Path) -> Training:
+def _begin(model: ModelConfig, run: RunConfig, corpus: "Corpus", path: Path) -> "Training":
     """Builds a run, from its checkpoint if there is one. A checkpoint that is torn or of another text is dropped."""
+    from sparsity_lab.training.trainer import Training
+
     seconds = SECONDS_BETWEEN_CHECKPOINTS
     build = partial(Training, model, run, corpus=corpus, checkpoint_path=path, checkpoint_seconds=seconds)
     with _building:
@@ -88,15 +99,45 @@ def _begin(model: ModelConfig, run: RunConfig, corpus: Corpus, path: Path) -> Tr
             return build()
 
 
-def _finished(training: Training, path: Path, stop: Path, topic: str, name: str) -> bool:
-    """Trains to the end and returns True, or saves a checkpoint and returns False once ``stop`` is there."""
-    reported = time.monotonic()
+def _trained(
+    training: "Training", tell: Callable[[float], None], stop: Callable[[], bool], curve_points: int
+) -> Record | None:
+    told = time.monotonic()
     while not training.done:
-        training.step()
-        if time.monotonic() - reported >= SECONDS_BETWEEN_REPORTS:
-            reported = time.monotonic()
-            get_worker().log_event(topic, (name, training.steps_done / training.plan.steps))
-            if stop.exists():
-                training.save(path)
-                return False
-    return True
+        step = training.step()
+        if stop():
+            return None
+        if time.monotonic() - told >= SECONDS_BETWEEN_NEWS:
+            told = time.monotonic()
+            tell(step.step / step.steps)
+
+    loss = training.evaluate(stop)
+    if loss is None and not training.diverged:
+        return None
+    return training.record(loss, curve_points=curve_points)
+
+
+# ---- in a worker of the pool
+
+
+def train_in_pool(
+    line: Line, model: ModelConfig, run: RunConfig, store: RunStore, score: Score | None, curve_points: int
+) -> Record | None:
+    """Does what `train_run` does, until anything is heard or whoever handed the run out is gone."""
+    heard = list[object]()
+
+    def stop() -> bool:
+        try:
+            heard.extend(line.heard())
+        except EOFError:
+            return True
+        return bool(heard)
+
+    return train_run(model, run, store, line.tell, stop, score, curve_points)
+
+
+def fingerprints(line: Line, corpora: Iterable[str]) -> dict[str, str]:
+    """Returns the fingerprints of texts, which are prepared where it is the first time."""
+    from sparsity_lab.training.corpus import load_corpus
+
+    return {name: load_corpus(name).fingerprint for name in corpora}

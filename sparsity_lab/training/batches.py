@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Bytes = npt.NDArray[np.uint8]
+from sparsity_lab.training.tasks import Bytes
+
 Indices = npt.NDArray[np.int64]
 
 

@@ -1,18 +1,23 @@
-"""A run on disk is one safetensors file with weights, AdamW's moments and, as JSON metadata, everything else."""
+"""A run on disk is one safetensors file with weights, AdamW's moments and, as JSON metadata, everything else.
+
+Torch is imported where it is needed, because a dashboard looks for checkpoints without it.
+"""
 
 import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from sparsity_lab.files import atomic
-from sparsity_lab.training.distributed import Workers
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from sparsity_lab.training.distributed import Workers
 
 VERSION = 1
 
@@ -26,10 +31,16 @@ def check_path(path: Path) -> None:
 
 
 def save(
-    path: Path, model: nn.Module, optimizer: torch.optim.AdamW, state: dict[str, Any], workers: Workers | None = None
+    path: Path,
+    model: "nn.Module",
+    optimizer: "torch.optim.AdamW",
+    state: dict[str, Any],
+    workers: "Workers | None" = None,
 ) -> None:
     """Writes as `atomic` does. If there are several processes, all have to call it; the first writes one file for all,
     as a single process would. Raises OSError if it can't be written."""
+    from safetensors.torch import save_file
+
     tensors: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
         values = {f"model.{name}": weight.detach()}
@@ -50,13 +61,19 @@ def save(
 
 
 def load(
-    path: Path, model: nn.Module, optimizer: torch.optim.AdamW, identity: dict[str, Any], workers: Workers | None = None
+    path: Path,
+    model: "nn.Module",
+    optimizer: "torch.optim.AdamW",
+    identity: dict[str, Any],
+    workers: "Workers | None" = None,
 ) -> dict[str, Any]:
     """Fills ``model`` and ``optimizer``, and returns the state that was saved. It does not matter how many processes
     saved it and how many read it.
 
     Raises ValueError if the file is not a checkpoint of this lab, or if its state differs from ``identity``.
     """
+    import torch
+
     try:
         with safe_open(path, "pt") as file:
             state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
@@ -66,7 +83,7 @@ def load(
                 if state[key] != mine:
                     raise ValueError(f"checkpoint {path} is of another run: {_difference(key, state[key], mine)}")
 
-            def tensor(name: str, weight: Tensor) -> Tensor:
+            def tensor(name: str, weight: "Tensor") -> "Tensor":
                 value: Tensor = file.get_tensor(name)
                 return workers.part(weight, value).clone() if workers else value
 
@@ -84,7 +101,7 @@ def load(
     return state
 
 
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
+def _buffers(model: "nn.Module") -> "dict[str, Tensor]":
     """Returns what training changes beside the weights: the routers' biases and seeds."""
     weights = dict(model.named_parameters(remove_duplicate=False))
     return {name: tensor for name, tensor in model.state_dict().items() if name not in weights}
@@ -93,7 +110,7 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
 def peek(path: Path) -> dict[str, Any] | None:
     """Returns the state in a checkpoint, without its tensors; None if it is not one."""
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "np") as file:
             state: dict[str, Any] = json.loads((file.metadata() or {})["state"])
         return state if state["version"] == VERSION else None
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):

@@ -25,7 +25,7 @@ import numpy as np
 
 from sparsity_lab.files import atomic, cache_dir, write_text
 from sparsity_lab.training import tasks
-from sparsity_lab.training.batches import Bytes
+from sparsity_lab.training.tasks import Bytes
 from sparsity_lab.units import size
 
 Progress = Callable[[str, float], None]  # what is being done, and the fraction done in [0, 1]

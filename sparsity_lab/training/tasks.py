@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from sparsity_lab.training.batches import Bytes
+Bytes = npt.NDArray[np.uint8]
 
 FORMAT = 1  # raise it when the lines of a task or their mixture change: cached texts are then made anew
 TEXT_BYTES = 5_000_000  # more than 1e12 FLOPs read at width 32

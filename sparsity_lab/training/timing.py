@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch.utils.benchmark import Timer
 
 from sparsity_lab.accounting import count_parameters, flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.training.corpus import Corpus
-from sparsity_lab.training.trainer import Training
 
 PROBES = (  # width, sparsity, batch size
     (8, 0.0, 2), (8, 0.9375, 4), (16, 0.984375, 8), (32, 0.0, 8),
@@ -19,6 +16,9 @@ PROBES = (  # width, sparsity, batch size
 
 def matmul_rate(seconds: float = 0.3, size: int = 1024) -> float:
     """Returns the FLOP/s of a square float32 product with torch's present number of threads: the median of several."""
+    import torch
+    from torch.utils.benchmark import Timer
+
     a, b = torch.randn(2, size, size)
     timer = Timer("a @ b", globals={"a": a, "b": b}, num_threads=torch.get_num_threads())
     return float(2 * size**3 / timer.blocked_autorange(min_run_time=seconds).median)
@@ -40,7 +40,9 @@ class Speed:
 
 def calibrate(corpus: Corpus) -> Speed:
     """Times a few steps of a few models (about a second) and fits `Speed` to them."""
-    from scipy.optimize import nnls  # here, so that a dashboard does not wait for scipy
+    from scipy.optimize import nnls  # here, like torch, so that a dashboard waits for neither
+
+    from sparsity_lab.training.trainer import Training
 
     rows, times = list[np.ndarray](), list[float]()
     for width, sparsity, batch_size in PROBES:

@@ -12,8 +12,6 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +23,11 @@ from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.models import Transformer
 from sparsity_lab.models.ops import keep_heap
 from sparsity_lab.models.router import Router
-from sparsity_lab.record import Record
+from sparsity_lab.record import CURVE_POINTS, Record, Step, decimate
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training.batches import Windows, validation_batches
 from sparsity_lab.training.corpus import Corpus, load_corpus
 from sparsity_lab.training.distributed import Workers
-
-CURVE_POINTS = 512
-
-
-@dataclass(frozen=True)
-class Step:
-    """One training step, just done."""
-
-    step: int  # from 1
-    steps: int  # of the whole run
-    tokens: int  # read so far
-    flops: int  # used so far
-    loss: float  # training cross-entropy of this batch, nats per token
-    learning_rate: float
-    seconds: float  # of training so far, without pauses
-
-    @property
-    def seconds_left(self) -> float:
-        return self.seconds / self.step * (self.steps - self.step)
-
 
 Event = Step | Record
 
@@ -184,6 +162,7 @@ class Training:
         step_flops = flops_per_step(model, run.sequences)
         lab, python = sparsity_lab.__version__, platform.python_version()
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else ""
+        library = str(torch.__version__)  # as it is, it would import torch wherever the record is unpickled
         status = "diverged" if self.diverged else "finished" if self.done else "stopped"
 
         return Record(
@@ -202,7 +181,7 @@ class Training:
             run=run.to_dict(),
             corpus={"name": self.corpus.name, "fingerprint": self.corpus.fingerprint},
             device=gpu or platform.processor() or platform.machine(),
-            versions={"sparsity_lab": lab, "torch": torch.__version__, "python": python},
+            versions={"sparsity_lab": lab, "torch": library, "python": python},
             curve=decimate(self.losses, step_flops, curve_points),
         )
 
@@ -251,16 +230,6 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda' but torch finds no CUDA GPU: use device='auto' or 'cpu'")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def decimate(losses: list[float], step_flops: int, points: int = CURVE_POINTS) -> dict[str, list[float]]:
-    """Returns means of neighbouring steps, at most ``points`` of them, each at the FLOPs where its steps end. The last
-    loss of a diverged run, which is not a number, is left out."""
-    losses = [loss for loss in losses if math.isfinite(loss)]
-    width = max(1, math.ceil(len(losses) / points))
-    groups = [losses[i : i + width] for i in range(0, len(losses), width)]
-    flops = [float(end * step_flops) for end in accumulate(map(len, groups))]
-    return {"flops": flops, "loss": [round(sum(group) / len(group), 5) for group in groups]}
 
 
 class AdamW(torch.optim.AdamW):

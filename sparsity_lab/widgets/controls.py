@@ -8,7 +8,8 @@ from typing import Any
 import ipywidgets as ipw
 
 from sparsity_lab.config import BACKENDS, ModelConfig
-from sparsity_lab.models.megablocks import why_not
+from sparsity_lab.runs.lanes import why_no_megablocks
+from sparsity_lab.runs.pool import pool
 from sparsity_lab.widgets.settings import Settings
 
 BUDGETS = [m * 10.0**e for e in (10, 11, 12) for m in (1, 2, 3, 5)] + [1e13]
@@ -38,7 +39,7 @@ class Dials(ipw.VBox):
         self.seed = ipw.BoundedIntText(min=0, max=2**31 - 1, description="seed", style=LABEL, layout={"width": "220px"})
         text = "train the dense twin beside it"
         self.dense_twin = ipw.Checkbox(description=text, indent=False, layout={"width": "225px"})
-        missing = importlib.util.find_spec("megablocks") is None  # not `why_not`, which takes a second and 60 MB
+        missing = importlib.util.find_spec("megablocks") is None  # quick, and may be wrong
         self.backend = ipw.Dropdown(
             options=[(f"{b} (not installed)" if b == "megablocks" and missing else b, b) for b in BACKENDS],
             description="experts by",
@@ -105,7 +106,8 @@ class Dials(ipw.VBox):
         self._dial_moved()
 
     def _backend_moved(self, _change: Any) -> None:
-        missing = why_not() if self.backend.value == "megablocks" else None
+        asks = self.backend.value == "megablocks"
+        missing = pool().submit(why_no_megablocks, at_once=True).result() if asks else None
         if missing:
             self.backend.value = "grouped"
             self._refused(ValueError(missing))

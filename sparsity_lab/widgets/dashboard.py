@@ -16,17 +16,17 @@ import plotly.graph_objects as go
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.figures import training
-from sparsity_lab.record import Record, run_label
+from sparsity_lab.record import Record, decimate, run_label
 from sparsity_lab.runs import measured as shipped
+from sparsity_lab.runs.lanes import Lane
 from sparsity_lab.runs.store import to_frame
 from sparsity_lab.training.timing import Speed
-from sparsity_lab.training.trainer import decimate
 from sparsity_lab.units import duration
 from sparsity_lab.widgets.accessibility import Aid, answer_at_once
 from sparsity_lab.widgets.controls import LABEL, Dials
 from sparsity_lab.widgets.html import expected_label, html_table, measured_label, samples
 from sparsity_lab.widgets.live_figure import GHOSTS, Line, LiveFigure
-from sparsity_lab.widgets.session import Lane, Session, current
+from sparsity_lab.widgets.session import Session, current
 from sparsity_lab.widgets.settings import Settings
 
 SHOWN_RUNS = 8
@@ -242,7 +242,7 @@ class MagicDial(ipw.VBox):
             self._progress.value = sum(lane.share for lane in lanes) / len(lanes) if lanes else 0.0
             self._status.value = f'<div role="status">{html.escape(session.message + self._time_left())}</div>'
             self.pause.description = "Resume" if session.state == "paused" else "Pause"
-            self._figure.show(self._ghosts(), self._live(), [stats.load for stats in lanes[0].routing] if lanes else [])
+            self._figure.show(self._ghosts(), self._live(), lanes[0].routing if lanes else [])
             self._summary.value = self._summary_text(lanes)
             self._texts.value = samples(lanes[0].text_before, lanes[0].text_after) if lanes else ""
             if session.records[-SHOWN_RUNS:] != self._shown:
@@ -257,7 +257,8 @@ class MagicDial(ipw.VBox):
         steps = [lane.last for lane in self._session.lanes if lane.last is not None and lane.record is None]
         if not steps or self._session.state not in ("running", "paused") or not self._session.busy:
             return ""
-        return f" {self._progress.value:.0%}, {duration(sum(step.seconds_left for step in steps))} left."
+        together = max if self._session.parallel else sum
+        return f" {self._progress.value:.0%}, {duration(together(step.seconds_left for step in steps))} left."
 
     def _live(self) -> list[Line]:
         """Returns the lines of the runs in front."""
@@ -266,8 +267,8 @@ class MagicDial(ipw.VBox):
             role = "this" if lane is self._session.lanes[0] else "dense"
             if lane.record is not None:
                 curve = lane.record.curve
-            elif lane.training is not None and lane.last is not None:
-                curve = decimate(lane.training.losses, lane.last.flops // lane.last.step)
+            elif lane.last is not None:
+                curve = decimate(lane.losses, lane.last.flops // lane.last.step)
             else:
                 continue
             lines.append((run_label(lane.model, lane.run), role, curve["flops"], curve["loss"]))
@@ -305,8 +306,9 @@ class MagicDial(ipw.VBox):
             if law is not None and lane.record is not None and lane.record.val_loss is not None:
                 ended = "inside" if law.low <= lane.record.val_loss <= law.high else "outside"
                 sentences.append(f"Expected of {lane.record.label}: {expected_label(law)}; it ended {ended}.")
-        for stats in lanes[0].routing if lanes else []:
-            sentences.append(f"Busiest expert: {stats.max_load:.1f} times its even share; {stats.dead} never chosen.")
+        for load in lanes[0].routing if lanes else []:
+            busiest, never = max(load) * len(load), load.count(0)
+            sentences.append(f"Busiest expert: {busiest:.1f} times its even share; {never} never chosen.")
         return f'<div role="note">{html.escape(" ".join(sentences))}</div>'
 
     def _runs_table(self, records: list[Record]) -> str:

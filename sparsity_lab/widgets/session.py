@@ -1,62 +1,44 @@
 """The one live training behind a notebook.
 
-A kernel has one `Session` and a session has one training thread, however often the cells are run: a notebook's globals
-would leave the old thread alive behind new widgets. The thread reports through `listener`, at most ten times a second.
+A kernel has one `Session`, however often the cells are run: a notebook's globals would leave an old training alive
+behind new widgets. Each lane trains in a worker of the pool. A thread waits for them, without needing the kernel's main
+one, and calls ``listener`` at most ten times a second.
 """
 
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from sparsity_lab.accounting import plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.files import home, write_text
-from sparsity_lab.models import generate
-from sparsity_lab.models.router import RoutingStats
 from sparsity_lab.record import UNFINISHED, Record, run_id
+from sparsity_lab.runs.lanes import (
+    SECONDS_BETWEEN_REPORTS,
+    Lane,
+    News,
+    checkpoint_path,
+    measure_speed,
+    prepare,
+    train_lanes,
+)
+from sparsity_lab.runs.pool import Job, cores, pool
 from sparsity_lab.runs.store import RunStore, user_store
 from sparsity_lab.training import checkpoint
-from sparsity_lab.training.batches import decode, encode
-from sparsity_lab.training.corpus import Corpus, load_corpus
-from sparsity_lab.training.timing import Speed, calibrate
-from sparsity_lab.training.trainer import Step, Training
+from sparsity_lab.training.timing import Speed
 
-SECONDS_BETWEEN_REPORTS = 0.1
-SECONDS_BETWEEN_CHECKPOINTS = 10.0
 SECONDS_TO_DRAW = 1.5  # that kernel and browser need for the dashboard, before the calibration takes a core
-PROMPT = "def "
 SHOWN, MOST_SHOWN = "dashboard.json", 100  # a file with the names of the runs that dashboards show, and how many
 KEPT = (
     "You already have this result, so nothing was trained (sample text and expert load are not kept). "
     "Press Train again to train the model on the dial anew."
 )
-SAMPLE_TOKENS = 160
-
-
-@dataclass
-class Lane:
-    """One of the models that train side by side: the one on the dial, or its dense twin."""
-
-    model: ModelConfig
-    run: RunConfig
-    training: Training | None = None
-    last: Step | None = None
-    routing: list[RoutingStats] = field(default_factory=list)
-    text_before: str = ""
-    text_after: str = ""
-    record: Record | None = None
-
-    @property
-    def share(self) -> float:
-        """The share of the budget that is spent, 0 to 1."""
-        if self.record is not None:
-            return 1.0
-        return self.last.step / self.last.steps if self.last else 0.0
 
 
 class Session:
@@ -78,11 +60,12 @@ class Session:
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        self._hurry = threading.Event()  # with `_stop`: do not even measure
-        self._go = threading.Event()  # cleared while paused
-        self._steps_allowed = 0  # while paused
+        self._news = threading.Event()  # something to show
+        self._talk = threading.Lock()  # of the next two
+        self._jobs: list[Job] = []  # that train
+        self._said: list[str] = []  # to them, as `train_lanes` understands it, since `start`
         self._anew = False  # train the first lane although the store has it
-        self._corpora: dict[str, Corpus] = {}
+        self.parallel = True  # the lanes train at the same time
         self.speed: Speed | None = None  # of this machine, once `calibrate` is done
 
     @property
@@ -95,7 +78,7 @@ class Session:
         return self._thread is not None and self._thread.is_alive() and self._thread.name == "training"
 
     def start(self, pairs: list[tuple[ModelConfig, RunConfig]], paused: bool = False) -> None:
-        """Trains these models side by side, each at the same share of its budget; ends what was running before.
+        """Trains these models at the same time, or in turns where there is one core; ends what was running before.
 
         A run that the store holds is shown instead of trained; but if just these are shown already, the first of them
         is trained anew. If just these are being trained, they resume. Raises ValueError if a budget does not pay for
@@ -114,10 +97,9 @@ class Session:
             self._anew = self.has_finished(pairs)
             self._end()
             self.lanes = lanes
-            self._stop, self._hurry, self._go = threading.Event(), threading.Event(), threading.Event()
-            self._steps_allowed = int(paused)
-            if not paused:
-                self._go.set()
+            self.parallel = cores() > 1
+            self._stop = threading.Event()
+            self._jobs, self._said = [], ["step" if paused else "go"]
             self.state, self.message = "paused" if paused else "running", "Getting ready."
             self._thread = threading.Thread(target=self._work, args=(lanes,), daemon=True, name="training")
             self._thread.start()
@@ -133,26 +115,25 @@ class Session:
         with self._lock:
             if self.state == "running":
                 self.state = "paused"
-                self._go.clear()
+                self._say("pause")
 
     def proceed(self) -> None:
         """Resumes after `pause`."""
         with self._lock:
             if self.state == "paused":
                 self.state = "running"
-                self._go.set()
+                self._say("go")
 
     def step(self) -> None:
         """Makes one training step of each model, then pauses."""
         with self._lock:
             self.pause()
-            self._steps_allowed += 1
+            self._say("step")
 
     def stop(self) -> None:
         """Ends the run after its present step, measures it on held-out text and keeps it. Does nothing when idle."""
         with self._lock:
-            self._stop.set()
-            self._go.set()
+            self._say("stop")
 
     def has_finished(self, pairs: list[tuple[ModelConfig, RunConfig]]) -> bool:
         """Tells whether just these runs are shown and trained to the end."""
@@ -190,14 +171,6 @@ class Session:
         with suppress(OSError):  # on a full or read-only disk the next kernel shows what this one did
             write_text(self.folder / SHOWN, json.dumps([record.id for record in self.records]))
 
-    def corpus(self, name: str) -> Corpus:
-        """Loads a text, once, and reports progress in ``message``."""
-        if name not in self._corpora:
-            self._corpora[name] = load_corpus(
-                name, progress=lambda text, share: self._tell(f"Preparing the corpus: {text} ({share:.0%}).")
-            )
-        return self._corpora[name]
-
     def interrupted(self) -> tuple[ModelConfig, RunConfig] | None:
         """Returns the run that a dead kernel left unfinished (the sparsest, not its twin) and that nobody has finished
         since; `start` resumes it from its last checkpoint."""
@@ -210,106 +183,110 @@ class Session:
                 left.append((model, run))
         return max(left, key=lambda pair: pair[0].sparsity, default=None)
 
-    def _checkpoint(self, lane: Lane) -> Path:
-        return self._checkpoints / f"{run_id(lane.model, lane.run)}.safetensors"
-
-    def _tell(self, message: str) -> None:
-        self.message = message
-        self.listener()
+    def _say(self, word: str) -> None:
+        """Tells the workers, also those that begin later."""
+        with self._talk:
+            if word in ("stop", "hurry"):
+                self._stop.set()
+            self._said.append(word)
+            for job in self._jobs:
+                job.send(word)
 
     def _end(self) -> None:
         """Stops without measuring, and waits for the thread."""
-        self._hurry.set()
-        self.stop()
+        self._say("hurry")
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
-    # ---- the training thread. It takes no lock: `start` and `clear` hold it while they wait for this thread.
+    # ---- the training thread. It does not take `_lock`: `start` and `clear` hold it while they wait for this thread.
 
     def _work(self, lanes: list[Lane]) -> None:
         try:
-            self._prepare(lanes)
-            self._train(lanes)
-            self._finish(lanes)
-            self.state = "idle"
+            self._look_up(lanes)
+            jobs = self._hand_out([lane for lane in lanes if not lane.kept])
+            self._watch(jobs)
+            self._keep(lanes)
+            for job in jobs:
+                job.result()  # raises what ended it
+
+            summaries = [lane.record.summary() for lane in lanes if lane.record is not None]
+            kept = [KEPT] if all(lane.kept for lane in lanes) else []
+            self.state, self.message = "idle", " ".join([*kept, *summaries]) or "Stopped."
         except Exception as error:  # a thread's traceback goes nowhere: whatever it is, the learner must see it
+            self._say("hurry")
+            wait([job.future for job in self._jobs])
             self.state, self.message = "failed", f"{type(error).__name__}: {error}"
         self.listener()
 
     def _calibrate(self, corpus: str) -> None:
         self._stop.wait(SECONDS_TO_DRAW)
         try:
-            self.speed = calibrate(self.corpus(corpus))
+            self.speed = self._ask(measure_speed, corpus)
             self.message = "Ready."
         except Exception as error:
             self.state, self.message = "failed", f"{type(error).__name__}: {error}"
         self.listener()
 
-    def _prepare(self, lanes: list[Lane]) -> None:
+    def _look_up(self, lanes: list[Lane]) -> None:
+        """Finds the records that spare training a lane."""
         for lane in lanes:
-            corpus = self.corpus(lane.run.corpus)
+            fingerprint = self._ask(prepare, lane.run.corpus)
             if lane is not lanes[0] or not self._anew:
-                lane.record = self.store.finished(lane.model, lane.run, corpus.fingerprint)
-            if lane.record is not None:
-                self._checkpoint(lane).unlink(missing_ok=True)  # of a run that was cut off, and then trained elsewhere
-            else:
-                path, seconds = self._checkpoint(lane), SECONDS_BETWEEN_CHECKPOINTS
-                lane.training = Training(
-                    lane.model, lane.run, corpus=corpus, checkpoint_path=path, checkpoint_seconds=seconds
+                lane.record = self.store.finished(lane.model, lane.run, fingerprint)
+                lane.kept = lane.record is not None
+
+    def _ask(self, function: Callable[..., Any], corpus: str) -> Any:
+        job = pool().submit(function, corpus, hear=self._note, at_once=True)
+        self._watch([job])
+        return job.result()
+
+    def _hand_out(self, lanes: list[Lane]) -> list[Job]:
+        """Lets lanes train at the same time; or in turns, in one worker, where there is one core."""
+        crews = [] if self._stop.is_set() else [[lane] for lane in lanes] if self.parallel else [lanes]
+        with self._talk:
+            self._jobs = [
+                pool().submit(
+                    train_lanes, crew, self._said, self.store, self._checkpoints,
+                    hear=partial(self._hear, crew), at_once=True,
                 )
-                lane.text_before = sample(lane.training)
+                for crew in crews if crew
+            ]  # fmt: skip
+            return self._jobs
 
-    def _train(self, lanes: list[Lane]) -> None:
-        report = 0.0
-        while not self._stop.is_set():
-            waiting = [lane for lane in lanes if lane.training is not None and not lane.training.done]
-            if not waiting:
-                return
+    def _watch(self, jobs: Sequence[Job]) -> None:
+        """Calls the listener until the jobs have ended. If one fails, the others stop."""
+        futures = [job.future for job in jobs]
+        for future in futures:
+            future.add_done_callback(lambda _: self._news.set())
 
-            if self._go.is_set():
-                turn = [min(waiting, key=lambda lane: lane.share)]
-            elif self._steps_allowed:
-                self._steps_allowed -= 1
-                turn = waiting
-            else:
-                self._tell("Paused.")
-                while not (self._go.wait(0.05) or self._steps_allowed):
-                    pass
-                continue
+        while not all(future.done() for future in futures):
+            self._news.wait()
+            self._news.clear()
+            if not self._stop.is_set() and any(future.done() and future.exception() for future in futures):
+                self._say("stop")
+            start = time.monotonic()
+            self.listener()
+            # Where many share the machine, a report takes long, and must not take time from the training.
+            wait(futures, max(SECONDS_BETWEEN_REPORTS, 10 * (time.monotonic() - start)))
 
-            for lane in turn:
-                assert lane.training is not None
-                lane.last = lane.training.step()
-                now = time.monotonic()
-                if now >= report or not self._go.is_set():
-                    lane.routing = lane.training.model.routing()
-                    self._tell("Training.")
-                    # Where many share the machine, a report takes long, and must not take time from the training.
-                    report = now + max(SECONDS_BETWEEN_REPORTS, 10 * (time.monotonic() - now))
-
-    def _finish(self, lanes: list[Lane]) -> None:
+    def _keep(self, lanes: list[Lane]) -> None:
         for lane in lanes:
-            if lane.training is not None and lane.last is not None:
-                self._tell("Measuring the loss on held-out text.")
-                lane.routing = lane.training.model.routing()
-                lane.record = lane.training.record(lane.training.evaluate(self._hurry.is_set))
-                if not self._hurry.is_set() and lane.record.status != "diverged":
-                    lane.text_after = sample(lane.training)
-                self.store.save(lane.record)
-                self._checkpoint(lane).unlink(missing_ok=True)
             if lane.record is not None:
+                checkpoint_path(self._checkpoints, lane).unlink(missing_ok=True)  # also one of a run trained elsewhere
                 self.records = [*(record for record in self.records if record.id != lane.record.id), lane.record]
         self._keep_shown()
 
-        summaries = [lane.record.summary() for lane in lanes if lane.record is not None]
-        kept = [KEPT] if all(lane.training is None for lane in lanes) else []
-        self.message = " ".join([*kept, *summaries]) or "Stopped."
+    # ---- what workers tell, in the thread of the pool, which other jobs need too
 
+    def _hear(self, lanes: list[Lane], news: News) -> None:
+        place, first, told = news
+        lanes[place].hear(first, told)
+        unfinished = [lane.message for lane in self.lanes if lane.record is None]
+        self._note(unfinished[0] if unfinished else told.message)
 
-def sample(training: Training) -> str:
-    """Returns what the model writes after `PROMPT`, with a dot for what can't be printed."""
-    text = decode(generate(training.model, encode(PROMPT)[None], SAMPLE_TOKENS)[0])
-    return "".join(c if c == "\n" or (c.isprintable() and c != "\ufffd") else "·" for c in text)
+    def _note(self, message: str) -> None:
+        self.message = message
+        self._news.set()
 
 
 def _ids(lanes: list[Lane]) -> list[str]:

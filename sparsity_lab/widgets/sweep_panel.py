@@ -4,14 +4,18 @@ import html
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ipywidgets as ipw
 
 from sparsity_lab.runs.grid import Pair
-from sparsity_lab.runs.sweep import Progress, estimate, missing, sweep
-from sparsity_lab.training.corpus import load_corpus
-from sparsity_lab.training.timing import Speed, calibrate
+from sparsity_lab.runs.lanes import measure_speed
+from sparsity_lab.runs.pool import pool
+from sparsity_lab.training.timing import Speed
 from sparsity_lab.widgets.accessibility import answer_at_once
+
+if TYPE_CHECKING:
+    from sparsity_lab.runs.sweep import Progress
 
 
 class SweepPanel(ipw.VBox):
@@ -76,7 +80,7 @@ class SweepPanel(ipw.VBox):
             self._thread.join(seconds)
         return not self.busy
 
-    def run(self) -> Progress:
+    def run(self) -> "Progress":
         """Starts the sweep and waits for it. Raises RuntimeError with the text that the panel shows if it broke."""
         self.start()
         try:
@@ -94,9 +98,11 @@ class SweepPanel(ipw.VBox):
 
     def _measure(self) -> None:
         try:
+            from sparsity_lab.runs.sweep import estimate, missing  # here, because it brings dask and torch
+
             todo = missing(self.pairs, self.folder)
             if todo:
-                self._speed = self._speed or calibrate(load_corpus(todo[0][1].corpus))
+                self._speed = self._speed or pool().submit(measure_speed, todo[0][1].corpus, at_once=True).result()
                 self._say(estimate(todo, self.folder, self.workers, self._speed).summary())
             else:
                 self._say(f"All {len(self.pairs)} runs are trained already.")
@@ -105,6 +111,8 @@ class SweepPanel(ipw.VBox):
 
     def _sweep(self) -> None:
         try:
+            from sparsity_lab.runs.sweep import sweep
+
             self._measuring.join()
             stop = self._halt.is_set
             self.progress = sweep(
@@ -118,7 +126,7 @@ class SweepPanel(ipw.VBox):
         finally:
             self.start_button.disabled, self.stop_button.disabled = False, True
 
-    def _report(self, progress: Progress) -> None:
+    def _report(self, progress: "Progress") -> None:
         self.progress = progress
         self.bar.value = progress.share
         if not self._halt.is_set():

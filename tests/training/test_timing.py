@@ -15,6 +15,7 @@ from sparsity_lab.training.timing import Speed, calibrate, matmul_rate
 from sparsity_lab.widgets import session as session_module
 from sparsity_lab.widgets.dashboard import MagicDial
 from sparsity_lab.widgets.session import Session
+from tests.pools import ThreadLine, ThreadPool
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ class Slow:
     def __init__(self, speed: Speed) -> None:
         self.speed, self.go = speed, threading.Event()
 
-    def __call__(self, corpus: Corpus) -> Speed:
+    def __call__(self, line: ThreadLine, corpus: str) -> Speed:
         assert self.go.wait(30)
         return self.speed
 
@@ -57,7 +58,9 @@ class Slow:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     slow = Slow(Speed(np.ones(6)))
-    monkeypatch.setattr(session_module, "calibrate", slow)
+    monkeypatch.setattr(session_module, "measure_speed", slow)
+    monkeypatch.setattr(session_module, "pool", ThreadPool)
+    monkeypatch.setenv("SPARSITY_LAB_CORES", "1")
     yield slow
     slow.go.set()
 

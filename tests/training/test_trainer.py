@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from sparsity_lab.accounting import flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
-from sparsity_lab.record import Record, run_id
+from sparsity_lab.record import Record, Step, decimate, run_id
 from sparsity_lab.runs.store import RunStore
 from sparsity_lab.training.corpus import Corpus
-from sparsity_lab.training.trainer import Step, Training, decimate, learning_rate_at, train
+from sparsity_lab.training.trainer import Training, learning_rate_at, train
 
 
 def run_of(model: ModelConfig, run: RunConfig, **options: Any) -> tuple[list[Step], Record]:

@@ -1,6 +1,8 @@
 """The one trainer: start, pause, step, stop, and what survives; the dashboard around it, without a browser."""
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +14,10 @@ import pytest
 
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
-from sparsity_lab.record import run_id
+from sparsity_lab.record import Record, run_id
+from sparsity_lab.runs.lanes import Lane
+from sparsity_lab.runs.pool import pool
+from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.training.timing import calibrate, matmul_rate
 from sparsity_lab.training.trainer import Training, train
 from sparsity_lab.units import duration
@@ -34,6 +39,11 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 def trainers() -> int:
     return [thread.name for thread in threading.enumerate()].count("training")
+
+
+def at_work() -> list[int]:
+    """The processes that have something to do."""
+    return [worker.process.pid for worker in pool()._workers if worker.job is not None]
 
 
 def test_a_run_from_start_to_record(session: Session, model: ModelConfig, run: RunConfig) -> None:
@@ -59,7 +69,7 @@ def test_a_run_from_start_to_record(session: Session, model: ModelConfig, run: R
     # the twin is not trained twice
     session.start([(model.replace(top_k=2), run), (dense, run)])
     assert session.wait(60)
-    assert session.lanes[1].training is None
+    assert session.lanes[1].kept
     assert session.lanes[1].record is not None
 
 
@@ -112,9 +122,10 @@ def test_never_a_second_trainer(session: Session, model: ModelConfig, run: RunCo
     for seed in range(3):
         session.start([(model, long.replace(seed=seed + 1))])
         assert trainers() == 1
+        assert len(at_work()) <= 1
     assert {record.seed for record in session.records} <= {0, 1, 2}
     session.clear()
-    assert trainers() == 0
+    assert trainers() == len(at_work()) == 0
     assert session.records == []
     assert Session(session.folder).records == []
 
@@ -144,12 +155,89 @@ def test_a_dead_kernels_run_goes_on(session: Session, model: ModelConfig, run: R
     assert session.interrupted() == (model, resolve(model, run))
     session.start([(model, run)])
     assert session.wait(60)
-    training = session.lanes[0].training
-    assert training is not None
-    assert training.losses[:5] == dead.losses
-    assert len(training.losses) == plan(model, run).steps
+    assert session.lanes[0].losses[:5] == dead.losses
+    assert len(session.lanes[0].losses) == plan(model, run).steps
     assert not path.exists()
     assert session.interrupted() is None
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_two_lanes_on_so_many_cores(
+    cores: int, session: Session, model: ModelConfig, run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPARSITY_LAB_CORES", str(cores))
+    long = run.replace(budget=LONG)
+    session.start([(model, long), (model.with_sparsity(0), long)])
+    until(lambda: all(lane.last for lane in session.lanes))
+    assert len(at_work()) == cores
+    session.pause()
+    until(lambda: [lane.message for lane in session.lanes] == ["Paused."] * 2)
+    shares = [lane.share for lane in session.lanes]
+    if cores == 1:
+        assert shares[0] == pytest.approx(shares[1], abs=0.01), "they take turns"
+    before = [len(lane.losses) for lane in session.lanes]
+    session.step()
+    until(lambda: [len(lane.losses) for lane in session.lanes] == [steps + 1 for steps in before])
+    session.stop()
+    assert session.wait(30)
+    assert [record.status for record in session.records] == ["stopped"] * 2
+
+
+def test_a_run_resumes_if_its_worker_dies(
+    session: Session, model: ModelConfig, run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[int, int]] = []
+    hear = Lane.hear
+
+    def listen(lane: Lane, first: int, told: Lane) -> None:
+        heard.append((first, len(told.losses)))
+        hear(lane, first, told)
+
+    monkeypatch.setattr(Lane, "hear", listen)
+    saved = Training(model, run)
+    for _ in range(5):
+        saved.step()
+    saved.save(session.folder / "checkpoints" / f"{run_id(model, run)}.safetensors")
+    session.start([(model, run)], paused=True)
+    until(lambda: session.message == "Paused.")
+    (lane,), begun = session.lanes, (0, 5)
+    assert heard.count(begun) == 1
+    written = lane.text_before
+
+    os.kill(at_work()[0], signal.SIGKILL)
+    session.proceed()
+    assert session.wait(60)
+    assert heard.count(begun) == 2, "from the checkpoint, and the curve is told again"
+    assert session.state == "idle"
+    *_, alone = train(model, run)
+    assert isinstance(alone, Record)
+    assert lane.record is not None
+    assert (lane.record.val_loss, lane.record.curve) == (alone.val_loss, alone.curve)
+    assert len(lane.losses) == plan(model, run).steps
+    assert lane.text_before == written
+
+
+def test_workers_that_die_again_and_again(session: Session, model: ModelConfig, run: RunConfig) -> None:
+    session.start([(model, run)], paused=True)
+    while session.busy:
+        for process in at_work():
+            os.kill(process, signal.SIGKILL)
+        time.sleep(0.05)
+    assert session.state == "failed"
+    assert "was there too little memory?" in session.message
+    session.start([(model, run)])
+    assert session.wait(60)
+    assert session.state == "idle"
+
+
+def test_if_one_lane_fails_the_other_is_kept(session: Session, model: ModelConfig, run: RunConfig) -> None:
+    long = run.replace(budget=LONG)
+    session.start([(model, long), (model.replace(vocab_size=100), long)])
+    assert session.wait(60)
+    assert session.state == "failed"
+    assert session.message.startswith("ValueError: vocab_size=100")
+    assert session.lanes[1].record is None
+    assert session.records == [lane.record for lane in session.lanes if lane.last]
 
 
 def test_one_session_a_kernel() -> None:
@@ -294,9 +382,9 @@ def test_duration(seconds: float, text: str) -> None:
 # ---- speed
 
 
-def test_estimates(corpus_file: Path, session: Session) -> None:
+def test_estimates(corpus_file: Path) -> None:
     assert matmul_rate(0.01, 64) > 0
-    speed = calibrate(session.corpus(str(corpus_file)))
+    speed = calibrate(load_corpus(str(corpus_file)))
     model = ModelConfig.on_dial(16, 0.9375)
     times = [speed.seconds(model, RunConfig(budget=budget, batch_size=4)) for budget in (1e10, 1e11, 1e12)]
     assert 0 < times[0] < times[1] < times[2]

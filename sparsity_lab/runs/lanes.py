@@ -1,0 +1,195 @@
+"""The worker's side of a dashboard: runs that train while somebody looks on, and what else a dashboard asks a worker.
+
+Torch is imported where it is needed, because a dashboard does without.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.record import Record, Step, run_id
+from sparsity_lab.runs.pool import Line
+from sparsity_lab.runs.store import RunStore
+from sparsity_lab.training.corpus import load_corpus
+
+if TYPE_CHECKING:
+    from sparsity_lab.training.timing import Speed
+    from sparsity_lab.training.trainer import Training
+
+SECONDS_BETWEEN_REPORTS = 0.1
+SECONDS_BETWEEN_CHECKPOINTS = 10.0
+SECONDS_BETWEEN_LOOKS = 60.0  # while paused, if nothing is heard
+PROMPT = "def "
+SAMPLE_TOKENS = 160
+
+News = tuple[int, int, "Lane"]  # of which lane of a job; the step after which its losses begin; and as it is now
+
+
+@dataclass
+class Lane:
+    """One of the models that train side by side: the one on the dial, or its dense twin."""
+
+    model: ModelConfig
+    run: RunConfig
+    message: str = "Getting ready."
+    last: Step | None = None
+    losses: list[float] = field(default_factory=list)  # of all steps
+    routing: list[list[float]] = field(default_factory=list)  # share of the assignments that each expert got, by layer
+    text_before: str = ""
+    text_after: str = ""
+    record: Record | None = None
+    kept: bool = False  # the store has the record, so nothing is trained
+
+    @property
+    def share(self) -> float:
+        """The share of the budget that is spent, 0 to 1."""
+        if self.record is not None:
+            return 1.0
+        return self.last.step / self.last.steps if self.last else 0.0
+
+    def hear(self, first: int, told: "Lane") -> None:
+        """Takes over what a worker tells of this lane, also one that trains it again after another has died."""
+        losses, last = self.losses[:first] + told.losses, told.last or self.last
+        text_before = self.text_before or told.text_before
+        vars(self).update(vars(told) | {"losses": losses, "last": last, "text_before": text_before})
+
+
+def checkpoint_path(folder: Path, lane: Lane) -> Path:
+    return folder / f"{run_id(lane.model, lane.run)}.safetensors"
+
+
+def train_lanes(line: Line, lanes: Sequence[Lane], said: Sequence[str], store: RunStore, checkpoints: Path) -> None:
+    """Trains lanes, each at the same share of its budget, and tells `News` at most ten times a second for each.
+
+    It does what was ``said`` and what is heard: ``pause``, ``go``, ``step`` (each lane makes one, then it pauses),
+    ``stop`` (measures the runs as they are), ``hurry`` (stops and does not even measure). Runs resume from their files
+    in ``checkpoints``, which whoever hears of the records has to delete: until then a worker may die.
+    """
+    orders = _Orders(line, said)
+    runs = [_Run(line, place, lane, checkpoints) for place, lane in enumerate(lanes)]
+
+    while not orders.stop and (left := [run for run in runs if not run.training.done]):
+        if orders.go:
+            turn = [min(left, key=lambda run: run.lane.share)]
+        elif orders.steps:
+            orders.steps -= 1
+            turn = left
+        else:
+            for run in left:
+                run.tell("Paused.")
+            orders.listen(SECONDS_BETWEEN_LOOKS)
+            continue
+
+        for run in turn:
+            run.step(show=not orders.go)
+        orders.listen()
+
+    for run in runs:
+        run.finish(orders, store)
+
+
+class _Orders:
+    """What the learner wants."""
+
+    def __init__(self, line: Line, said: Sequence[str]):
+        self._line = line
+        self.go = self.stop = self.hurry = False
+        self.steps = 0  # to make while paused
+        self._obey(said)
+
+    def listen(self, seconds: float = 0.0) -> None:
+        self._obey(self._line.heard(seconds))
+
+    def hurried(self) -> bool:
+        self.listen()
+        return self.hurry
+
+    def _obey(self, words: Sequence[str]) -> None:
+        for word in words:
+            if word == "go":
+                self.go, self.steps = True, 0
+            elif word == "pause":
+                self.go = False
+            elif word == "step":
+                self.go, self.steps = False, self.steps + 1
+            else:
+                self.stop, self.hurry = True, self.hurry or word == "hurry"
+
+
+class _Run:
+    """A lane and its training."""
+
+    def __init__(self, line: Line, place: int, lane: Lane, checkpoints: Path):
+        from sparsity_lab.training.trainer import Training
+
+        self.lane, self._line, self._place = lane, line, place
+        path, seconds = checkpoint_path(checkpoints, lane), SECONDS_BETWEEN_CHECKPOINTS
+        self.training = Training(lane.model, lane.run, checkpoint_path=path, checkpoint_seconds=seconds)
+        self._told = 0  # losses
+        self._next = 0.0  # time of the next report
+        lane.text_before = sample(self.training)
+        self.tell("Getting ready.")
+
+    def step(self, show: bool) -> None:
+        self.lane.last = self.training.step()
+        if show or time.monotonic() >= self._next:
+            self.tell("Training.")
+
+    def finish(self, orders: _Orders, store: RunStore) -> None:
+        """Measures the run and keeps its record, unless it has not even begun."""
+        if self.lane.last is None and not self.training.done:
+            return
+        self.tell("Measuring the loss on held-out text.")
+        record = self.training.record(self.training.evaluate(orders.hurried))
+        if not orders.hurry and record.status != "diverged":
+            self.lane.text_after = sample(self.training)
+        store.save(record)
+        self.lane.record = record
+        self.tell(record.summary())
+
+    def tell(self, message: str) -> None:
+        self.lane.message = message
+        self.lane.routing = [stats.load for stats in self.training.model.routing()]
+        new = self.training.losses[self._told :]
+        self._line.tell((self._place, self._told, replace(self.lane, losses=new)))
+        self._told += len(new)
+        self._next = time.monotonic() + SECONDS_BETWEEN_REPORTS
+
+
+def sample(training: "Training") -> str:
+    """Returns what the model writes after `PROMPT`, with a dot for what can't be printed."""
+    from sparsity_lab.models import generate
+    from sparsity_lab.training.batches import decode, encode
+
+    text = decode(generate(training.model, encode(PROMPT)[None], SAMPLE_TOKENS)[0])
+    return "".join(c if c == "\n" or (c.isprintable() and c != "\ufffd") else "·" for c in text)
+
+
+# ---- what else a dashboard asks
+
+
+def prepare(line: Line, corpus: str) -> str:
+    """Prepares a text, tells of it in sentences, and returns its fingerprint."""
+
+    def report(text: str, share: float) -> None:
+        line.tell(f"Preparing the corpus: {text} ({share:.0%}).")
+
+    return load_corpus(corpus, progress=report).fingerprint
+
+
+def measure_speed(line: Line, corpus: str) -> "Speed":
+    """Measures how fast this machine trains, on a text."""
+    from sparsity_lab.training.timing import calibrate
+
+    prepare(line, corpus)
+    return calibrate(load_corpus(corpus))
+
+
+def why_no_megablocks(line: Line) -> str | None:
+    """Returns what `why_not` does, which takes a second and 60 MB."""
+    from sparsity_lab.models.megablocks import why_not
+
+    return why_not()
