@@ -4,18 +4,15 @@ import html
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ipywidgets as ipw
 
 from sparsity_lab.runs.grid import Pair
 from sparsity_lab.runs.lanes import measure_speed
 from sparsity_lab.runs.pool import pool
+from sparsity_lab.runs.sweep import Progress, estimate, missing, sweep
 from sparsity_lab.training.timing import Speed
 from sparsity_lab.widgets.accessibility import answer_at_once
-
-if TYPE_CHECKING:
-    from sparsity_lab.runs.sweep import Progress
 
 
 class SweepPanel(ipw.VBox):
@@ -80,7 +77,7 @@ class SweepPanel(ipw.VBox):
             self._thread.join(seconds)
         return not self.busy
 
-    def run(self) -> "Progress":
+    def run(self) -> Progress:
         """Starts the sweep and waits for it. Raises RuntimeError with the text that the panel shows if it broke."""
         self.start()
         try:
@@ -98,8 +95,6 @@ class SweepPanel(ipw.VBox):
 
     def _measure(self) -> None:
         try:
-            from sparsity_lab.runs.sweep import estimate, missing  # here, because it brings dask and torch
-
             todo = missing(self.pairs, self.folder)
             if todo:
                 self._speed = self._speed or pool().submit(measure_speed, todo[0][1].corpus, at_once=True).result()
@@ -111,8 +106,6 @@ class SweepPanel(ipw.VBox):
 
     def _sweep(self) -> None:
         try:
-            from sparsity_lab.runs.sweep import sweep
-
             self._measuring.join()
             stop = self._halt.is_set
             self.progress = sweep(
@@ -126,7 +119,7 @@ class SweepPanel(ipw.VBox):
         finally:
             self.start_button.disabled, self.stop_button.disabled = False, True
 
-    def _report(self, progress: "Progress") -> None:
+    def _report(self, progress: Progress) -> None:
         self.progress = progress
         self.bar.value = progress.share
         if not self._halt.is_set():
