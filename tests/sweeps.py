@@ -15,7 +15,7 @@ from sparsity_lab.record import Record
 from sparsity_lab.runs import worker as sweep_worker
 from sparsity_lab.runs.grid import Pair
 from sparsity_lab.runs.store import RunStore
-from sparsity_lab.runs.sweep import Progress, sweep
+from sparsity_lab.runs.sweep import CURVE_POINTS, Progress, sweep
 from sparsity_lab.training.timing import Speed
 from sparsity_lab.training.trainer import Training
 
@@ -45,7 +45,7 @@ def trained_here(model: ModelConfig, run: RunConfig) -> Record:
     training = Training(model, run)
     while not training.done:
         training.step()
-    return training.record(training.evaluate(), curve_points=sweep_worker.CURVE_POINTS)
+    return training.record(training.evaluate(), curve_points=CURVE_POINTS)
 
 
 def content(record: Record) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Trainings:
 
         monkeypatch.setattr(Training, "__init__", watched_begin)
         monkeypatch.setattr(Training, "step", disturbed_step)
-        monkeypatch.setattr(sweep_worker, "SECONDS_BETWEEN_REPORTS", 0.0)  # a worker looks for a stop after each step
+        monkeypatch.setattr(sweep_worker, "SECONDS_BETWEEN_NEWS", 0.0)
 
 
 def until(condition: Callable[[], object], seconds: float = 300) -> None:
@@ -87,6 +87,14 @@ def until(condition: Callable[[], object], seconds: float = 300) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 class Background(threading.Thread):

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import cache
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
@@ -163,8 +164,9 @@ class Pool:
 
     def _work(self) -> None:
         if hasattr(signal, "pthread_sigmask"):  # Ctrl-C reaches all processes of a terminal, also while they start
+            resource_tracker.ensure_running()  # because its start would unblock the signal
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with suppress(OSError, EOFError):
+        with suppress(Exception):
             self._hire()  # so that the first job finds a worker
         while not self._closed or self._workers:
             self._hand_out()
@@ -181,8 +183,8 @@ class Pool:
         while (job := self._next()) is not None:
             try:
                 worker = next((worker for worker in self._workers if worker.job is None), None) or self._hire()
-            except (OSError, EOFError):  # no process can be had
-                self._lose(job)
+            except Exception as error:  # no process can be had
+                self._lose(job, error)
                 continue
             with self._lock:
                 worker.job, job._worker = job, worker
@@ -200,7 +202,11 @@ class Pool:
         """Takes the job out of the queue that may begin now."""
         with self._lock:
             free = sum(worker.job is not None for worker in self._workers) < self.size
-            return self._queue.popleft() if self._queue and (free or self._queue[0]._at_once) else None
+            while self._queue and (free or self._queue[0]._at_once):
+                job = self._queue.popleft()
+                if job._deaths or job.future.set_running_or_notify_cancel():
+                    return job
+            return None
 
     def _receive(self, worker: "_Worker") -> None:
         try:
@@ -236,7 +242,7 @@ class Pool:
         if job is not None:
             self._lose(job)
 
-    def _lose(self, job: Job) -> None:
+    def _lose(self, job: Job, cause: Exception | None = None) -> None:
         """Lets a job whose worker died be tried again, or gives it up."""
         job._deaths += 1
         with self._lock:
@@ -244,7 +250,9 @@ class Pool:
             if again:
                 self._queue.appendleft(job)
         if not again:
-            job.future.set_exception(WorkerDied())
+            error = WorkerDied()
+            error.__cause__ = cause
+            job.future.set_exception(error)
 
 
 _Call = tuple[bytes, str, list[str], dict[str, str]]  # the function and its arguments; folder, path and settings
@@ -276,12 +284,13 @@ class _Worker:
             self.connection.send(message)
 
 
-@cache
+_method = "forkserver" if sys.platform == "linux" else "spawn"  # torch can be forked on Linux alone
+
+
 def _context() -> Any:
-    if sys.platform != "linux":  # the only one on which torch can be forked
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sparsity_lab.runs.forked"])
+    context = multiprocessing.get_context(_method)
+    if _method == "forkserver":
+        context.set_forkserver_preload(["sparsity_lab.runs.forked"])
     return context
 
 
@@ -348,7 +357,9 @@ def pool() -> Pool:
 
 
 def _forget() -> None:
-    """Leaves the workers to the process of which this one is a fork."""
+    """Leaves workers, and what they are forked from, to the process of which this one is a fork."""
+    global _method
+    _method = "spawn"
     if pool.cache_info().currsize:
         atexit.unregister(pool().close)
         for worker in pool()._workers:
