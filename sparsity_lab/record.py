@@ -56,6 +56,8 @@ class Record:
     versions: dict[str, str]
     curve: dict[str, list[float]]  # "flops" and "loss": training loss, means of neighbouring steps
     error: str = ""  # what a failed run died of
+    routes: dict[str, list[str]] | None = None  # the libraries that multiplied (`models.routes`), on a CPU
+    compiled: bool = False  # whether the steps were compiled code (`training.compiled`)
     scores: dict[str, float] | None = None  # shares of right answers by task (`task_scores.score_tasks`), if asked for
 
     @classmethod
@@ -134,7 +136,7 @@ OF_RECORD = ("status", "val_loss", "sparsity", "flops", "seed", "params_total", 
              "seconds")  # fmt: skip
 OF_MODEL = {"width": "d_model"} | {name: name for name in ("n_experts", "top_k", "n_shared_experts", "d_expert")}
 OF_RUN = ("budget", "batch_size", "learning_rate")
-COLUMNS = ("id", *OF_RECORD, *OF_MODEL, *OF_RUN, "fingerprint")
+COLUMNS = ("id", *OF_RECORD, *OF_MODEL, *OF_RUN, "fingerprint", "compiled")
 
 
 def row(values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
@@ -145,4 +147,4 @@ def row(values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
     found |= {key: values[key] for key in OF_RECORD}
     found |= {column: model[key] for column, key in OF_MODEL.items()}
     found |= {key: run[key] for key in OF_RUN}
-    return found | {"fingerprint": values["corpus"]["fingerprint"]}
+    return found | {"fingerprint": values["corpus"]["fingerprint"], "compiled": values.get("compiled", False)}

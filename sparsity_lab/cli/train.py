@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
 
     from sparsity_lab.runs import user_store
     from sparsity_lab.training import Training, load_corpus
+    from sparsity_lab.training.compiled import should_compile
     from sparsity_lab.training.distributed import Workers
 
     workers = Workers(options.parallel) if options.parallel else None
@@ -47,7 +48,8 @@ def run(options: argparse.Namespace) -> int:
     found = record is not None
     if not (found if workers is None else workers.agree(found)):
         saving = {"checkpoint_path": options.checkpoint, "checkpoint_seconds": options.checkpoint_seconds}
-        training = Training(model, config, corpus=corpus, workers=workers, **saving)
+        compiled = should_compile([(model, config)])
+        training = Training(model, config, corpus=corpus, workers=workers, compiled=compiled, **saving)
         label = f"S={model.sparsity:.4g}"
         with tqdm(total=config.budget, desc=label, unit="FLOP", unit_scale=True, disable=not first) as bar:
             while not training.done:

@@ -17,17 +17,17 @@ from sparsity_lab.models.ops import EPS, apply, is_fast, linear, linear_plain, r
 
 
 def rotations(config: ModelConfig) -> Tensor:
-    """Returns the turn of each pair of numbers at each position, complex (context, rope_dim / 2), for rotary positions
-    (Su et al. 2021, arXiv 2104.09864, eq. 34; neighbours make a pair)."""
+    """Returns the cosine and sine by which each pair of numbers is turned at each position, (context, rope_dim / 2, 2),
+    for rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 34; neighbours make a pair)."""
     half = torch.arange(0, config.rope_dim, 2) / config.rope_dim
     angles_TC = torch.outer(torch.arange(config.context).float(), config.rope_base**-half)
-    return torch.polar(torch.ones_like(angles_TC), angles_TC)
+    return torch.stack([angles_TC.cos(), angles_TC.sin()], -1)
 
 
 def rotate(x: Tensor, turns: Tensor) -> Tensor:
-    """Turns neighbouring pairs of the last axis, read as complex numbers. x float32 (…, n), turns complex (…, n/2)."""
+    """Turns neighbouring pairs of the last axis. x float32 (…, n), turns (…, n/2, 2) as `rotations` gives them."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = turns.real, turns.imag
+    cos, sin = turns.unbind(-1)
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
@@ -49,7 +49,7 @@ class Attention(nn.Module):
         self.k_norm = nn.Parameter(torch.ones(config.head_dim))
 
     def forward(self, x_BTD: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
-        """(B, T, D) → (B, T, D). ``turns``: rows of `rotations` for the tokens' positions, (T, C/2) or (B, T, C/2)."""
+        """(B, T, D) → (B, T, D). ``turns``: `rotations` of the positions, (T, C/2, 2) or (B, T, C/2, 2)."""
         qkv = self.norm_rope(self.linear(x_BTD, self.qkv), self.n_heads, self.q_norm, self.k_norm, turns)
         if cache is not None:
             C = len(self.k_norm)
@@ -70,7 +70,7 @@ def norm_rope_plain(qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: T
     kv = (qkv_BTP.shape[-1] - n_heads * C) // 2  # width of all keys, and of all values
     q, k, v = (x.unflatten(-1, (-1, C)) for x in qkv_BTP.split((n_heads * C, kv, kv), -1))
     turned = [
-        rotate(rms_norm_plain(x.float(), w_C), turns[..., None, :]).to(v.dtype).flatten(-2)
+        rotate(rms_norm_plain(x.float(), w_C), turns[..., None, :, :]).to(v.dtype).flatten(-2)
         for x, w_C in ((q, q_norm_C), (k, k_norm_C))
     ]
     return turned[0], turned[1], v.flatten(-2)
@@ -115,11 +115,11 @@ def attend_held(q_BTD: Tensor, k_BJSC: Tensor, v_BJSC: Tensor, mask: Tensor | No
 
 def norm_rope(qkv_BTP: Tensor, n_heads: int, q_norm_C: Tensor, k_norm_C: Tensor, turns: Tensor) -> QKV:
     """Does what `norm_rope_plain` does, in few passes."""
-    if not is_fast(qkv_BTP) or turns.ndim > 2:  # sequences at different positions, as a cache may hold them
+    if not is_fast(qkv_BTP) or turns.ndim > 3:  # sequences at different positions, as a cache may hold them
         return norm_rope_plain(qkv_BTP, n_heads, q_norm_C, k_norm_C, turns)
     C = len(q_norm_C)
     heads = (n_heads + qkv_BTP.shape[-1] // C) // 2  # H + J
-    return apply(_NormRope, qkv_BTP, n_heads, q_norm_C, k_norm_C, turns.repeat(1, heads))
+    return apply(_NormRope, qkv_BTP, n_heads, q_norm_C, k_norm_C, torch.view_as_complex(turns).repeat(1, heads))
 
 
 def _rotate(x: Tensor, turns: Tensor) -> Tensor:

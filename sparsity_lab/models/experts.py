@@ -6,6 +6,7 @@ token, S slots: a row for each (token, choice), sorted by expert.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsity_lab.config import ModelConfig
+from sparsity_lab.models import routes
 from sparsity_lab.models.megablocks import MegaBlocksExperts
-from sparsity_lab.models.ops import apply, matmul, uses_onednn
+from sparsity_lab.models.ops import apply, is_cpu_float32
 from sparsity_lab.models.router import Router, Routing
 
 aten = torch.ops.aten
@@ -50,7 +52,8 @@ class Experts(nn.Module):
     def grouped(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """Gives the same numbers from tokens sorted by expert, with a product for each group."""
         weights_NK, *weights = (w.to(x_ND.dtype) for w in (routing.weights_NK, self.gate_up_EDG, self.down_EFD))
-        return apply(_Grouped, x_ND, weights_NK, routing.experts_NK, routing.counts_E, *weights)
+        compute = grouped_compiled if torch.compiler.is_compiling() else partial(apply, _Grouped)
+        return compute(x_ND, weights_NK, routing.experts_NK, routing.counts_E, *weights)
 
     def megablocks(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """Gives the same numbers by MegaBlocks' own layer."""
@@ -96,20 +99,27 @@ class MoE(nn.Module):
 
 # ---- products of groups of rows, one group per expert; ends_E are the rows where the groups end
 
-
-def _grouped_mm(x_SA: Tensor, w_EAB: Tensor, ends_E: Tensor, loop: bool) -> Tensor:
-    """Computes y[group e] = x[group e] @ w[e]."""
-    if loop:
-        return torch.cat([matmul(x, w) for x, w in zip(x_SA.tensor_split(ends_E[:-1].tolist()), w_EAB, strict=True)])
-    return F.grouped_mm(x_SA, w_EAB, offs=ends_E)
+Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
-def _grouped_grad(x_SA: Tensor, g_SB: Tensor, ends_E: Tensor, loop: bool) -> Tensor:
+def _grouped_mm(x_SA: Tensor, w_EAB: Tensor, ends_E: Tensor, multiply: Multiply | None) -> Tensor:
+    """Computes y[group e] = x[group e] @ w[e], by torch's `grouped_mm` or in a loop with ``multiply``."""
+    if multiply is None:
+        return F.grouped_mm(x_SA, w_EAB, offs=ends_E)
+    return torch.cat([multiply(x, w) for x, w in zip(x_SA.tensor_split(ends_E[:-1].tolist()), w_EAB, strict=True)])
+
+
+def _grouped_grad(x_SA: Tensor, g_SB: Tensor, ends_E: Tensor, multiply: Multiply | None) -> Tensor:
     """Computes dw[e] = x[group e].T @ g[group e]; zeros for an empty group."""
-    if loop:
-        groups = (rows.tensor_split(ends_E[:-1].tolist()) for rows in (x_SA, g_SB))
-        return torch.stack([matmul(x.t(), g) for x, g in zip(*groups, strict=True)])
-    return F.grouped_mm(x_SA.t(), g_SB, offs=ends_E)
+    if multiply is None:
+        return F.grouped_mm(x_SA.t(), g_SB, offs=ends_E)
+    groups = (rows.tensor_split(ends_E[:-1].tolist()) for rows in (x_SA, g_SB))
+    return torch.stack([multiply(x.t(), g) for x, g in zip(*groups, strict=True)])
+
+
+def _is_aligned(x_ND: Tensor, G: int) -> bool:
+    """Tells whether `grouped_mm` takes these: it wants rows of a multiple of 16 bytes."""
+    return x_ND.dtype != torch.float64 and x_ND.shape[1] * x_ND.itemsize % 16 == 0 and G * x_ND.itemsize % 32 == 0
 
 
 class _Grouped(torch.autograd.Function):
@@ -131,8 +141,9 @@ class _Grouped(torch.autograd.Function):
         order_S = experts_NK.view(-1).argsort(stable=True)  # choices n·K + k, sorted by expert
         slots_S = torch.empty_like(order_S)  # the slot of each choice
 
-        # Small groups go to grouped_mm, a loop in C++; large ones to oneDNN, one by one, padded so that shapes recur.
-        large = uses_onednn(x_ND, S // E * D * G // 5)
+        # oneDNN takes the groups one by one, padded so that shapes recur.
+        large = is_cpu_float32(x_ND) and routes.in_use.large_experts(S // E * D * G)
+        ctx.multiply = routes.multiply_large if large else None if _is_aligned(x_ND, G) else torch.mm
         if large:
             padded_E = (counts_E + (PAD - 1)) // PAD * PAD
             ends_E = padded_E.cumsum(0, dtype=torch.int32)
@@ -148,17 +159,13 @@ class _Grouped(torch.autograd.Function):
             tokens_S = order_S // K
             weights_S = weights_NK.view(-1).index_select(0, order_S)
 
-        # grouped_mm wants rows of a multiple of 16 bytes
-        aligned = x_ND.dtype != torch.float64 and D * x_ND.itemsize % 16 == 0 and G * x_ND.itemsize % 32 == 0
-        ctx.loop = large or not aligned
-
         # SwiGLU of each group with its expert's weights
         x_SD = x_ND.index_select(0, tokens_S)
-        u_SG = _grouped_mm(x_SD, gate_up_EDG, ends_E, ctx.loop)
+        u_SG = _grouped_mm(x_SD, gate_up_EDG, ends_E, ctx.multiply)
         gate_SF, up_SF = u_SG.chunk(2, -1)
         s_SF = F.silu(gate_SF)
         h_SF = s_SF * up_SF
-        y_SD = _grouped_mm(h_SF, down_EFD, ends_E, ctx.loop)
+        y_SD = _grouped_mm(h_SF, down_EFD, ends_E, ctx.multiply)
 
         ctx.save_for_backward(ends_E, tokens_S, slots_S, weights_S, gate_up_EDG, down_EFD, x_SD, u_SG, s_SF, h_SF, y_SD)
         return F.embedding_bag(slots_S.view(N, K), y_SD, mode="sum", per_sample_weights=weights_NK)
@@ -172,15 +179,66 @@ class _Grouped(torch.autograd.Function):
         g_SD.mul_(weights_S[:, None])
 
         gate_SF, up_SF = u_SG.chunk(2, -1)
-        dh_SF = _grouped_mm(g_SD, down_EFD.transpose(1, 2), ends_E, ctx.loop)
+        dh_SF = _grouped_mm(g_SD, down_EFD.transpose(1, 2), ends_E, ctx.multiply)
         du_SG = torch.empty_like(u_SG)
         dgate_SF, dup_SF = du_SG.chunk(2, -1)
         torch.mul(dh_SF, s_SF, out=dup_SF)
         aten.silu_backward.grad_input(dh_SF.mul_(up_SF), gate_SF, grad_input=dgate_SF)
-        dx_SD = _grouped_mm(du_SG, gate_up_EDG.transpose(1, 2), ends_E, ctx.loop)
-        dgate_up_EDG = _grouped_grad(x_SD, du_SG, ends_E, ctx.loop)
-        ddown_EFD = _grouped_grad(h_SF, g_SD, ends_E, ctx.loop)
+        dx_SD = _grouped_mm(du_SG, gate_up_EDG.transpose(1, 2), ends_E, ctx.multiply)
+        dgate_up_EDG = _grouped_grad(x_SD, du_SG, ends_E, ctx.multiply)
+        ddown_EFD = _grouped_grad(h_SF, g_SD, ends_E, ctx.multiply)
 
         # a gather, because index_add is slow on a CPU
         dx_ND = F.embedding_bag(slots_NK, dx_SD, mode="sum")
         return dx_ND, dweights_NK, None, None, dgate_up_EDG, ddown_EFD
+
+
+# ---- the same for a compiler, which fuses what stands between the products
+
+
+def grouped_compiled(
+    x_ND: Tensor, weights_NK: Tensor, experts_NK: Tensor, counts_E: Tensor, gate_up_EDG: Tensor, down_EFD: Tensor
+) -> Tensor:
+    """Computes what `_Grouped` does in plain torch."""
+    N, K = weights_NK.shape
+    order_S = experts_NK.view(-1).argsort(stable=True)
+    slots_S = torch.empty_like(order_S).scatter_(0, order_S, torch.arange(N * K, device=x_ND.device))
+    ends_E = counts_E.cumsum(0, dtype=torch.int32)
+
+    gate_SF, up_SF = grouped_mm(x_ND.index_select(0, order_S // K), gate_up_EDG, ends_E).chunk(2, -1)
+    y_SD = grouped_mm(F.silu(gate_SF) * up_SF, down_EFD, ends_E) * weights_NK.view(-1)[order_S, None]
+    return y_SD.index_select(0, slots_S).view(N, K, -1).sum(1)
+
+
+# torch's own can't be traced in float32: the fake kernel that stands for it knows bfloat16 only.
+
+
+@torch.library.custom_op("sparsity_lab::grouped_mm", mutates_args=())
+def grouped_mm(x_SA: Tensor, w_EAB: Tensor, ends_E: Tensor) -> Tensor:
+    """Computes y[group e] = x[group e] @ w[e]."""
+    return F.grouped_mm(x_SA, w_EAB, offs=ends_E)
+
+
+@torch.library.custom_op("sparsity_lab::grouped_grad", mutates_args=())
+def grouped_grad(x_SA: Tensor, g_SB: Tensor, ends_E: Tensor) -> Tensor:
+    """Computes dw[e] = x[group e].T @ g[group e]."""
+    return F.grouped_mm(x_SA.t(), g_SB, offs=ends_E)
+
+
+@grouped_mm.register_fake
+def _(x_SA: Tensor, w_EAB: Tensor, ends_E: Tensor) -> Tensor:
+    return x_SA.new_empty(len(x_SA), w_EAB.shape[2])
+
+
+@grouped_grad.register_fake
+def _(x_SA: Tensor, g_SB: Tensor, ends_E: Tensor) -> Tensor:
+    return x_SA.new_empty(len(ends_E), x_SA.shape[1], g_SB.shape[1])
+
+
+def _gradients(ctx: Any, g_SB: Tensor) -> tuple[Tensor, Tensor, None]:
+    x_SA, w_EAB, ends_E = ctx.saved_tensors
+    g_SB = g_SB.contiguous()
+    return grouped_mm(g_SB, w_EAB.transpose(1, 2), ends_E), grouped_grad(x_SA, g_SB, ends_E), None
+
+
+grouped_mm.register_autograd(_gradients, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))

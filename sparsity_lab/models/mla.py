@@ -52,7 +52,7 @@ class LatentAttention(nn.Module):
         self.out = nn.Parameter(torch.randn(d, H * self.V) * (2 * H * self.V * config.n_layers) ** -0.5)
 
     def forward(self, x_BTD: Tensor, turns: Tensor, cache: Cache | None = None, layer: int = 0) -> Tensor:
-        """(B, T, D) → (B, T, D). ``turns``: rows of `rotations` for the tokens' positions, (T, R/2) or (B, T, R/2)."""
+        """(B, T, D) → (B, T, D). ``turns``: `rotations` of the positions, (T, R/2, 2) or (B, T, R/2, 2)."""
         q_BTHN, q_BTHR = self._queries(x_BTD, turns)
         latents_BTX = self._latents(x_BTD, turns)
         if cache is not None:
@@ -77,7 +77,7 @@ class LatentAttention(nn.Module):
             x_BTD = self.norm(self.linear(x_BTD, self.q_down).float(), self.q_norm).to(x_BTD.dtype)
         q_BTHX = self.linear(x_BTD, self.q_up).unflatten(-1, (self.n_heads, -1))
         q_BTHN, q_BTHR = q_BTHX.split((self.N, self.R), -1)
-        return q_BTHN, rotate(q_BTHR.float(), turns[..., None, :]).to(x_BTD.dtype)
+        return q_BTHN, rotate(q_BTHR.float(), turns[..., None, :, :]).to(x_BTD.dtype)
 
     def _latents(self, x_BTD: Tensor, turns: Tensor) -> Tensor:
         """Returns what is remembered, (B, T, K + R): the normalised latent, and the shared key, turned."""

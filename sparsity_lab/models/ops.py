@@ -13,12 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPS = 1e-6
+from sparsity_lab.models import routes
 
-# MKL runs float32 products with AVX2 on AMD processors; oneDNN uses AVX-512 there, at up to twice the rate, but costs
-# about 10 µs per call and 0.5 ms the first time it meets a shape: it is for large products of recurring shapes.
-ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-ONEDNN_MACS = 1_000_000  # multiply-adds from which it wins
+EPS = 1e-6
 
 
 def keep_heap() -> None:
@@ -32,20 +29,12 @@ def keep_heap() -> None:
 
 
 def is_fast(x: Tensor) -> bool:
-    """Tells whether the fast twins are for this tensor."""
+    """Tells whether the fast twins are for this tensor. A compiler makes its own from plain torch."""
+    return is_cpu_float32(x) and not torch.compiler.is_compiling()
+
+
+def is_cpu_float32(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32
-
-
-def uses_onednn(x: Tensor, macs: int) -> bool:
-    return ONEDNN and macs >= ONEDNN_MACS and is_fast(x)
-
-
-def matmul(a_ND: Tensor, b_DM: Tensor) -> Tensor:
-    """Returns a @ b for matrices, by whichever library is faster. It has no gradient."""
-    (N, D), M = a_ND.shape, b_DM.shape[1]
-    if uses_onednn(a_ND, N * D * M) and N * M >= 2048:
-        return torch.ops.mkldnn._linear_pointwise(a_ND, b_DM.t(), None, "none", [], "")
-    return a_ND @ b_DM
 
 
 def apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
@@ -53,23 +42,30 @@ def apply(function: type[torch.autograd.Function], *inputs: Any) -> Any:
     return function.apply(*inputs)
 
 
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, w_MD: Tensor) -> Tensor:
-        ctx.save_for_backward(x_ND, w_MD)
-        return matmul(x_ND, w_MD.t())
+@torch.library.custom_op("sparsity_lab::onednn_mm", mutates_args=())
+def onednn_mm(a_ND: Tensor, b_DM: Tensor) -> Tensor:
+    """Returns a @ b by oneDNN, also in a compiled graph and with gradients."""
+    return routes.multiply_large(a_ND, b_DM)
 
-    @staticmethod
-    def backward(ctx: Any, g_NM: Tensor) -> tuple[Tensor, Tensor]:
-        x_ND, w_MD = ctx.saved_tensors
-        return matmul(g_NM, w_MD), matmul(g_NM.t(), x_ND)
+
+@onednn_mm.register_fake
+def _(a_ND: Tensor, b_DM: Tensor) -> Tensor:
+    return a_ND.new_empty(len(a_ND), b_DM.shape[1])
+
+
+def _onednn_gradients(ctx: Any, g_NM: Tensor) -> tuple[Tensor, Tensor]:
+    a_ND, b_DM = ctx.saved_tensors
+    return onednn_mm(g_NM, b_DM.t()), onednn_mm(a_ND.t(), g_NM)
+
+
+onednn_mm.register_autograd(_onednn_gradients, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
 
 
 def linear(x: Tensor, w_MD: Tensor) -> Tensor:
-    """Returns x @ w.T over the last axis, in x's dtype."""
-    if not uses_onednn(x, x.numel() * len(w_MD) // 8):  # too small to repay an autograd function in Python
+    """Returns x @ w.T over the last axis, in x's dtype, by the library that is faster here."""
+    if not (is_cpu_float32(x) and routes.in_use.large_linear(x.numel() * len(w_MD))):
         return linear_plain(x, w_MD)
-    y_NM: Tensor = apply(_Linear, x.reshape(-1, x.shape[-1]), w_MD)
+    y_NM: Tensor = onednn_mm(x.reshape(-1, x.shape[-1]), w_MD.t())
     return y_NM.view(*x.shape[:-1], -1)
 
 
@@ -110,4 +106,4 @@ def rms_norm_plain(x: Tensor, w_D: Tensor) -> Tensor:
 
 def linear_cross_entropy(x_ND: Tensor, w_VD: Tensor, y_N: Tensor) -> Tensor:
     """Returns the mean cross-entropy, in nats, of the logits x @ w.T against the targets y (int64)."""
-    return F.cross_entropy(linear_plain(x_ND, w_VD).float(), y_N)
+    return F.cross_entropy(linear(x_ND, w_VD).float(), y_N)

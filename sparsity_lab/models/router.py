@@ -93,7 +93,7 @@ class Router(nn.Module):
             logits_NE = self.linear(x_ND.float(), self.weight)
             if self.config.router == "expert_choice":
                 self.last = route_by_experts(logits_NE, self.config)
-            elif self.fast and self.all_reduce is None:
+            elif self.fast and self.all_reduce is None and not torch.compiler.is_compiling():
                 self.last = route(logits_NE, self.config.top_k)
             else:
                 self.last = route_plain(logits_NE, self.config, self.bias_E, self.all_reduce)
@@ -154,7 +154,8 @@ def route_plain(
     if K > 1:  # for K = 1 the weight stays the score, or no gradient would reach the router
         weights_NK = weights_NK / (weights_NK.sum(-1, keepdim=True) + 1e-20)
 
-    counts_E = torch.bincount(experts_NK.flatten(), minlength=E)
+    choices_S = experts_NK.flatten()
+    counts_E = choices_S.new_zeros(E).index_add(0, choices_S, torch.ones_like(choices_S))  # what a compiler can trace
     probs_NE = scores_NE if config.router == "softmax" else scores_NE / scores_NE.sum(-1, keepdim=True)
     load_E = (counts_E if all_reduce is None else all_reduce(counts_E)).float()
     balance = E * (load_E / load_E.sum() * probs_NE.mean(0)).sum()

@@ -1,7 +1,7 @@
 """Runs that train in the pool, and what becomes of them."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from functools import partial
 from typing import Self
@@ -18,8 +18,9 @@ Ended = Record | Exception | None  # None if it was stopped
 
 
 class Crew:
-    """Trains ``pairs`` in a pool, the first ones first; ``hear`` gets a run's `run_id` and the share of it that is
-    done, in another thread. At the end of a ``with``, whatever ended it, runs under way save a checkpoint and end."""
+    """Trains ``pairs`` in a pool, the first ones first, those whose `run_id` is in ``compiled`` by compiled code;
+    ``hear`` gets a run's name and the share of it that is done, in another thread. At the end of a ``with``, whatever
+    ended it, runs under way save a checkpoint and end."""
 
     def __init__(
         self,
@@ -29,10 +30,11 @@ class Crew:
         hear: Callable[[str, float], None],
         score: Score | None = None,
         curve_points: int = CURVE_POINTS,
+        compiled: Collection[str] = (),
     ):
         self.threads = pool.size
         self._pool, self._waiting, self._hear = pool, deque(pairs), hear
-        self._rest = store, score, curve_points
+        self._rest, self._compiled = (store, score, curve_points), compiled
         self._jobs: dict[Job, Pair] = {}
         self._stopped = False
 
@@ -44,8 +46,9 @@ class Crew:
         """Returns the runs that have ended, waiting up to ``seconds`` for the first."""
         while self._waiting and len(self._jobs) < 2 * self._pool.size:  # and not all, because others have runs too
             pair = self._waiting.popleft()
-            job = self._pool.submit(train_in_pool, *pair, *self._rest, hear=partial(self._hear, run_id(*pair)))
-            self._jobs[job] = pair
+            name = run_id(*pair)
+            arguments = *pair, *self._rest, name in self._compiled
+            self._jobs[self._pool.submit(train_in_pool, *arguments, hear=partial(self._hear, name))] = pair
 
         wait([job.future for job in self._jobs], seconds, FIRST_COMPLETED)
         done = [job for job in self._jobs if job.future.done()]

@@ -13,6 +13,7 @@ from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.record import Record, Step, run_id
 from sparsity_lab.runs.pool import Line
 from sparsity_lab.runs.store import RunStore
+from sparsity_lab.runs.worker import code_is_there
 from sparsity_lab.training.corpus import load_corpus
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_REPORTS = 0.1
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 SECONDS_BETWEEN_LOOKS = 60.0  # while paused, if nothing is heard
+MAKING = "Making fast code for this shape of model, which is then kept: some ten seconds."
 PROMPT = "def "
 SAMPLE_TOKENS = 160
 
@@ -42,6 +44,7 @@ class Lane:
     text_after: str = ""
     record: Record | None = None
     kept: bool = False  # the store has the record, so nothing is trained
+    compiled: bool = False
 
     @property
     def share(self) -> float:
@@ -69,6 +72,9 @@ def train_lanes(line: Line, lanes: Sequence[Lane], said: Sequence[str], store: R
     in ``checkpoints``, which whoever hears of the records has to delete: until then a worker may die.
     """
     orders = _Orders(line, said)
+    for place, lane in enumerate(lanes):
+        line.tell((place, 0, replace(lane, message=MAKING if lane.compiled else lane.message)))
+        lane.compiled = lane.compiled and code_is_there(lane.model, lane.run, orders.stopped)
     runs = [_Run(line, place, lane, checkpoints) for place, lane in enumerate(lanes)]
 
     while not orders.stop and (left := [run for run in runs if not run.training.done]):
@@ -103,6 +109,10 @@ class _Orders:
     def listen(self, seconds: float = 0.0) -> None:
         self._obey(self._line.heard(seconds))
 
+    def stopped(self) -> bool:
+        self.listen()
+        return self.stop
+
     def hurried(self) -> bool:
         self.listen()
         return self.hurry
@@ -127,7 +137,9 @@ class _Run:
 
         self.lane, self._line, self._place = lane, line, place
         path, seconds = checkpoint_path(checkpoints, lane), SECONDS_BETWEEN_CHECKPOINTS
-        self.training = Training(lane.model, lane.run, checkpoint_path=path, checkpoint_seconds=seconds)
+        self.training = Training(
+            lane.model, lane.run, compiled=lane.compiled, checkpoint_path=path, checkpoint_seconds=seconds
+        )
         self._told = 0  # losses
         self._next = 0.0  # time of the next report
         lane.text_before = sample(self.training)

@@ -11,7 +11,7 @@ from sparsity_lab.record import run_id
 from sparsity_lab.runs.crew import Crew
 from sparsity_lab.runs.pool import pool
 from sparsity_lab.runs.store import to_frame, user_store
-from sparsity_lab.runs.worker import Score, fingerprints, kept
+from sparsity_lab.runs.worker import Score, fingerprints, kept, make_code, to_compile
 
 SECONDS_BETWEEN_LOOKS = 0.2  # at the runs, so that an interrupt is heard and the bar moves
 
@@ -25,14 +25,17 @@ def run_all(
     The columns are those of `to_frame`, and ``record``. A bar shows progress and the time left. An interrupt (the
     notebook's stop button) or a run that fails loses nothing: finished runs are kept, and those under way resume from
     their checkpoints the next time. ``score`` examines each trained model, in the process that trained it, for the
-    record's ``scores``; records without them are trained anew.
+    record's ``scores``; records without them are trained anew. Of a budget, all runs are compiled or none; if those in
+    the store differ in that, some are trained again.
     """
     from tqdm.auto import tqdm
 
     store, wanted = user_store(folder), {run_id(*pair): pair for pair in pairs}
     fingerprint = pool().submit(fingerprints, {run.corpus for _, run in pairs}).result()
     found = {name: kept(*pair, store, fingerprint[pair[1].corpus], score) for name, pair in wanted.items()}
-    records = {name: record for name, record in found.items() if record is not None}
+    before = {name: record.compiled for name, record in found.items() if record is not None}
+    compiled = pool().submit(to_compile, list(wanted.values()), before).result()
+    records = {name: r for name, r in found.items() if r is not None and r.compiled == (name in compiled)}
     lacking = sorted(wanted.keys() - records.keys(), key=lambda name: -wanted[name][1].budget)
     shares = dict.fromkeys(wanted, 1.0) | dict.fromkeys(lacking, 0.0)
 
@@ -42,7 +45,7 @@ def run_all(
     total = sum(run.budget for _, run in wanted.values())
     with (
         tqdm(total=total, initial=flops(), unit="FLOP", unit_scale=True, smoothing=0.05) as bar,
-        Crew(pool(), [wanted[name] for name in lacking], store, shares.__setitem__, score) as crew,
+        Crew(pool(), [wanted[name] for name in lacking], store, shares.__setitem__, score, compiled=compiled) as crew,
     ):
         while crew.working:
             for pair, ended in crew.ended(SECONDS_BETWEEN_LOOKS):
@@ -53,6 +56,7 @@ def run_all(
             bar.set_description(f"{len(records)} of {len(wanted)} runs", refresh=False)
             bar.update(flops() - bar.n)
 
+    pool().submit(make_code, [wanted[name] for name in lacking])  # while the result is being read
     rows = [records[run_id(*pair)] for pair in pairs]
     return to_frame(rows).assign(record=pd.Series(rows, dtype=object))
 
@@ -65,8 +69,11 @@ def summarise(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 def gains(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Returns how much lower sparse runs end than the dense runs of the same seeds: columns ``by``, gain, half, seeds.
 
-    Pairing by seed takes out what both share, the order of the data. ``by`` must separate runs that are no pair.
+    Pairing by seed takes out what both share, the order of the data. ``by`` must separate runs that are no pair. Raises
+    ValueError if some runs to be compared were compiled and others not: `run_all` trains them alike.
     """
+    if "compiled" in runs and (runs.groupby(by or (lambda _: 0))["compiled"].nunique() > 1).any():
+        raise ValueError("compiled: some of these runs were compiled and some were not; give them to run_all together")
     loss = runs.pivot_table(index=[*by, "seed"], columns=runs["sparsity"] > 0, values="val_loss")
     gain = (loss[False] - loss[True]).dropna().rename("gain")
     return over_seeds(gain.reset_index(), by, "gain")

@@ -24,7 +24,7 @@ from sparsity_lab.runs.crew import Crew, Ended
 from sparsity_lab.runs.grid import Pair
 from sparsity_lab.runs.pool import Line, Pool, cores, pool
 from sparsity_lab.runs.store import RunStore, user_store
-from sparsity_lab.runs.worker import fingerprints
+from sparsity_lab.runs.worker import fingerprints, to_compile
 from sparsity_lab.units import duration
 
 if TYPE_CHECKING:
@@ -123,15 +123,19 @@ def sweep(
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     pairs = list({run_id(*pair): pair for pair in pairs}.values())
-    store, todo = RunStore(folder), []
+    store, todo, before = RunStore(folder), list[Pair](), dict[str, bool]()
     for pair, record in _kept(pairs, store, user_store()):
         if record is None:
             todo.append(pair)
-        elif store.finished(*pair, record.corpus["fingerprint"]) is None:  # the user has trained it elsewhere
+            continue
+        before[run_id(*pair)] = record.compiled
+        if store.finished(*pair, record.corpus["fingerprint"]) is None:  # the user has trained it elsewhere
             store.save(record)
 
     state = _State(todo, len(pairs), _seconds(todo, speed) if todo else [], folder)
     state.threads = 1 if scheduler else workers or cores()
+    if todo and not scheduler:  # another machine may have no compiler
+        state.compiled = pool().submit(to_compile, pairs, before).result()
     with closing(Bar()) as bar:
         report = report or bar
         report(state.progress())
@@ -152,6 +156,7 @@ class _State:
         self.queue = sorted(todo, key=lambda pair: -self.seconds[run_id(*pair)])  # not finished, the longest first
         self.shares = dict.fromkeys(self.seconds, 0.0)  # of each run, how much is trained
         self.total, self.failed, self.threads = total, 0, 1
+        self.compiled = set[str]()  # names of runs that are
         self.folder, self.start = folder, time.monotonic()
 
     def hear(self, name: str, share: float) -> None:
@@ -181,7 +186,8 @@ def _crew(state: _State, workers: int | None, scheduler: str | None) -> "Iterato
         if scheduler is None:
             mine = exits.enter_context(closing(Pool(workers))) if workers else pool()
             store = RunStore(state.folder)
-            yield exits.enter_context(Crew(mine, state.queue, store, state.hear, curve_points=CURVE_POINTS))
+            crew = Crew(mine, state.queue, store, state.hear, curve_points=CURVE_POINTS, compiled=state.compiled)
+            yield exits.enter_context(crew)
         else:
             from sparsity_lab.runs.cluster import Cluster  # here, because Dask takes a second and 50 MB
 

@@ -5,7 +5,8 @@ Torch is imported where it is needed, because whoever hands runs out does withou
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.record import Record, run_id
+from sparsity_lab.runs.grid import Pair
 from sparsity_lab.runs.pool import Line
 from sparsity_lab.runs.store import RunStore
 
@@ -45,11 +47,13 @@ def train_run(
     stop: Callable[[], bool],
     score: Score | None = None,
     curve_points: int = CURVE_POINTS,
+    compiled: bool = False,
 ) -> Record | None:
     """Trains a run, unless its record is there, and keeps the record; returns it, or None if the run was stopped.
 
     ``tell`` gets the share that is done now and then. Once ``stop()`` is true, the run saves a checkpoint and ends; the
-    next call resumes it. While another process trains the same run, it waits. ``score`` examines the trained model.
+    next call resumes it. While another process trains the same run, it waits. ``score`` examines the trained model. A
+    record counts only if the run was ``compiled`` or not, as asked for.
     """
     from sparsity_lab.training.corpus import load_corpus
 
@@ -62,8 +66,10 @@ def train_run(
         with suppress(Timeout), lock.acquire(timeout=0.5):
             corpus = load_corpus(run.corpus)
             record = kept(model, run, store, corpus.fingerprint, score)
-            if record is None:
-                training = _begin(model, run, corpus, checkpoint)
+            if record is None or record.compiled != compiled:
+                if compiled and not code_is_there(model, run, stop):
+                    return None
+                training = _begin(model, run, corpus, checkpoint, compiled)
                 record = _trained(training, tell, stop, curve_points)
                 if record is None:
                     training.save(checkpoint)
@@ -83,12 +89,19 @@ def train_run(
 _building = threading.Lock()  # threads share the random numbers that weights start from
 
 
-def _begin(model: ModelConfig, run: RunConfig, corpus: "Corpus", path: Path) -> "Training":
+def _begin(model: ModelConfig, run: RunConfig, corpus: "Corpus", path: Path, compiled: bool) -> "Training":
     """Builds a run, from its checkpoint if there is one. A checkpoint that is torn or of another text is dropped."""
     from sparsity_lab.training.trainer import Training
 
-    seconds = SECONDS_BETWEEN_CHECKPOINTS
-    build = partial(Training, model, run, corpus=corpus, checkpoint_path=path, checkpoint_seconds=seconds)
+    build = partial(
+        Training,
+        model,
+        run,
+        corpus=corpus,
+        compiled=compiled,
+        checkpoint_path=path,
+        checkpoint_seconds=SECONDS_BETWEEN_CHECKPOINTS,
+    )
     with _building:
         try:
             return build()
@@ -117,11 +130,59 @@ def _trained(
     return training.record(loss, curve_points=curve_points)
 
 
+# ---- compiled code
+
+
+def code_is_there(model: ModelConfig, run: RunConfig, stop: Callable[[], bool]) -> bool:
+    """Waits until compiled code was made for a run, or could not be; returns False if it was stopped before."""
+    from sparsity_lab.training import compiled
+
+    if compiled.is_untried(model, run):
+        process = compiled.make_ready(model, run)
+        while process.poll() is None:
+            if stop():
+                process.kill()
+                return False
+            time.sleep(0.05)
+    return True
+
+
+def to_compile(line: Line, pairs: Iterable[Pair], before: Mapping[str, bool]) -> set[str]:
+    """Returns the `run_id` of each run that compiled code should train. Runs of one budget are compared, so it is all
+    of them or none. Those that are there ``before`` decide, if they agree: by `run_id`, whether they were compiled."""
+    from sparsity_lab.training.compiled import can_compile, should_compile
+
+    chosen, budgets = set[str](), defaultdict[float, list[Pair]](list)
+    for pair in pairs:
+        budgets[pair[1].budget].append(pair)
+    for group in budgets.values():
+        names = {run_id(*pair) for pair in group}
+        were = {before[name] for name in names & before.keys()}
+        if should_compile(group) if not were else were == {True} and all(can_compile(*pair) for pair in group):
+            chosen |= names
+    return chosen
+
+
+def make_code(line: Line, pairs: Iterable[Pair]) -> None:
+    """Makes compiled code for what was trained without, so that it is there the next time."""
+    from sparsity_lab.training.compiled import worth_preparing
+
+    for model, run in pairs:
+        if worth_preparing(model, run):
+            code_is_there(model, run, stop=lambda: False)
+
+
 # ---- in a worker of the pool
 
 
 def train_in_pool(
-    line: Line, model: ModelConfig, run: RunConfig, store: RunStore, score: Score | None, curve_points: int
+    line: Line,
+    model: ModelConfig,
+    run: RunConfig,
+    store: RunStore,
+    score: Score | None,
+    curve_points: int,
+    compiled: bool,
 ) -> Record | None:
     """Does what `train_run` does, until anything is heard or whoever handed the run out is gone."""
     heard = list[object]()
@@ -133,7 +194,7 @@ def train_in_pool(
             return True
         return bool(heard)
 
-    return train_run(model, run, store, line.tell, stop, score, curve_points)
+    return train_run(model, run, store, line.tell, stop, score, curve_points, compiled)
 
 
 def fingerprints(line: Line, corpora: Iterable[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ import torch
 import sparsity_lab
 from sparsity_lab.accounting import count_parameters, flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
-from sparsity_lab.models import Transformer
+from sparsity_lab.models import Transformer, routes
 from sparsity_lab.models.ops import keep_heap
 from sparsity_lab.models.router import Router
 from sparsity_lab.record import CURVE_POINTS, Record, Step, decimate
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training.batches import Windows, validation_batches
+from sparsity_lab.training.compiled import available, should_compile
+from sparsity_lab.training.compiled import loss as compiled_loss
 from sparsity_lab.training.corpus import Corpus, load_corpus
 from sparsity_lab.training.distributed import Workers
 
@@ -36,8 +39,9 @@ class Training:
     """One run: build it, call `step` until `done`, then `evaluate` and `record`. `train` does just that.
 
     With ``checkpoint_path``, the run saves itself there every ``checkpoint_seconds``. If the file is already there, the
-    run resumes from it, with as many processes as there are now. Raises ValueError if the budget does not pay for one
-    step, or if the checkpoint is of another run.
+    run resumes from it, with as many processes as there are now. ``compiled`` has compiled code make the steps, if it
+    can be made. A run that resumes goes on as it began, with the libraries that it began with. Raises ValueError if the
+    budget does not pay for one step, or if the checkpoint is of another run.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Training:
         corpus: Corpus | None = None,
         checkpoint_path: Path | str | None = None,
         checkpoint_seconds: float = 30.0,
+        compiled: bool = False,
         workers: Workers | None = None,
     ):
         run_config = resolve(model_config, run_config)
@@ -60,6 +65,9 @@ class Training:
         self.device = choose_device(run_config.device)
         torch.set_num_threads(run_config.threads)
         keep_heap()
+        self.routes = routes.here() if self.device.type == "cpu" else None
+        alone = workers is None  # several processes exchange gradients and loads within a step
+        self.compiled = compiled and alone and available(model_config, run_config)
         torch.manual_seed(run_config.seed)
         self.model = Transformer(model_config, run_config.backend, getattr(torch, run_config.dtype)).to(self.device)
         self.workers = workers
@@ -95,8 +103,10 @@ class Training:
         x_BT, y_BT = self.windows.batch(self.steps_done, run.sequences)
         if self.workers is not None:
             x_BT, y_BT = self.workers.share(x_BT), self.workers.share(y_BT)
+        self._use_routes()
         self.model.train()  # because an evaluation may have come before
-        loss, aux_loss = self.model.loss(x_BT.to(self.device), y_BT.to(self.device))
+        loss_of = partial(compiled_loss, self.model) if self.compiled else self.model.loss
+        loss, aux_loss = loss_of(x_BT.to(self.device), y_BT.to(self.device))
         (loss + aux_loss).backward()
 
         for name, mask in self.masks.items():
@@ -144,6 +154,7 @@ class Training:
         if self.diverged:
             return None
 
+        self._use_routes()
         self.model.eval()
         total, count = 0.0, 0
         batches = validation_batches(self.corpus.val, self.model_config.context, 16, self.run_config.eval_tokens)
@@ -155,6 +166,10 @@ class Training:
 
         self.diverged = not math.isfinite(total)  # the weights may have broken in the last step
         return None if self.diverged else total / count
+
+    def _use_routes(self) -> None:
+        if self.routes is not None:
+            routes.use(self.routes)
 
     def record(self, val_loss: float | None, curve_points: int = CURVE_POINTS) -> Record:
         """Returns what is kept of the run, as it stands now."""
@@ -183,11 +198,14 @@ class Training:
             device=gpu or platform.processor() or platform.machine(),
             versions={"sparsity_lab": lab, "torch": library, "python": python},
             curve=decimate(self.losses, step_flops, curve_points),
+            routes=self.routes.to_dict() if self.routes else None,
+            compiled=self.compiled,
         )
 
     def save(self, path: Path | str) -> None:
         """Writes all that `Training` needs to resume, in one file, atomically. Every process has to call it."""
         state = {"step": self.steps_done, "seconds": self.seconds, "losses": self.losses, **self._identity()}
+        state |= {"routes": self.routes.to_dict() if self.routes else None, "compiled": self.compiled}
         if self.masks:  # by name alone, because their zeros are in the weights
             state["pruned"] = list(self.masks)
         checkpoint.save(Path(path), self.model, self.optimizer, state, self.workers)
@@ -198,6 +216,9 @@ class Training:
         self.steps_done, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
         self.diverged = bool(self.losses) and not math.isfinite(self.losses[-1])
         self.masks = {name: self.model.get_parameter(name).detach() != 0 for name in state.get("pruned", [])}
+        self.compiled = state.get("compiled", False) and available(self.model_config, self.run_config)
+        if self.routes is not None and state.get("routes"):
+            self.routes = routes.Routes.from_dict(state["routes"])
 
     def _agreed(self, decision: bool) -> bool:
         """Makes all processes decide as the first one does, because their clocks differ."""
@@ -209,7 +230,9 @@ class Training:
 
 
 def train(model_config: ModelConfig, run_config: RunConfig, **options: Any) -> Iterator[Event]:
-    """Trains within the budget: yields a `Step` after each, and a `Record`. ``options`` are those of `Training`."""
+    """Trains within the budget: yields a `Step` after each, and a `Record`. ``options`` are those of `Training`; unless
+    they say otherwise, a long run is compiled (`should_compile`)."""
+    options = {"compiled": should_compile([(model_config, run_config)])} | options
     training = Training(model_config, run_config, **options)
     while not training.done:
         yield training.step()

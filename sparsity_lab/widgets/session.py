@@ -30,6 +30,7 @@ from sparsity_lab.runs.lanes import (
 )
 from sparsity_lab.runs.pool import Job, cores, pool
 from sparsity_lab.runs.store import RunStore, user_store
+from sparsity_lab.runs.worker import make_code, to_compile
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training.timing import Speed
 
@@ -211,6 +212,7 @@ class Session:
 
             summaries = [lane.record.summary() for lane in lanes if lane.record is not None]
             kept = [KEPT] if all(lane.kept for lane in lanes) else []
+            pool().submit(make_code, [(lane.model, lane.run) for lane in lanes])  # for the next time
             self.state, self.message = "idle", " ".join([*kept, *summaries]) or "Stopped."
         except Exception as error:  # a thread's traceback goes nowhere: whatever it is, the learner must see it
             self._say("hurry")
@@ -228,15 +230,23 @@ class Session:
         self.listener()
 
     def _look_up(self, lanes: list[Lane]) -> None:
-        """Finds the records that spare training a lane."""
+        """Finds the records that spare training a lane, and those that were trained as the others will be."""
+        records = dict[str, Record]()
         for lane in lanes:
             fingerprint = self._ask(prepare, lane.run.corpus)
-            if lane is not lanes[0] or not self._anew:
-                lane.record = self.store.finished(lane.model, lane.run, fingerprint)
-                lane.kept = lane.record is not None
+            record = self.store.finished(lane.model, lane.run, fingerprint)
+            if record is not None and not (self._anew and lane is lanes[0]):
+                records[record.id] = record
 
-    def _ask(self, function: Callable[..., Any], corpus: str) -> Any:
-        job = pool().submit(function, corpus, hear=self._note, at_once=True)
+        pairs = [(lane.model, lane.run) for lane in lanes]
+        compiled = self._ask(to_compile, pairs, {name: record.compiled for name, record in records.items()})
+        for lane, name in zip(lanes, _ids(lanes), strict=True):
+            lane.compiled = name in compiled
+            if name in records and records[name].compiled == lane.compiled:
+                lane.record, lane.kept = records[name], True
+
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        job = pool().submit(function, *arguments, hear=self._note, at_once=True)
         self._watch([job])
         return job.result()
 

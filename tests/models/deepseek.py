@@ -43,7 +43,8 @@ def yarn(config: ModelConfig, settings: dict[str, Any]) -> tuple[Tensor, float]:
     low = max(math.floor(pair_that_turns(settings["beta_fast"])), 0)
     high = min(math.ceil(pair_that_turns(settings["beta_slow"])), R - 1)
     slowed = ((torch.arange(R // 2) - low) / max(high - low, 1e-3)).clamp(0, 1)
-    speed = rotations(config)[1].angle()  # of each pair, per token
+    cos, sin = rotations(config)[1].unbind(-1)
+    speed = torch.atan2(sin, cos)  # of each pair, per token
     speed = speed * (1 - slowed) + speed / factor * slowed
 
     def stretch(weight: float) -> float:
@@ -52,4 +53,5 @@ def yarn(config: ModelConfig, settings: dict[str, Any]) -> tuple[Tensor, float]:
     weight, all_dims = settings["mscale"], settings["mscale_all_dim"]
     size = stretch(weight) / stretch(all_dims) if weight and all_dims else stretch(1)
     angles = torch.outer(torch.arange(config.context).float(), speed)
-    return torch.polar(torch.full_like(angles, size), angles), stretch(all_dims) ** 2 if all_dims else 1.0
+    turns = size * torch.stack([angles.cos(), angles.sin()], -1)
+    return turns, stretch(all_dims) ** 2 if all_dims else 1.0

@@ -29,11 +29,9 @@ def double(*shape: int, seed: int = 0) -> Tensor:
 
 
 @FEW
-@given(n=st.integers(1, 4), d=st.integers(1, 6), m=st.integers(2, 5), seed=st.integers(0, 99))
-def test_rows(n: int, d: int, m: int, seed: int) -> None:
-    x, w = double(n, d, seed=seed), double(m, d, seed=seed + 1)
-    assert gradcheck(ops._Linear.apply, (x, w))
-    assert gradcheck(ops._RMSNorm.apply, (x, double(d, seed=seed + 2)))
+@given(n=st.integers(1, 4), d=st.integers(1, 6), seed=st.integers(0, 99))
+def test_rows(n: int, d: int, seed: int) -> None:
+    assert gradcheck(ops._RMSNorm.apply, (double(n, d, seed=seed), double(d, seed=seed + 2)))
 
 
 @FEW
@@ -46,9 +44,9 @@ def test_rows(n: int, d: int, m: int, seed: int) -> None:
 )
 def test_attention(batch: int, tokens: int, kv_heads: int, shared: int, half: int) -> None:
     head_dim, heads = 2 * half, kv_heads * shared
-    turns = rotations(ModelConfig(d_model=heads * head_dim, n_heads=heads, context=8))[:tokens].to(torch.complex128)
+    turns = rotations(ModelConfig(d_model=heads * head_dim, n_heads=heads, context=8))[:tokens].double()
     inputs = double(batch, tokens, (heads + 2 * kv_heads) * head_dim), double(head_dim), double(head_dim, seed=1)
-    all_turns = turns.repeat(1, heads + kv_heads)
+    all_turns = torch.view_as_complex(turns).repeat(1, heads + kv_heads)
     assert gradcheck(lambda qkv, q, k: attention._NormRope.apply(qkv, heads, q, k, all_turns), inputs)
 
 
@@ -234,9 +232,9 @@ def test_a_layer_of_attention_whichever_way(assert_twins: Twins, tokens: int, wi
 def test_rotations_turn_by_the_papers_angles() -> None:
     config = ModelConfig(d_model=6, n_heads=1, context=50, rope_base=100.0)
     turns = rotations(config)
-    assert turns.shape == (50, 3)
+    assert turns.shape == (50, 3, 2)
     angles = np.outer(np.arange(50), 100.0 ** (-np.array([0, 2, 4]) / 6))
-    np.testing.assert_allclose(turns, np.exp(1j * angles), atol=1e-5)
+    np.testing.assert_allclose(turns, np.stack([np.cos(angles), np.sin(angles)], -1), atol=1e-5)
 
 
 # ---- The whole model

@@ -128,7 +128,7 @@ def test_the_bias_evens_the_load(corpus: Corpus, run: RunConfig) -> None:
                 loads.append([routing.load for routing in training.model.routing()])
         mean = torch.tensor(loads).mean(0)  # over steps, layer by layer
         busiest[rate] = float(mean.max() * 8)
-    assert busiest[0.01] < 1.5
+    assert busiest[0.01] < 1.6
     assert busiest[0.01] < busiest[0.0]
 
 

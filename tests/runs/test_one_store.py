@@ -2,15 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.files import home
 from sparsity_lab.record import Record
+from sparsity_lab.runs.lanes import train_lanes
+from sparsity_lab.runs.pool import Pool
 from sparsity_lab.runs.repeat import run_all
 from sparsity_lab.runs.store import RunStore, user_store
 from sparsity_lab.runs.sweep import missing, sweep
+from sparsity_lab.runs.worker import train_in_pool
 from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.training.trainer import Training, train
 from sparsity_lab.widgets.session import Session
@@ -32,7 +36,18 @@ def record(pair: Pair) -> Record:
 
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on a training step fails the test."""
+    """From here on training fails the test, here and in a worker."""
+    forbid_training(monkeypatch)
+
+
+def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = Pool.submit
+
+    def watched(pool: Pool, function: Any, *arguments: Any, **options: Any) -> Any:
+        assert function not in (train_lanes, train_in_pool), "it is trained again"
+        return submit(pool, function, *arguments, **options)
+
+    monkeypatch.setattr(Pool, "submit", watched)
     monkeypatch.setattr(Training, "step", lambda self: pytest.fail("it is trained again"))
 
 
@@ -98,7 +113,7 @@ def test_what_is_trained_in_one_place_is_not_trained_again_in_another(
         return in_sweep(pair, folder) if place == "sweep" else on_command_line(pair, capsys)
 
     one = trained(first, tmp_path / "one")
-    monkeypatch.setattr(Training, "step", lambda self: pytest.fail("it is trained again"))
+    forbid_training(monkeypatch)
     other = trained(second, tmp_path / "other")
     assert other == one
     assert [path.stem for path in (home() / "runs").glob("*.json")] == [one.id]
