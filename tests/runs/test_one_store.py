@@ -100,7 +100,12 @@ PLACES = ("dashboard", "cell", "sweep", "command line")
 @pytest.mark.parametrize("second", PLACES)
 @pytest.mark.parametrize("first", PLACES)
 def test_what_is_trained_in_one_place_is_not_trained_again_in_another(
-    first: str, second: str, run: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    first: str,
+    second: str,
+    run: RunConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pair = ModelConfig.on_dial(8, 0.75), RunConfig(budget=1e8, corpus=run.corpus, batch_size=4, eval_tokens=131_072)
 
