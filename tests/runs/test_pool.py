@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from sparsity_lab.runs import pool as pools
@@ -19,6 +20,7 @@ from sparsity_lab.runs.pool import TRIES, Line, Pool, WorkerDied, cores
 from tests.sweeps import alive, until
 
 ROOT = Path(__file__).parents[2]
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # so that workers need not import this file
 
 
 @pytest.fixture(params=["forkserver", "spawn"])
