@@ -3,7 +3,7 @@
 `store` keeps records and makes tables of them. `repeat` trains a list of runs and compares seeds, `grid` multiplies
 lists out into runs, and `sweep` trains a grid. Both use every core: `pool` has worker processes (where the system can
 fork, copies of `forked`), `worker` is what one of them does for a run, and `crew` hands runs out. A sweep can also use
-a `cluster`. `provenance` notes where a folder of records comes from, `measured` holds the runs that ship with the suite.
+a `cluster`. `provenance` notes where a folder of records comes from, `measured` has the runs that ship with the suite.
 Only workers import torch. Notebooks import `run_all`, `summarise`, `gains`, `grid_runs`, `load_frame` and `measured`.
 """
 
