@@ -294,6 +294,29 @@ def test_no_process_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(caught.value.__cause__, BlockingIOError)
 
 
+def test_a_pool_is_closed_while_a_job_waits_for_its_second_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Pool(1)
+    job = pool.submit(until_told, tmp_path / "a")
+    process = begun(tmp_path / "a")
+    tried, go = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        tried.set()
+        go.wait(60)
+        raise BlockingIOError
+
+    monkeypatch.setattr(pools, "_Worker", slow)
+    os.kill(process, signal.SIGKILL)
+    assert tried.wait(60)
+    assert not job.cancel(), "it has begun"
+    pool.close()
+    go.set()
+    with pytest.raises(WorkerDied):
+        job.result(60)
+
+
 def test_a_pool_that_is_closed(tmp_path: Path) -> None:
     pool = Pool(1)
     job, waiting = pool.submit(until_told, tmp_path / "a"), pool.submit(echo)
