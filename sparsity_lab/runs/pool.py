@@ -99,10 +99,9 @@ class Job:
     def cancel(self) -> bool:
         """Takes a job out of the queue; returns whether it had not begun."""
         with self._pool._lock:
-            waiting = self in self._pool._queue
+            waiting = self in self._pool._queue and self.future.cancel()
             if waiting:
                 self._pool._queue.remove(self)
-                self.future.cancel()
                 self.future.set_running_or_notify_cancel()  # or nobody who waits for it is woken
             return waiting
 
@@ -152,7 +151,9 @@ class Pool:
                 return
             self._closed = True
             for job in list(self._queue):
-                job.cancel()
+                if not job.cancel():  # a worker died under it
+                    job.future.set_exception(WorkerDied())
+            self._queue.clear()
             for worker in self._workers:
                 worker.process.kill()
             self._ring()

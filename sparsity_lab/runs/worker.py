@@ -3,6 +3,7 @@
 Torch is imported where it is needed, because whoever hands runs out does without.
 """
 
+import os
 import threading
 import time
 from collections import defaultdict
@@ -137,14 +138,16 @@ def code_is_there(model: ModelConfig, run: RunConfig, stop: Callable[[], bool]) 
     """Waits until compiled code was made for a run, or could not be; returns False if it was stopped before."""
     from sparsity_lab.training import compiled
 
-    if compiled.is_untried(model, run):
+    while compiled.is_untried(model, run):
         process = compiled.make_ready(model, run)
-        while process.poll() is None:
-            if stop():
-                process.kill()
-                return False
+        while process.poll() is None and not stop():
             time.sleep(0.05)
-    return True
+        if process.poll() is None:
+            process.kill()
+            return False
+        if process.returncode != compiled.BUSY:
+            break
+    return not stop()
 
 
 def to_compile(line: Line, pairs: Iterable[Pair], before: Mapping[str, bool]) -> set[str]:
@@ -165,11 +168,14 @@ def to_compile(line: Line, pairs: Iterable[Pair], before: Mapping[str, bool]) ->
 
 def make_code(line: Line, pairs: Iterable[Pair]) -> None:
     """Makes compiled code for what was trained without, so that it is there the next time."""
-    from sparsity_lab.training.compiled import worth_preparing
+    from sparsity_lab.training.compiled import make_ready, worth_preparing
 
     for model, run in pairs:
         if worth_preparing(model, run):
-            code_is_there(model, run, stop=lambda: False)
+            process = make_ready(model, run)
+            with suppress(AttributeError, OSError):  # Windows; or it has ended
+                os.setpriority(os.PRIO_PROCESS, process.pid, 10)  # what somebody waits for goes first
+            process.wait()
 
 
 # ---- in a worker of the pool

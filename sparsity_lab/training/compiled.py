@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
@@ -30,6 +31,7 @@ WORTH_IT = 1e11  # FLOPs of a run from which compiled code is used if it is ther
 WORTH_WAITING = 1e12  # and from which it is made first: such a run takes a minute or more
 ROUTERS = ("softmax", "sigmoid")  # the others decide by the data how many rows there are
 MOST_SHAPES = 64  # that one process compiles
+BUSY = 75  # what a process returns that found another one at its work
 
 
 def should_compile(pairs: Iterable[tuple[ModelConfig, RunConfig]]) -> bool:
@@ -61,15 +63,16 @@ def is_ready(model: ModelConfig, run: RunConfig) -> bool:
 
 
 def make_ready(model: ModelConfig, run: RunConfig) -> "subprocess.Popen[bytes]":
-    """Starts a process that makes the code for this shape, and ends when `is_ready` says so, or when it can't."""
+    """Starts a process that makes the code for this shape. It ends with a note on whether that worked, or at once with
+    `BUSY` if another process is at it."""
     command = [sys.executable, "-m", __name__, model.to_json(), resolve(model, run).to_json()]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def available(model: ModelConfig, run: RunConfig) -> bool:
     """Returns whether the code for this shape is there; waits until it is made, if that was not tried before."""
-    if is_untried(model, run):
-        make_ready(model, run).wait()
+    while is_untried(model, run) and make_ready(model, run).wait() == BUSY:
+        time.sleep(0.2)
     return has_compiler() and is_ready(model, run)
 
 
@@ -127,7 +130,7 @@ def make(model_json: str, run_json: str) -> None:
     model, run = ModelConfig.from_json(model_json), RunConfig.from_json(run_json)
     path = _path(model, run)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):  # two runs of one shape that start together make it once
+    with FileLock(path.with_suffix(".lock"), timeout=0):
         if _note(model, run) is not None:
             return
         error = ""
@@ -143,4 +146,7 @@ def make(model_json: str, run_json: str) -> None:
 
 
 if __name__ == "__main__":
-    make(*sys.argv[1:])
+    try:
+        make(*sys.argv[1:])
+    except Timeout:
+        sys.exit(BUSY)

@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from sparsity_lab.runs import pool as pools
@@ -19,6 +20,7 @@ from sparsity_lab.runs.pool import TRIES, Line, Pool, WorkerDied, cores
 from tests.sweeps import alive, until
 
 ROOT = Path(__file__).parents[2]
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # so that workers need not import this file
 
 
 @pytest.fixture(params=["forkserver", "spawn"])
@@ -290,6 +292,29 @@ def test_no_process_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(Pool(1)) as pool, pytest.raises(WorkerDied) as caught:
         pool.submit(echo).result(60)
     assert isinstance(caught.value.__cause__, BlockingIOError)
+
+
+def test_a_pool_is_closed_while_a_job_waits_for_its_second_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Pool(1)
+    job = pool.submit(until_told, tmp_path / "a")
+    process = begun(tmp_path / "a")
+    tried, go = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        tried.set()
+        go.wait(60)
+        raise BlockingIOError
+
+    monkeypatch.setattr(pools, "_Worker", slow)
+    os.kill(process, signal.SIGKILL)
+    assert tried.wait(60)
+    assert not job.cancel(), "it has begun"
+    pool.close()
+    go.set()
+    with pytest.raises(WorkerDied):
+        job.result(60)
 
 
 def test_a_pool_that_is_closed(tmp_path: Path) -> None:
