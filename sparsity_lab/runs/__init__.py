@@ -1,18 +1,11 @@
 """What do many runs say? Runs are trained once, kept in one store, and compared with intervals.
 
 `store` keeps records and makes tables of them. `repeat` trains a list of runs and compares seeds, `grid` multiplies
-<<<<<<< HEAD
 lists out into runs, and `sweep` trains a grid. All train on every core: `pool` has worker processes (copies of
 `forked` where the system can fork), `worker` is what one of them does for a run, `lanes` what it does for a dashboard,
 and `crew` hands runs out. A sweep can also use a `cluster`. `provenance` notes where a folder of records comes from,
 `measured` holds the runs that ship with the suite. Only workers import torch. Notebooks import `run_all`, `summarise`,
 `gains`, `grid_runs`, `load_frame` and `measured`.
-=======
-lists out into runs, and `sweep` trains a grid. Both use every core: `pool` has worker processes (where the system can
-fork, copies of `forked`), `worker` is what one of them does for a run, and `crew` hands runs out. A sweep can also use
-a `cluster`. `provenance` notes where a folder of records comes from, `measured` has the runs that ship with the suite.
-Only workers import torch. Notebooks import `run_all`, `summarise`, `gains`, `grid_runs`, `load_frame` and `measured`.
->>>>>>> pool
 """
 
 import lazy_loader
