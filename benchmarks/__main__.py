@@ -7,7 +7,7 @@ import time
 from benchmarks.timing import machine
 
 NAMES = ["moe_layer", "step", "twins", "backends", "decode", "live", "browser", "redraw", "estimate", "fit", "measures"]
-NAMES += ["sweep", "classroom"]
+NAMES += ["sweep", "decided", "classroom"]
 
 
 def main(names: list[str]) -> int:

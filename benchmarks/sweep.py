@@ -15,8 +15,7 @@ from pathlib import Path
 from benchmarks.timing import Row, at_least, ratio, take_turns
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.runs.store import RunStore, load_frame
-from sparsity_lab.runs.sweep import sweep
-from sparsity_lab.runs.worker import CURVE_POINTS
+from sparsity_lab.runs.sweep import CURVE_POINTS, sweep
 from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.training.timing import calibrate
 from sparsity_lab.training.trainer import Training

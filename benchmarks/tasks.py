@@ -23,11 +23,10 @@ FOLDER = Path("data/tasks")
 def main(budgets: list[float]) -> None:
     store = RunStore(FOLDER)
     for budget in budgets:
-        for seed in SEEDS:
-            run = RunConfig(budget=budget, seed=seed, corpus="tasks")
-            runs = run_all([(ModelConfig.on_dial(WIDTHS[budget], s), run) for s in SPARSITIES], score=score_tasks)
-            for record in runs["record"]:
-                store.save(replace(record, curve={"flops": [], "loss": []}))
+        models = [ModelConfig.on_dial(WIDTHS[budget], sparsity) for sparsity in SPARSITIES]
+        seeds = [RunConfig(budget=budget, seed=seed, corpus="tasks") for seed in SEEDS]
+        for record in run_all([(model, run) for run in seeds for model in models], score=score_tasks)["record"]:
+            store.save(replace(record, curve={"flops": [], "loss": []}))
     write_provenance(FOLDER, "python -m benchmarks.tasks")
 
 

@@ -90,6 +90,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the user's runs, or another test's, or the kernel's session of another test."""
     monkeypatch.setenv("SPARSITY_LAB_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("SPARSITY_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SPARSITY_LAB_COMPILE", "0")  # it takes seconds; the tests of compiled runs turn it on
     session_module.current.cache_clear()
     torch.set_num_threads(1)
 

@@ -1,9 +1,12 @@
-"""What tests of sweeps share: runs of a fraction of a second, a cluster inside this process, and a log of trainings."""
+"""What tests of many runs share: runs of a fraction of a second, a pool and a cluster inside this process, whose jobs
+see what a test patches, and a log of trainings."""
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from distributed import LocalCluster
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.record import Record
+from sparsity_lab.runs import sweep as sweeps
 from sparsity_lab.runs import worker as sweep_worker
 from sparsity_lab.runs.grid import Pair
 from sparsity_lab.runs.store import RunStore
@@ -32,12 +36,46 @@ def swept(pairs: list[Pair], folder: Path, **options: Any) -> Progress:
     return sweep(pairs, folder, **options)
 
 
-def cluster_here(workers: int = 1, threads: int = 1) -> LocalCluster:
+def cluster_here(workers: int = 1, threads: int = 1, processes: bool = False) -> LocalCluster:
     """A Dask cluster whose workers are threads of this process: it starts at once, and sees what a test patches."""
     return LocalCluster(
-        processes=False, n_workers=workers, threads_per_worker=threads, memory_limit=0, dashboard_address=None,
+        processes=processes, n_workers=workers, threads_per_worker=threads, memory_limit=0, dashboard_address=None,
         scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}, silence_logs=50,
     )  # fmt: skip
+
+
+class PoolHere(ThreadPoolExecutor):
+    """A pool whose jobs run in threads of this process."""
+
+    def __init__(self, size: int = 1):
+        super().__init__(size)
+        self.size = size
+
+    def submit(  # type: ignore[override]
+        self, function: Callable[..., Any], *arguments: Any, hear: Callable[[Any], None] = lambda news: None
+    ) -> "JobHere":
+        said: list[Any] = []
+        line = SimpleNamespace(tell=hear, heard=lambda seconds=0.0: [said.pop() for _ in range(len(said))])
+        return JobHere(super().submit(function, line, *arguments), said)
+
+
+class JobHere:
+    def __init__(self, future: Future[Any], said: list[Any]):
+        self.future, self.send = future, said.append
+        self.cancel, self.result = future.cancel, future.result
+
+
+def options_here(kind: str, monkeypatch: pytest.MonkeyPatch, workers: int = 1) -> Iterator[dict[str, str]]:
+    """Yields options of `sweep` with which it trains in threads of this process, as in a pool or as in a cluster."""
+    if kind == "pool":
+        monkeypatch.setenv("SPARSITY_LAB_CORES", str(workers))
+        pool = PoolHere(workers)
+        monkeypatch.setattr(sweeps, "pool", lambda: pool)
+        yield {}
+        pool.shutdown()
+    else:
+        with cluster_here(workers) as cluster:
+            yield {"scheduler": cluster.scheduler_address}
 
 
 def trained_here(model: ModelConfig, run: RunConfig) -> Record:

@@ -1,10 +1,11 @@
 """What do many runs say? Runs are trained once, kept in one store, and compared with intervals.
 
 `store` keeps records and makes tables of them. `repeat` trains a list of runs and compares seeds, `grid` multiplies
-lists out into runs, and `sweep` trains a grid on every core or on a cluster (`worker` is one of its processes). `pool`
-has the processes in which runs train, `lanes` what they do for a dashboard. `provenance` notes where a folder of
-records comes from, `measured` holds the runs that ship with the suite. Only what trains imports torch. Notebooks import
-`run_all`, `summarise`, `gains`, `grid_runs`, `load_frame` and `measured`.
+lists out into runs, and `sweep` trains a grid. All train on every core: `pool` has worker processes (copies of
+`forked` where the system can fork), `worker` is what one of them does for a run, `lanes` what it does for a dashboard,
+and `crew` hands runs out. A sweep can also use a `cluster`. `provenance` notes where a folder of records comes from,
+`measured` holds the runs that ship with the suite. Only workers import torch. Notebooks import `run_all`, `summarise`,
+`gains`, `grid_runs`, `load_frame` and `measured`.
 """
 
 import lazy_loader

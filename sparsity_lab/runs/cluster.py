@@ -52,15 +52,15 @@ class Cluster:
     def ended(self, seconds: float) -> list[tuple[Pair, Ended]]:
         """Returns the runs that have ended, waiting up to ``seconds`` for the first, or some more for the scheduler.
         Raises TimeoutError if that does not answer for `SECONDS_WITHOUT_SCHEDULER`."""
+        if self._client is None:
+            self._connect()
+            return []
         try:
-            if self._client is None:
-                self._connect()
-            else:
-                self._hand_out(self._client)
-                return self._collect(self._client, seconds)
+            self._hand_out(self._client)
+            return self._collect(self._client, seconds)
         except LOST:
             self._leave()
-        return []
+            return []
 
     def stop(self) -> None:
         """Lets runs under way save a checkpoint and end, and begins no more. They still have to be waited for."""
@@ -76,8 +76,9 @@ class Cluster:
 
     def _connect(self) -> None:
         try:
-            self._client = Client(self._scheduler, timeout=5, set_as_default=False)
-            self._client.subscribe_topic(self._topic, lambda event: self._hear(*event[1]))
+            client = Client(self._scheduler, timeout=5, set_as_default=False)
+            client.subscribe_topic(self._topic, lambda event: self._hear(*event[1]))
+            self._client = client
         except OSError:
             if time.monotonic() - self._answered > SECONDS_WITHOUT_SCHEDULER:
                 raise TimeoutError(f"scheduler={self._scheduler!r} does not answer: is it running?") from None

@@ -1,6 +1,7 @@
-"""Adds what widgets lack in the browser: names for sliders, a visible focus, plots as wide as their place."""
+"""Adds what widgets lack: names for sliders, a visible focus, wide plots, and answers while a cell runs."""
 
 from pathlib import Path
+from typing import Any
 
 import anywidget
 
@@ -10,3 +11,16 @@ class Aid(anywidget.AnyWidget):
 
     _esm = Path(__file__).with_name("aid.js")
     _css = Path(__file__).with_name("aid.css")
+
+
+def answer_at_once(widget: Any) -> None:
+    """Lets a widget, with those in it, answer while a cell runs.
+
+    JupyterLab sends what a learner does to a subshell, a thread of the kernel that runs no cells. ipykernel 7.4 does
+    not follow: it takes the thread in which the widget was last written to, the one for cells until a callback of some
+    widget writes to it. Without that rule a comm follows JupyterLab again; other kernels have no such rule.
+    """
+    if widget.comm is not None:
+        widget.comm._reply_subshell_for = None
+    for child in getattr(widget, "children", ()):
+        answer_at_once(child)

@@ -22,7 +22,7 @@ from sparsity_lab.runs.lanes import Lane
 from sparsity_lab.runs.store import to_frame
 from sparsity_lab.training.timing import Speed
 from sparsity_lab.units import duration
-from sparsity_lab.widgets.accessibility import Aid
+from sparsity_lab.widgets.accessibility import Aid, answer_at_once
 from sparsity_lab.widgets.controls import LABEL, Dials
 from sparsity_lab.widgets.html import expected_label, html_table, measured_label, samples
 from sparsity_lab.widgets.live_figure import GHOSTS, Line, LiveFigure
@@ -59,6 +59,7 @@ class MagicDial(ipw.VBox):
         outputs = [self._figure.widget, self._summary, self._texts, self._runs, self._code]
         super().__init__([top, self._buttons, self._problem, progress, *outputs, Aid()])
         self.add_class("sparsity-lab-dial")
+        answer_at_once(self)
 
         self._session.listener = self._refresh
         cut_off = self._session.interrupted()

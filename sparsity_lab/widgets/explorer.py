@@ -8,7 +8,7 @@ import ipywidgets as ipw
 import numpy as np
 import plotly.graph_objects as go
 
-from sparsity_lab.widgets.accessibility import Aid
+from sparsity_lab.widgets.accessibility import Aid, answer_at_once
 
 
 class Explorer(ipw.VBox):
@@ -31,6 +31,7 @@ class Explorer(ipw.VBox):
 
         super().__init__([ipw.VBox(list(controls.values())), self.problem, self.figure, self.summary, Aid()])
         self.add_class("sparsity-lab-explorer")
+        answer_at_once(self)
         for control in controls.values():
             control.observe(self._moved, names="value")
 

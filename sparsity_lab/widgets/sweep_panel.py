@@ -12,6 +12,7 @@ from sparsity_lab.runs.lanes import measure_speed
 from sparsity_lab.runs.pool import pool
 from sparsity_lab.runs.sweep import Progress, estimate, missing, sweep
 from sparsity_lab.training.timing import Speed
+from sparsity_lab.widgets.accessibility import answer_at_once
 
 
 class SweepPanel(ipw.VBox):
@@ -40,6 +41,7 @@ class SweepPanel(ipw.VBox):
         self.status = ipw.HTML()
         super().__init__([ipw.HBox([self.start_button, self.stop_button, self.bar]), self.status])
         self.add_class("sparsity-lab-sweep")
+        answer_at_once(self)
         self.start_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
 

@@ -39,6 +39,17 @@ SLOW_START = "[anywidget] Failed to initialize model."
 # JupyterLab takes a cell's output away when the cell is run again; plotly's view of a figure that still gets updates
 # then writes this to the console, once for each, until the kernel makes the new figure. Nothing is lost or shown.
 UPDATE_AFTER_RERUN = "Error setting state: Cannot read properties of undefined (reading 'length')"
+# Cells: a dashboard, and two that last longer than any test
+DIAL = """
+from sparsity_lab.widgets import MagicDial
+MagicDial(sparsity=0.9375, width=16, budget=1e13, dense_twin=False)
+"""
+SLEEPS = "import time\nwhile True:\n    time.sleep(1)"
+TRAINS = """
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.runs.repeat import run_all
+run_all([(ModelConfig.on_dial(16, 0.9375), RunConfig(budget=1e13, seed=seed)) for seed in range(4)])
+"""
 
 
 @contextlib.contextmanager
@@ -183,6 +194,25 @@ class Dial:
                 .map(t => t.x?.length ?? 0)); }"""
         )
         return count
+
+    def wait_for_curve(self) -> None:
+        """Waits until the line of the run on the dial is one."""
+        deadline = time.monotonic() + PATIENCE / 1e3
+        while self.points() < 2:
+            assert time.monotonic() < deadline, self.status.inner_text()
+            self.page.wait_for_timeout(10)
+
+
+def open_and_run(page: Page, address: str, folder: Path, *cells: str) -> Dial:
+    """Runs a notebook of these cells, of which the last does not end, all at once."""
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}  # or JupyterLab asks for a kernel
+    code = [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
+    book = nbformat.v4.new_notebook(cells=code, metadata={"kernelspec": spec})
+    nbformat.write(book, folder / "lab/notebooks/cells.ipynb")
+    open_notebook(page, address, "cells.ipynb")
+    run_all(page, wait=False)
+    page.get_by_text("[*]:").last.wait_for()
+    return Dial(page)
 
 
 def _with_parameters(notebook: Path, copy: Path, values: dict[str, Any]) -> None:

@@ -100,9 +100,13 @@ PLACES = ("dashboard", "cell", "sweep", "command line")
 @pytest.mark.parametrize("second", PLACES)
 @pytest.mark.parametrize("first", PLACES)
 def test_what_is_trained_in_one_place_is_not_trained_again_in_another(
-    first: str, second: str, run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    first: str,
+    second: str,
+    run: RunConfig,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pair = ModelConfig.on_dial(8, 0.75), RunConfig(budget=1e8, corpus=run.corpus, batch_size=4, eval_tokens=131_072)
 
     def trained(place: str, folder: Path) -> Record:
@@ -115,7 +119,7 @@ def test_what_is_trained_in_one_place_is_not_trained_again_in_another(
     one = trained(first, tmp_path / "one")
     forbid_training(monkeypatch)
     other = trained(second, tmp_path / "other")
-    assert other == one
+    assert other == one, "also the seconds that it took"
     assert [path.stem for path in (home() / "runs").glob("*.json")] == [one.id]
 
 
@@ -135,7 +139,7 @@ def test_the_command_line_trains_anew_if_asked(run: RunConfig, capsys: pytest.Ca
     assert again["val_loss"] == json.loads(first)["val_loss"]
 
 
-def test_records_of_older_dashboards_are_found(pair: Pair, record: Record, no_training: None) -> None:
+def test_records_of_older_dashboards_are_found(pair: Pair, record: Record) -> None:
     RunStore(home() / "live").save(record)
     assert in_cell(pair) == record
     assert on_dashboard(pair) == record

@@ -1,4 +1,4 @@
-"""The pool: whatever happens to its processes, every job ends, in the right surroundings, and nothing stays behind."""
+"""The pool: every job ends, whatever happens to its process, and no process is left behind."""
 
 import os
 import pickle

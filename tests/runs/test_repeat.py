@@ -1,18 +1,30 @@
 """Runs and what they say together: nothing is trained twice, nothing is lost, and the statistics are right."""
 
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.files import home
 from sparsity_lab.intervals import mean_interval
-from sparsity_lab.runs import repeat as experiment
+from sparsity_lab.record import run_id
+from sparsity_lab.runs import repeat
+from sparsity_lab.runs.crew import Crew
+from sparsity_lab.runs.pool import Pool
 from sparsity_lab.runs.repeat import gains, run_all, summarise
+from sparsity_lab.runs.store import RunStore
+from sparsity_lab.runs.sweep import sweep
 from sparsity_lab.training.trainer import Training, train
+from tests.sweeps import SPEED, PoolHere, Trainings, until
 
 Pairs = list[tuple[ModelConfig, RunConfig]]
 
@@ -23,26 +35,34 @@ def pairs(model: ModelConfig, run: RunConfig) -> Pairs:
     return [(model.with_sparsity(s), run.replace(seed=seed)) for s in (0.0, 0.75) for seed in (0, 1)]
 
 
-def no_training(*arguments: Any, **options: Any) -> None:
-    pytest.fail("it was trained again")
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trainings]:
+    """From here on, runs are trained in a thread of this process, two at most, and watched."""
+    pool = PoolHere(2)
+    monkeypatch.setattr(repeat, "pool", lambda: pool)
+    yield Trainings(monkeypatch)
+    pool.shutdown()
 
 
-def test_one_row_a_run(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = run_all(pairs)
+def test_one_row_a_run(pairs: Pairs) -> None:
+    """In the order that was asked for, and as if trained alone."""
+    rows = run_all([*pairs, pairs[1]])
+    assert rows["record"][4] is rows["record"][1]
+    rows = rows[:4]
     assert rows["sparsity"].tolist() == [0, 0, 0.75, 0.75]
     assert rows["seed"].tolist() == [0, 1, 0, 1]
     assert set(rows["status"]) == {"finished"}
     for (model, run), row in zip(pairs, rows.to_dict("records"), strict=True):
         *_, record = train(model, run)
-        assert row["val_loss"] == record.val_loss
+        assert (row["val_loss"], row["record"].curve) == (record.val_loss, record.curve)
         assert (row["n_experts"], row["top_k"], row["width"]) == (model.n_experts, model.top_k, model.d_model)
         assert row["budget"] == run.budget
         assert row["tokens"] == record.tokens
         assert (row["params_total"], row["params_active"]) == (record.params_total, record.params_active)
     assert len(list((home() / "runs").glob("*.json"))) == 4
 
-    monkeypatch.setattr("sparsity_lab.training.trainer.Training", no_training)
     again = run_all(pairs)
+    assert again["record"].tolist() == rows["record"].tolist(), "also the seconds: it was not trained again"
     pd.testing.assert_frame_equal(again.drop(columns="record"), rows.drop(columns="record"))
 
 
@@ -55,33 +75,113 @@ def test_another_text_is_another_run(pairs: Pairs, tmp_path: Path, corpus_file: 
     assert run_all([(model, run)], tmp_path)["val_loss"][0] != first["val_loss"][0]
 
 
-def test_an_interrupt_loses_nothing(pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run_all(pairs[:2], tmp_path / "whole")
-    monkeypatch.setattr(experiment, "CHECKPOINT_SECONDS", 0.0)
-    real, done = Training.step, []
+def test_the_same_numbers_in_a_cell_in_a_sweep_and_alone(pairs: Pairs, tmp_path: Path) -> None:
+    sweep(pairs, tmp_path / "sweep", workers=2, speed=SPEED, report=lambda progress: None)
+    cell = {record.id: record for record in run_all(pairs, tmp_path / "cell")["record"]}
+    for pair in pairs:
+        *_, alone = train(*pair)
+        swept = RunStore(tmp_path / "sweep").read(alone.id)
+        assert swept is not None
+        assert alone.val_loss == swept.val_loss == cell[alone.id].val_loss
+        assert alone.curve == swept.curve == cell[alone.id].curve
 
-    def step(self: Training) -> Any:
-        if len(done) == 15:  # in the second run
-            raise KeyboardInterrupt
-        done.append(real(self))
-        return done[-1]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "step", step)
-        with pytest.raises(KeyboardInterrupt):
-            run_all(pairs[:2], tmp_path / "broken")
-    left = 2 * done[0].steps - len(done)
-    assert 0 < left < done[0].steps, "the interrupt came in the second run"
+def test_longest_first_on_all_cores(pairs: Pairs, trainings: Trainings) -> None:
+    together = threading.Barrier(2)
+    trainings.at_step = lambda training: together.wait(60) if training.steps_done == 0 else None
+    model, run = pairs[0]
+    budgets = [1e7, 3e7, 2e7, 4e7]
+    run_all([(model, run.replace(budget=budget, seed=seed)) for seed, budget in enumerate(budgets)])
+    assert {seed for seed, _ in trainings.begun[:2]} == {1, 3}, "two of them at once"
+    assert {seed for seed, _ in trainings.begun[2:]} == {0, 2}
 
-    resumed: list[Any] = []
-    monkeypatch.setattr(Training, "step", lambda self: resumed.append(real(self)) or resumed[-1])
-    rows = run_all(pairs[:2], tmp_path / "broken")
-    assert len(resumed) == left, "only what was left"
+
+def test_an_interrupt_loses_nothing(
+    pairs: Pairs, tmp_path: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs under way are saved, those that wait do not begin, and the next call resumes."""
+    whole = run_all(pairs, tmp_path / "whole")
+    trainings.begun.clear()
+    saved = threading.Event()
+
+    def interrupt(training: Training) -> None:
+        if training.steps_done == 5 and training.run_config.seed == 1 and not saved.is_set():
+            saved.set()
+            signal.raise_signal(signal.SIGINT)  # to the main thread
+            until(lambda: stopped)
+
+    stopped: list[Crew] = []
+    stop = Crew.stop
+    monkeypatch.setattr(Crew, "stop", lambda crew: (stop(crew), stopped.append(crew)))
+    trainings.at_step = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        run_all(pairs, tmp_path / "broken")
+    begun = len(trainings.begun)
+    assert begun < 4
+    left = len(list((tmp_path / "broken").glob("**/*.safetensors")))
+    assert 1 <= left <= 2
+
+    rows = run_all(pairs, tmp_path / "broken")
+    assert (1, 6) in trainings.begun[begun:], "only what was left"
     assert rows["val_loss"].tolist() == whole["val_loss"].tolist()
     assert {p.suffix for p in (tmp_path / "broken").rglob("*") if p.is_file()} == {".json"}, "no checkpoint is left"
 
 
-def test_a_diverged_run_is_a_row_without_a_loss(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_fails_ends_it_and_the_others_are_kept(pairs: Pairs, tmp_path: Path, trainings: Trainings) -> None:
+    bad = pairs[0][0].replace(vocab_size=64), pairs[0][1].replace(budget=1e7)
+    with pytest.raises(ValueError, match="vocab_size=64 is too small"):
+        run_all([pairs[0], bad], tmp_path)
+    rows = run_all(pairs[:1], tmp_path)
+    assert rows["status"].tolist() == ["finished"]
+    begun = [steps for _, steps in trainings.begun]
+    assert begun == [0] or begun[1] > 0, "as it was, or resumed"
+
+
+def test_a_worker_that_dies_is_replaced_and_its_run_resumes(pairs: Pairs, tmp_path: Path) -> None:
+    """In real processes: the score of a run kills its own, once."""
+    flag = tmp_path / "killed"
+
+    def deadly(training: Training) -> dict[str, float]:
+        if not flag.exists():
+            training.save(tmp_path / "runs" / "checkpoints" / f"{run_id(*pairs[0])}.safetensors")
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"steps": float(training.steps_done), "seconds": training.seconds}
+
+    (record,) = run_all(pairs[:1], tmp_path, score=deadly)["record"]
+    *_, alone = train(*pairs[0])
+    assert (record.status, record.val_loss, record.curve) == ("finished", alone.val_loss, alone.curve)
+    assert record.scores["steps"] == alone.steps
+    assert flag.exists()
+
+
+def test_an_interrupt_of_real_processes(
+    model: ModelConfig, run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped within a step, also where a run would take minutes."""
+    pairs = [(model, run.replace(budget=1e11, seed=seed)) for seed in range(5)]
+    folder = tmp_path / "runs" / "checkpoints"
+
+    def interrupt() -> None:
+        until(lambda: list(folder.glob("*.lock")))
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with closing(Pool(2)) as two:
+        monkeypatch.setattr(repeat, "pool", lambda: two)
+        with pytest.raises(KeyboardInterrupt):
+            run_all(pairs, tmp_path)
+    left = {path.stem for path in folder.glob("*.lock")}
+    assert 1 <= len(left) < 5, "those in the queue have not begun"
+    for name in left:  # nobody trains them any more
+        with FileLock(folder / f"{name}.lock", timeout=0):
+            pass
+    assert list((tmp_path / "runs").glob("*.json")) == []
+
+
+def test_a_diverged_run_is_a_row_without_a_loss(
+    pairs: Pairs, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(self: Any, x_BT: Any, y_BT: Any) -> Any:
         return self.head.sum() * np.nan, self.head.sum()
 

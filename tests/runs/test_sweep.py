@@ -14,20 +14,19 @@ from hypothesis import strategies as st
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.record import run_id
+from sparsity_lab.runs import cluster
 from sparsity_lab.runs import sweep as sweeps
 from sparsity_lab.runs.provenance import FILE, write_provenance
 from sparsity_lab.runs.store import RunStore
-from sparsity_lab.runs.sweep import Bar, Progress, estimate, missing, sweep
-from sparsity_lab.runs.worker import CURVE_POINTS, Outcome
+from sparsity_lab.runs.sweep import CURVE_POINTS, Bar, Progress, estimate, missing, sweep
 from sparsity_lab.training.trainer import Training
-from tests.sweeps import SPEED, Trainings, cluster_here, content, contents, pairs_of, swept, trained_here
+from tests.sweeps import SPEED, Trainings, content, contents, options_here, pairs_of, swept, trained_here
 
 
-@pytest.fixture(scope="module")
-def here() -> Iterator[str]:
-    """The address of a cluster whose one worker is a thread of this process."""
-    with cluster_here() as cluster:
-        yield cluster.scheduler_address
+@pytest.fixture(params=["pool", "cluster"])
+def here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Options with which the one worker of a sweep is a thread of this process."""
+    yield from options_here(request.param, monkeypatch)
 
 
 @pytest.fixture
@@ -45,11 +44,11 @@ def run(run: RunConfig) -> RunConfig:
 
 
 def test_each_run_once_and_as_if_trained_alone(
-    model: ModelConfig, run: RunConfig, tmp_path: Path, here: str, trainings: Trainings
+    model: ModelConfig, run: RunConfig, tmp_path: Path, here: dict[str, str], trainings: Trainings
 ) -> None:
     pairs = pairs_of(model, run, 3)
     same = pairs[1][0], pairs[1][1].replace(batch_size=run.sequences)  # what the lab chooses anyway
-    progress = swept([*pairs, pairs[0], same], tmp_path / "runs", scheduler=here)
+    progress = swept([*pairs, pairs[0], same], tmp_path / "runs", **here)
     assert progress == Progress(total=3, done=3, failed=0, share=1.0, seconds_left=0.0)
     assert trainings.begun == [(seed, 0) for seed in range(3)]
     assert contents(tmp_path / "runs") == {pair[1].seed: content(trained_here(*pair)) for pair in pairs}
@@ -58,18 +57,19 @@ def test_each_run_once_and_as_if_trained_alone(
     )
     assert list((tmp_path / "runs" / "checkpoints").iterdir()) == []
     begun = len(trainings.begun)
-    assert swept(pairs, tmp_path / "runs", scheduler="tcp://nobody.invalid:1").done == 3, "nothing is left to ask for"
+    nobody = {"scheduler": "tcp://nobody.invalid:1"} if here else here
+    assert swept(pairs, tmp_path / "runs", **nobody).done == 3, "nothing is left to ask for"
     assert len(trainings.begun) == begun
 
 
 def test_longest_first_and_progress_only_grows(
-    model: ModelConfig, run: RunConfig, tmp_path: Path, here: str, trainings: Trainings
+    model: ModelConfig, run: RunConfig, tmp_path: Path, here: dict[str, str], trainings: Trainings
 ) -> None:
     budgets = [1e7, 3e7, 2e7]
     pairs = [(model, run.replace(budget=budget, seed=seed)) for seed, budget in enumerate(budgets)]
     seen: list[Progress] = []
     expected = estimate(pairs, tmp_path, 1, SPEED).seconds
-    swept(pairs, tmp_path, scheduler=here, report=seen.append)
+    swept(pairs, tmp_path, **here, report=seen.append)
     assert [seed for seed, _ in trainings.begun] == [1, 2, 0]
     for name in ("done", "share"):
         values = [getattr(progress, name) for progress in seen]
@@ -82,16 +82,16 @@ def test_longest_first_and_progress_only_grows(
 
 def test_late_news_of_a_run_that_is_done(model: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
     pairs = pairs_of(model, run, 2)
-    state = sweeps._State(pairs, 2, [1.0, 3.0], tmp_path, lambda progress: None)
+    state = sweeps._State(pairs, 2, [1.0, 3.0], tmp_path)
     (second, first), seconds = (run_id(*pair) for pair in pairs), state.progress
-    state.hear((0.0, (first, 0.5)))
+    state.hear(first, 0.5)
     assert seconds().share == 3 * 0.5 / 4
-    state.hear((0.0, (first, 0.2)))  # its worker died, and it began again
+    state.hear(first, 0.2)  # its worker died, and it began again
     assert seconds().share == 3 * 0.5 / 4
     state.done(pairs[1])
-    state.hear((0.0, (first, 0.9)))
+    state.hear(first, 0.9)
     assert (seconds().share, seconds().done) == (0.75, 1)
-    state.hear((0.0, (second, 0.5)))
+    state.hear(second, 0.5)
     assert seconds().share == (3 + 0.5) / 4
 
 
@@ -101,7 +101,7 @@ def test_a_run_that_cannot_be_trained_is_recorded_and_tried_anew(
     model: ModelConfig,
     run: RunConfig,
     tmp_path: Path,
-    here: str,
+    here: dict[str, str],
     trainings: Trainings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -119,7 +119,7 @@ def test_a_run_that_cannot_be_trained_is_recorded_and_tried_anew(
                 raise ZeroDivisionError("once\nand more")
 
         trainings.at_step = faulty
-    assert swept([bad, good], tmp_path, scheduler=here) == Progress(2, 1, 1, 1.0, 0.0)
+    assert swept([bad, good], tmp_path, **here) == Progress(2, 1, 1, 1.0, 0.0)
     record = next(record for record in RunStore(tmp_path).load() if record.status == "failed")
     assert record.error == error
     assert record.summary() == f"Sparsity 0.75: failed; {error}"
@@ -127,19 +127,19 @@ def test_a_run_that_cannot_be_trained_is_recorded_and_tried_anew(
     assert missing([bad, good], tmp_path) == [bad]
     if kind == "corpus":
         trainings.at_step = lambda training: None
-        assert swept([bad, good], tmp_path, scheduler=here) == Progress(2, 2, 0, 1.0, 0.0)
+        assert swept([bad, good], tmp_path, **here) == Progress(2, 2, 0, 1.0, 0.0)
         assert {record.status for record in RunStore(tmp_path).load()} == {"finished"}
 
 
 def test_a_diverged_run_is_done(
-    model: ModelConfig, run: RunConfig, tmp_path: Path, here: str, trainings: Trainings
+    model: ModelConfig, run: RunConfig, tmp_path: Path, here: dict[str, str], trainings: Trainings
 ) -> None:
     def spoil(training: Training) -> None:
         for weight in training.model.parameters():
             weight.data.fill_(float("nan"))
 
     trainings.at_step = spoil
-    assert swept([(model, run)], tmp_path, scheduler=here) == Progress(1, 1, 0, 1.0, 0.0)
+    assert swept([(model, run)], tmp_path, **here) == Progress(1, 1, 0, 1.0, 0.0)
     assert [record.status for record in RunStore(tmp_path).load()] == ["diverged"]
     assert missing([(model, run)], tmp_path) == []
 
@@ -153,9 +153,9 @@ def test_a_worker_with_another_disk_sends_its_record(model: ModelConfig, run: Ru
             store.save(sweeps.failed_record(pair, "too little memory"))
         elif before == "torn":
             store.path(*pair).write_text(sent.to_json()[:99])
-        state = sweeps._State([pair], 1, [1.0], tmp_path, lambda progress: None)
+        state = sweeps._State([pair], 1, [1.0], tmp_path)
         with pytest.warns(UserWarning, match="skipped") if before == "torn" else nullcontext():
-            sweeps._keep(pair, Outcome(sent.to_json()), state)
+            sweeps._keep(pair, sent, state)
         assert store.load() == [sent]
         assert state.progress().done == 1
 
@@ -165,8 +165,8 @@ def test_a_failure_does_not_replace_what_another_sweep_finished(
 ) -> None:
     done = trained_here(model, run)
     RunStore(tmp_path).save(done)
-    state = sweeps._State([(model, run)], 1, [1.0], tmp_path, lambda progress: None)
-    sweeps._keep((model, run), Outcome(error="MemoryError: "), state)
+    state = sweeps._State([(model, run)], 1, [1.0], tmp_path)
+    sweeps._keep((model, run), MemoryError(), state)
     assert RunStore(tmp_path).load() == [done]
     assert state.progress() == Progress(1, 1, 0, 1.0, 0.0)
 
@@ -234,8 +234,8 @@ def test_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nobody_at_the_address(
     model: ModelConfig, run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "SECONDS_WITHOUT_SCHEDULER", 0.0)
-    monkeypatch.setattr(sweeps, "Client", lambda address, **options: Client(address, **(options | {"timeout": 0.2})))
+    monkeypatch.setattr(cluster, "SECONDS_WITHOUT_SCHEDULER", 0.0)
+    monkeypatch.setattr(cluster, "Client", lambda address, **options: Client(address, **(options | {"timeout": 0.2})))
     with pytest.raises(TimeoutError, match=r"scheduler='tcp://127.0.0.1:9' does not answer: is it running"):
         swept([(model, run)], tmp_path, scheduler="tcp://127.0.0.1:9")
     assert list(tmp_path.glob(".stop*")) == []

@@ -21,6 +21,7 @@ from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.record import run_id
 from sparsity_lab.runs import worker as sweep_worker
 from sparsity_lab.runs.grid import Pair
+from sparsity_lab.runs.pool import TRIES
 from sparsity_lab.runs.store import RunStore, user_store
 from sparsity_lab.runs.sweep import Progress, missing
 from sparsity_lab.training import checkpoint
@@ -28,9 +29,11 @@ from sparsity_lab.training.trainer import Training
 from tests.sweeps import (
     Background,
     Trainings,
+    alive,
     cluster_here,
     content,
     contents,
+    options_here,
     pairs_of,
     swept,
     trained_here,
@@ -38,13 +41,13 @@ from tests.sweeps import (
 )
 
 ROOT = Path(__file__).parents[2]
+DIED = "WorkerDied: every worker that had it died; was there too little memory?"
 
 
-@pytest.fixture(scope="module")
-def here() -> Iterator[str]:
-    """The address of a cluster whose two workers are threads of this process."""
-    with cluster_here(2) as cluster:
-        yield cluster.scheduler_address
+@pytest.fixture(params=["pool", "cluster"])
+def here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Options with which the two workers of a sweep are threads of this process."""
+    yield from options_here(request.param, monkeypatch, workers=2)
 
 
 @pytest.fixture
@@ -60,38 +63,65 @@ def run(run: RunConfig) -> RunConfig:
 
 # ---- Other processes, and how they are disturbed
 
-# Loaded by the workers of a test. They log what they train, save after each step, look for a stop after each step, and
-# at the sixth step of seed 0 they wait for a file "go" for as long as there is none.
+# Loaded by the workers of a test. They log what they train, save after each step, and at the sixth step of seed 0 they
+# wait for a file "go" or for a stop.
 WATCHED = """
 import os, time
 from pathlib import Path
+from sparsity_lab.runs import pool
 from sparsity_lab.runs import worker as sweep_worker
 from sparsity_lab.training import trainer as training
 
 folder = Path({folder!r})
 if not hasattr(training, "untouched"):  # Dask loads this twice
-    training.untouched = training.Training.__init__, training.Training.step
-begin, step = training.untouched
-sweep_worker.SECONDS_BETWEEN_REPORTS = sweep_worker.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    training.untouched = training.Training.__init__, training.Training.step, pool.Line.__init__
+begin, step, begin_line = training.untouched
+sweep_worker.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+connections = []
 
 def say(*words):
     with open(folder / "events", "a") as file:
         file.write(" ".join(map(str, words)) + "\\n")
 
+def watched_line(self, connection, number):
+    begin_line(self, connection, number)
+    connections.append(connection)
+
 def watched_begin(self, *arguments, **options):
     begin(self, *arguments, **options)
     say("begin", self.run_config.seed, self.steps_done)
 
+def told():
+    return connections and connections[-1].poll() or list((folder / "runs").glob(".stop*"))
+
 def watched_step(self):
     if self.run_config.seed == 0 and self.steps_done == 5 and not (folder / "go").exists():
         say("wait", os.getpid())
-        while not (folder / "go").exists() and not list((folder / "runs").glob(".stop*")):
+        while not (folder / "go").exists() and not told():
             time.sleep(0.01)
     if self.run_config.seed == 9:
         os._exit(1)
     return step(self)
 
 training.Training.__init__, training.Training.step = watched_begin, watched_step
+pool.Line.__init__ = watched_line
+"""
+
+# The command line, whose workers are copies of a process that has loaded this.
+WATCHING = """
+import sys
+from sparsity_lab.cli.main import main
+from sparsity_lab.runs import pool
+
+context = pool._context
+
+def watched():
+    found = context()
+    found.set_forkserver_preload(["sparsity_lab.runs.forked", "watched"])
+    return found
+
+pool._context = watched
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -102,11 +132,12 @@ class Others:
         self.folder, self.runs = folder, folder / "runs"
         self.script = folder / "watched.py"
         self.script.write_text(WATCHED.format(folder=str(folder)))
+        (folder / "watching.py").write_text(WATCHING)
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}",
             "DASK_DISTRIBUTED__WORKER__PRELOAD": str([str(self.script)]),
         }
         process = subprocess.Popen(
@@ -117,7 +148,7 @@ class Others:
         return process
 
     def sweep(self, grid: Path) -> subprocess.Popen[str]:
-        return self.start("sparsity_lab", "sweep", str(grid), "--out", str(self.runs), "--workers", "1")
+        return self.start("watching", "sweep", str(grid), "--out", str(self.runs), "--workers", "1")
 
     def events(self, kind: str) -> list[tuple[int, ...]]:
         path = self.folder / "events"
@@ -165,57 +196,55 @@ def expected(pairs: list[Pair]) -> dict[int, dict[str, Any]]:
 # ---- Workers
 
 
-def test_a_worker_that_is_killed_and_one_that_always_dies(
-    model: ModelConfig, run: RunConfig, others: Others, tmp_path: Path
-) -> None:
+def test_a_worker_that_is_killed_and_one_that_always_dies(others: Others, grid: Path) -> None:
     """The first run is tried again, from its checkpoint; the other is recorded as failed; the rest goes on."""
-    good = [(model, run.replace(budget=8e7, seed=0)), (model, run.replace(seed=1))]
-    bad = model, run.replace(budget=6e7, seed=9)
-    with dask.config.set(
-        {"distributed.worker.preload": [str(others.script)], "distributed.scheduler.allowed-failures": 1}
-    ):
-        sweep = Background([*good, bad], others.runs, workers=1)
-        os.kill(others.wait_at_step(), signal.SIGKILL)
-        others.go()
-        assert sweep.result() == Progress(3, 2, 1, 1.0, 0.0)
+    grid.write_text(grid.read_text().replace("[1, 2]", "[1, 9]"))
+    *good, bad = pairs_in(grid)
+    process = others.sweep(grid)
+    os.kill(others.wait_at_step(), signal.SIGKILL)
+    others.go()
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, out) == (1, "2 of 3 runs done, 1 failed.\n"), err
     assert others.events("begin")[:2] == [(0, 0), (0, 5)], "tried again where the last checkpoint was"
+    assert others.events("begin").count((9, 0)) == TRIES
     by_status = {record.seed: record.status for record in RunStore(others.runs).load()}
     assert by_status == {0: "finished", 1: "finished", 9: "failed"}
     (record,) = [record for record in RunStore(others.runs).load() if record.seed == 9]
-    assert record.error == "KilledWorker: every worker that trained it died; was there too little memory?"
+    assert record.error == DIED
     assert expected(good).items() <= contents(others.runs).items()
     assert missing([*good, bad], others.runs) == [bad]
+
+
+def test_a_clusters_worker_that_always_dies(model: ModelConfig, run: RunConfig, others: Others) -> None:
+    good, bad = (model, run.replace(seed=1)), (model, run.replace(budget=6e7, seed=9))
+    settings = {"distributed.worker.preload": [str(others.script)], "distributed.scheduler.allowed-failures": 0}
+    with dask.config.set(settings), cluster_here(processes=True) as cluster:
+        progress = swept([good, bad], others.runs, scheduler=cluster.scheduler_address)
+    assert progress == Progress(2, 1, 1, 1.0, 0.0)
+    assert {record.seed: record.error for record in RunStore(others.runs).load()} == {1: "", 9: DIED}
 
 
 # ---- The sweep itself
 
 
-def test_a_sweep_that_is_killed_goes_on(others: Others, grid: Path, here: str, trainings: Trainings) -> None:
+def test_a_sweep_that_is_killed_goes_on(others: Others, grid: Path, here: dict[str, str], trainings: Trainings) -> None:
     pairs = pairs_in(grid)
-    swept(pairs[1:2], others.runs, scheduler=here)  # done before
+    swept(pairs[1:2], others.runs, **here)  # done before
     first = RunStore(others.runs).path(*pairs[1]).stat().st_mtime_ns
     process = others.sweep(grid)
     worker = others.wait_at_step()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    until(lambda: not alive(worker))  # it notices that it is alone
+    until(lambda: not alive(worker))  # it notices that it is alone, and saves its run
     trainings.begun.clear()
-    assert swept(pairs, others.runs, scheduler=here) == Progress(3, 3, 0, 1.0, 0.0)
-    assert sorted(trainings.begun) == [(0, 5), (2, 0)], "seed 0 from its checkpoint, seed 1 not at all"
+    assert swept(pairs, others.runs, **here) == Progress(3, 3, 0, 1.0, 0.0)
+    assert sorted(trainings.begun) == [(0, 6), (2, 0)], "seed 0 from its checkpoint, seed 1 not at all"
     assert RunStore(others.runs).path(*pairs[1]).stat().st_mtime_ns == first
     assert contents(others.runs) == expected(pairs)
     assert list((others.runs / "checkpoints").iterdir()) == []
 
 
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def test_ctrl_c_in_a_terminal(others: Others, grid: Path, here: str, trainings: Trainings) -> None:
+def test_ctrl_c_in_a_terminal(others: Others, grid: Path, here: dict[str, str], trainings: Trainings) -> None:
     """It reaches the workers too. What they train is saved, and the next sweep goes on from there."""
     pairs = pairs_in(grid)
     process = others.sweep(grid)
@@ -232,13 +261,13 @@ def test_ctrl_c_in_a_terminal(others: Others, grid: Path, here: str, trainings: 
     state = checkpoint.peek(saved)
     assert state is not None
     assert state["step"] == 6
-    assert swept(pairs, others.runs, scheduler=here).done == 3
+    assert swept(pairs, others.runs, **here).done == 3
     assert (0, 6) in trainings.begun
     assert contents(others.runs) == expected(pairs)
 
 
 def test_stopped_and_interrupted_a_run_ends_as_if_unbroken(
-    model: ModelConfig, run: RunConfig, tmp_path: Path, here: str, trainings: Trainings
+    model: ModelConfig, run: RunConfig, tmp_path: Path, here: dict[str, str], trainings: Trainings
 ) -> None:
     pairs = [(model, run), (model, run.replace(seed=1, budget=2e7))]
     reached: list[int] = []
@@ -256,7 +285,7 @@ def test_stopped_and_interrupted_a_run_ends_as_if_unbroken(
             raise KeyboardInterrupt
 
     trainings.at_step = note
-    stopped = swept(pairs, tmp_path, scheduler=here, report=interrupt)
+    stopped = swept(pairs, tmp_path, **here, report=interrupt)
     assert told
     assert stopped.done < 2
     assert list(tmp_path.glob(".stop*")) == []
@@ -267,16 +296,16 @@ def test_stopped_and_interrupted_a_run_ends_as_if_unbroken(
 
     asked = []
     trainings.begun.clear()
-    again = swept(pairs, tmp_path, scheduler=here, stop=lambda: bool(asked.append(1)) or len(asked) > 0)
+    again = swept(pairs, tmp_path, **here, stop=lambda: bool(asked.append(1)) or len(asked) > 0)
     assert (again.done, again.failed) == (stopped.done, 0), "nothing is begun after a stop"
     assert trainings.begun == []
-    assert swept(pairs, tmp_path, scheduler=here) == Progress(2, 2, 0, 1.0, 0.0)
+    assert swept(pairs, tmp_path, **here) == Progress(2, 2, 0, 1.0, 0.0)
     assert (0, at) in trainings.begun
     assert contents(tmp_path) == expected(pairs)
 
 
 def test_a_second_interrupt_ends_it_at_once(
-    model: ModelConfig, run: RunConfig, tmp_path: Path, here: str, trainings: Trainings
+    model: ModelConfig, run: RunConfig, tmp_path: Path, here: dict[str, str], trainings: Trainings
 ) -> None:
     over = []
     trainings.at_step = lambda training: until(lambda: over)
@@ -288,14 +317,15 @@ def test_a_second_interrupt_ends_it_at_once(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        swept([(model, run)], tmp_path, scheduler=here, report=impatient)
+        swept([(model, run)], tmp_path, **here, report=impatient)
     over.append(True)
     assert len(interrupts) == 2
     assert list(tmp_path.glob(".stop*")) == []
-    assert swept([(model, run)], tmp_path, scheduler=here).done == 1, (
-        "its worker goes on, and another sweep waits for it"
-    )
-    assert len(trainings.begun) == 1
+    assert swept([(model, run)], tmp_path, **here).done == 1
+    if here:
+        assert trainings.begun == [(0, 0)], "its worker goes on, and another sweep waits for it"
+    else:
+        assert trainings.begun == [(0, 0), (0, 1)], "its worker saves it when the step is over"
 
 
 def test_stop_where_no_worker_is(model: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
@@ -312,11 +342,11 @@ def test_stop_where_no_worker_is(model: ModelConfig, run: RunConfig, tmp_path: P
 
 
 def test_the_same_sweep_in_two_processes_trains_each_run_once(
-    others: Others, grid: Path, here: str, trainings: Trainings
+    others: Others, grid: Path, here: dict[str, str], trainings: Trainings
 ) -> None:
     process = others.sweep(grid)
     others.wait_at_step()  # it holds seed 0 while the other sweep here wants it too
-    mine = Background(pairs_in(grid), others.runs, scheduler=here)
+    mine = Background(pairs_in(grid), others.runs, **here)
     until(lambda: trainings.begun)  # of the others
     others.go()
     assert mine.result() == Progress(3, 3, 0, 1.0, 0.0)
@@ -330,11 +360,11 @@ def test_the_same_sweep_in_two_processes_trains_each_run_once(
 
 
 def test_overlapping_sweeps_into_one_folder(
-    model: ModelConfig, run: RunConfig, tmp_path: Path, here: str, trainings: Trainings
+    model: ModelConfig, run: RunConfig, tmp_path: Path, here: dict[str, str], trainings: Trainings
 ) -> None:
     pairs = pairs_of(model, run, 5)
-    a = Background(pairs[:4], tmp_path, scheduler=here)
-    b = Background(pairs[1:], tmp_path, scheduler=here)
+    a = Background(pairs[:4], tmp_path, **here)
+    b = Background(pairs[1:], tmp_path, **here)
     assert (a.result(), b.result()) == (Progress(4, 4, 0, 1.0, 0.0), Progress(4, 4, 0, 1.0, 0.0))
     assert sorted(trainings.begun) == [(seed, 0) for seed in range(5)]
     assert contents(tmp_path) == expected(pairs)
@@ -400,24 +430,24 @@ def test_a_cluster_whose_scheduler_dies(
 
 
 def test_a_torn_record_is_trained_again(
-    model: ModelConfig, run: RunConfig, tmp_path: Path, here: str, trainings: Trainings
+    model: ModelConfig, run: RunConfig, tmp_path: Path, here: dict[str, str], trainings: Trainings
 ) -> None:
     pairs = pairs_of(model, run, 2)
-    swept(pairs, tmp_path, scheduler=here)
+    swept(pairs, tmp_path, **here)
     before = contents(tmp_path)
     for store in (RunStore(tmp_path), user_store()):
         path = store.path(*pairs[1])
         path.write_text(path.read_text()[: path.stat().st_size // 2])
     trainings.begun.clear()
     with pytest.warns(UserWarning, match="not a run record"):
-        assert swept(pairs, tmp_path, scheduler=here).done == 2
+        assert swept(pairs, tmp_path, **here).done == 2
     assert trainings.begun == [(1, 0)]
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("what", ["torn", "another text"])
 def test_a_checkpoint_that_does_not_fit_is_dropped(
-    what: str, model: ModelConfig, run: RunConfig, tmp_path: Path, here: str, trainings: Trainings
+    what: str, model: ModelConfig, run: RunConfig, tmp_path: Path, here: dict[str, str], trainings: Trainings
 ) -> None:
     path = tmp_path / "runs" / "checkpoints" / f"{run_id(model, run)}.safetensors"
     text = tmp_path / "text.txt"
@@ -428,7 +458,7 @@ def test_a_checkpoint_that_does_not_fit_is_dropped(
     if what == "torn":
         path.write_bytes(path.read_bytes()[:-100])
     trainings.begun.clear()
-    assert swept([(model, run)], tmp_path / "runs", scheduler=here) == Progress(1, 1, 0, 1.0, 0.0)
+    assert swept([(model, run)], tmp_path / "runs", **here) == Progress(1, 1, 0, 1.0, 0.0)
     assert trainings.begun == [(0, 0)]
     assert contents(tmp_path / "runs") == expected([(model, run)])
     assert not path.exists()
@@ -456,13 +486,13 @@ def fill(folder: Path) -> None:
 
 @pytest.mark.parametrize("at", ["record", "checkpoint"])
 def test_a_full_disk(
-    at: str, model: ModelConfig, run: RunConfig, small_disk: Path, here: str, trainings: Trainings,
+    at: str, model: ModelConfig, run: RunConfig, small_disk: Path, here: dict[str, str], trainings: Trainings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Said as such; what is finished stays; with room again the sweep goes on."""
     pairs = [(model, run.replace(budget=6e7)), (model, run.replace(seed=1))]
     folder = small_disk / "runs"
-    assert swept(pairs[1:], folder, scheduler=here).done == 1
+    assert swept(pairs[1:], folder, **here).done == 1
     monkeypatch.setattr(sweep_worker, "SECONDS_BETWEEN_CHECKPOINTS", 0.0 if at == "checkpoint" else 1e9)
 
     def full(training: Training) -> None:
@@ -471,21 +501,21 @@ def test_a_full_disk(
 
     trainings.at_step = full
     with pytest.raises(OSError, match=r"No space left on device: make room and start the sweep again") as error:
-        swept(pairs, folder, scheduler=here)
+        swept(pairs, folder, **here)
     assert error.value.errno == errno.ENOSPC
     assert [record.seed for record in RunStore(folder).load()] == [1]
     assert not list(folder.glob("**/*tmp*")), "nothing half-written takes up what room there is"
     (small_disk / "filler").unlink()
     trainings.at_step = lambda training: None
-    assert swept(pairs, folder, scheduler=here) == Progress(2, 2, 0, 1.0, 0.0)
+    assert swept(pairs, folder, **here) == Progress(2, 2, 0, 1.0, 0.0)
     assert contents(folder) == expected(pairs)
 
 
 def test_a_full_disk_without_one(
-    model: ModelConfig, run: RunConfig, tmp_path: Path, here: str, monkeypatch: pytest.MonkeyPatch
+    model: ModelConfig, run: RunConfig, tmp_path: Path, here: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = pairs_of(model, run, 2)
-    swept(pairs[:1], tmp_path, scheduler=here)
+    swept(pairs[:1], tmp_path, **here)
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -493,7 +523,7 @@ def test_a_full_disk_without_one(
     with monkeypatch.context() as patch:
         patch.setattr("sparsity_lab.files.os.fsync", full)
         with pytest.raises(OSError, match="No space left on device: make room and start the sweep again"):
-            swept(pairs, tmp_path, scheduler=here)
+            swept(pairs, tmp_path, **here)
     assert [record.seed for record in RunStore(tmp_path).load()] == [0]
     assert not list(tmp_path.glob(".*.json*"))
-    assert swept(pairs, tmp_path, scheduler=here).done == 2
+    assert swept(pairs, tmp_path, **here).done == 2

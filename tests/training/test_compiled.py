@@ -29,6 +29,7 @@ def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shared(compiled_code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPARSITY_LAB_COMPILE")
     if not compiled.has_compiler():
         pytest.skip("no C++ compiler here")
     monkeypatch.setenv("SPARSITY_LAB_CACHE", str(compiled_code))
@@ -105,6 +106,7 @@ def test_all_of_a_comparison_or_none(model: ModelConfig, run: RunConfig, monkeyp
 @pytest.mark.parametrize("name", ["SPARSITY_LAB_COMPILE", "PATH"])
 def test_without_a_compiler(name: str, model: ModelConfig, run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("SPARSITY_LAB_COMPILE")
     monkeypatch.setenv(name, {"SPARSITY_LAB_COMPILE": "0", "PATH": os.devnull}[name])
     long = run.replace(budget=1e13)
     assert not compiled.has_compiler()

@@ -1,0 +1,61 @@
+"""Seconds from pressing Run to a decided gain: a sparse model ends lower than its dense twin, at 95 % confidence.
+
+The plan, written beforehand: `SEEDS` runs of `FLOPS` of each model, trained by `run_all` into an empty store; then
+Student's interval for the mean gain, paired by seed (`gains`). Of the shipped runs at this budget, three seeds decide
+at each of the widths 8, 12 and 16, and two in four of nine cases. The text is ready: it is prepared once per machine.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.timing import Row
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.intervals import verdict
+from sparsity_lab.runs.pool import cores
+from sparsity_lab.runs.repeat import gains, run_all
+
+FLOPS, SEEDS = 1e11, 3
+MODELS = ModelConfig.on_dial(16, 0.0), ModelConfig.on_dial(16, 0.9375)
+PLAN = [(model, RunConfig(budget=FLOPS, seed=seed)) for seed in range(SEEDS) for model in MODELS]
+BARS = {"cold": 25, "warm": 15}  # s, in a fresh process from its start on, and once more in the same process
+LEARNER = "import sys; from benchmarks.decided import learner; learner(*sys.argv[1:])"
+
+
+def rows() -> Iterator[Row]:
+    what = f"decided gain at {FLOPS:.0e} FLOPs, {len(PLAN)} runs"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", LEARNER, *(f"{folder}/{name}" for name in BARS)]
+        start = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            for name, bar in BARS.items():
+                mean, half = map(float, process.stdout.readline().split())
+                end = time.perf_counter()
+                seconds, start, decided = end - start, end, verdict(mean - half, mean + half)
+                measured = f"{seconds:.0f} s; a gain of {mean:.3f} ± {half:.3f} {decided}"
+                holds = seconds <= bar and decided == "holds"
+                yield Row(f"{what}: {name}, {cores()} cores", f"≤ {bar} s, and it holds", measured, holds)
+
+    yield Row(f"{what}: one after another", "", f"{one_after_another():.0f} s", None)
+
+
+def learner(*folders: str) -> None:
+    """Carries out the plan with a store in each folder; prints the mean gain and half the width of its interval."""
+    for folder in folders:
+        (found,) = gains(run_all(PLAN, Path(folder)), ["budget"]).to_dict("records")
+        print(found["gain"], found["half"], flush=True)
+
+
+def one_after_another() -> float:
+    """Seconds of the plan on one core."""
+    from sparsity_lab.training import train  # here, because it takes seconds, which a learner with a pool need not wait
+
+    start = time.perf_counter()
+    for model, run in PLAN:
+        deque(train(model, run), maxlen=0)
+    return time.perf_counter() - start
