@@ -82,7 +82,7 @@ def kernel(home: Path) -> Iterator[BlockingKernelClient]:
     """A kernel of a student whose runs are kept in ``home``; ended at the end."""
     manager = KernelManager()
     environment = os.environ | {"SPARSITY_LAB_HOME": str(home), "SPARSITY_LAB_CACHE": str(cache_dir())}
-    environment["SPARSITY_LAB_CORES"] = "1"
+    environment |= {"SPARSITY_LAB_CORES": "1", "SPARSITY_LAB_COMPILE": "0"}  # as docs/teaching.md says
     manager.start_kernel(env=environment)
     client = manager.blocking_client()
     client.start_channels(iopub=False, stdin=False, hb=False)

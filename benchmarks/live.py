@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import comm
 import numpy as np
@@ -71,8 +72,8 @@ def plain_rate() -> float:
 
 def watched(n_cores: int, dense_twin: bool = True) -> tuple[list[float], list[float]]:
     """Steps per second of each lane of a dashboard, and the seconds that a step of it takes without pauses."""
-    os.environ["SPARSITY_LAB_CORES"] = str(n_cores)
-    with tempfile.TemporaryDirectory() as folder:
+    settings = {"SPARSITY_LAB_CORES": str(n_cores), "SPARSITY_LAB_COMPILE": "0"}
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, settings):
         session = Session(Path(folder))
         dial = MagicDial(session=session, calibrate=False, budget=BUDGET, width=32, dense_twin=dense_twin)
         dial.train.click()
@@ -83,7 +84,6 @@ def watched(n_cores: int, dense_twin: bool = True) -> tuple[list[float], list[fl
         last, seconds = _steps(session), time.perf_counter() - start
         of_a_step = [lane.last.seconds / lane.last.step for lane in session.lanes if lane.last is not None]
         session.clear()
-    del os.environ["SPARSITY_LAB_CORES"]
     return [(after - before) / seconds for before, after in zip(first, last, strict=True)], of_a_step
 
 

@@ -42,8 +42,9 @@ def trainers() -> int:
 
 
 def at_work() -> list[int]:
-    """The processes that have something to do."""
-    return [worker.process.pid for worker in pool()._workers if worker.job is not None]
+    """The processes that train lanes, or look for what spares it."""
+    jobs = [worker for worker in pool()._workers if worker.job is not None and worker.job._at_once]
+    return [worker.process.pid for worker in jobs]
 
 
 def test_a_run_from_start_to_record(session: Session, model: ModelConfig, run: RunConfig) -> None:
