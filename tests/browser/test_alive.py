@@ -9,6 +9,10 @@ from tests.browser.lab import DIAL, PATIENCE, SLEEPS, TRAINS, open_and_run
 
 pytestmark = pytest.mark.browser
 
+PLAIN = """
+import os
+os.environ["SPARSITY_LAB_COMPILE"] = "0"  # a long run's first step waits for the compiler
+"""
 EXPLORER = """
 import plotly.graph_objects as go
 from sparsity_lab.widgets import Explorer, slide
@@ -23,7 +27,7 @@ SweepPanel([(ModelConfig.on_dial(16, 0.5), RunConfig(budget=1e12))], "sweep", wo
 
 @pytest.mark.parametrize("cell", [SLEEPS, TRAINS], ids=["sleeps", "trains"])
 def test_the_dial_while_a_cell(page: Page, address: str, tmp_path: Path, cell: str) -> None:
-    dial = open_and_run(page, address, tmp_path, DIAL, cell)
+    dial = open_and_run(page, address, tmp_path, PLAIN, DIAL, cell)
     expect(dial.facts).to_contain_text("1 of 16")
     dial.press("sparsity", "ArrowLeft")
     expect(dial.facts).to_contain_text("1 of 8", timeout=PATIENCE)
@@ -43,7 +47,7 @@ def test_the_dial_while_a_cell(page: Page, address: str, tmp_path: Path, cell: s
 
 
 def test_other_panels_while_a_cell_sleeps(page: Page, address: str, tmp_path: Path) -> None:
-    open_and_run(page, address, tmp_path, DIAL, EXPLORER, PANEL, SLEEPS)
+    open_and_run(page, address, tmp_path, PLAIN, DIAL, EXPLORER, PANEL, SLEEPS)
     explorer, panel = page.locator(".sparsity-lab-explorer"), page.locator(".sparsity-lab-sweep")
     explorer.locator(".noUi-handle").focus()
     page.keyboard.press("ArrowRight")
