@@ -13,7 +13,6 @@ from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.record import Record, Step, run_id
 from sparsity_lab.runs.pool import Line
 from sparsity_lab.runs.store import RunStore
-from sparsity_lab.runs.worker import code_is_there
 from sparsity_lab.training.corpus import load_corpus
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_REPORTS = 0.1
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 SECONDS_BETWEEN_LOOKS = 60.0  # while paused, if nothing is heard
-MAKING = "Making fast code for this shape of model, which is then kept: some ten seconds."
 PROMPT = "def "
 SAMPLE_TOKENS = 160
 
@@ -72,9 +70,6 @@ def train_lanes(line: Line, lanes: Sequence[Lane], said: Sequence[str], store: R
     in ``checkpoints``, which whoever hears of the records has to delete: until then a worker may die.
     """
     orders = _Orders(line, said)
-    for place, lane in enumerate(lanes):
-        line.tell((place, 0, replace(lane, message=MAKING if lane.compiled else lane.message)))
-        lane.compiled = lane.compiled and code_is_there(lane.model, lane.run, orders.stopped)
     runs = [_Run(line, place, lane, checkpoints) for place, lane in enumerate(lanes)]
 
     while not orders.stop and (left := [run for run in runs if not run.training.done]):
@@ -108,10 +103,6 @@ class _Orders:
 
     def listen(self, seconds: float = 0.0) -> None:
         self._obey(self._line.heard(seconds))
-
-    def stopped(self) -> bool:
-        self.listen()
-        return self.stop
 
     def hurried(self) -> bool:
         self.listen()

@@ -33,6 +33,7 @@ import cloudpickle
 
 CONTAINER = Path("/sys/fs/cgroup/cpu.max")  # Linux: microseconds of processor time per so many of the clock
 TRIES = 4  # of a job whose worker dies under it
+SPARE = 2  # workers beyond the number of cores that stay once they were needed at once: the lanes of a dashboard
 
 
 class WorkerDied(RuntimeError):
@@ -111,8 +112,8 @@ class Job:
 
 
 class Pool:
-    """``size`` worker processes (default: `cores`). They start when they are needed, a new one replaces one that dies,
-    and they end with this process."""
+    """``size`` worker processes (default: `cores`), and up to `SPARE` more. They start when they are needed, a new one
+    replaces one that dies, and they end with this process."""
 
     def __init__(self, size: int | None = None):
         self.size = size or cores()
@@ -226,7 +227,7 @@ class Pool:
             return
         with self._lock:
             worker.job = job._worker = None
-            if len(self._workers) > self.size:  # it was one more than there are cores
+            if len(self._workers) > self.size + SPARE:
                 self._workers.remove(worker)
                 worker.connection.close()
         try:

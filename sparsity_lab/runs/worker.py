@@ -150,10 +150,11 @@ def code_is_there(model: ModelConfig, run: RunConfig, stop: Callable[[], bool]) 
     return not stop()
 
 
-def to_compile(line: Line, pairs: Iterable[Pair], before: Mapping[str, bool]) -> set[str]:
+def to_compile(line: Line, pairs: Iterable[Pair], before: Mapping[str, bool], wait: bool = True) -> set[str]:
     """Returns the `run_id` of each run that compiled code should train. Runs of one budget are compared, so it is all
-    of them or none. Those that are there ``before`` decide, if they agree: by `run_id`, whether they were compiled."""
-    from sparsity_lab.training.compiled import can_compile, should_compile
+    of them or none. Those that are there ``before`` decide, if they agree: by `run_id`, whether they were compiled.
+    Unless somebody can ``wait``, the code has to be there."""
+    from sparsity_lab.training.compiled import can_compile, is_ready, should_compile
 
     chosen, budgets = set[str](), defaultdict[float, list[Pair]](list)
     for pair in pairs:
@@ -161,7 +162,8 @@ def to_compile(line: Line, pairs: Iterable[Pair], before: Mapping[str, bool]) ->
     for group in budgets.values():
         names = {run_id(*pair) for pair in group}
         were = {before[name] for name in names & before.keys()}
-        if should_compile(group) if not were else were == {True} and all(can_compile(*pair) for pair in group):
+        there = all(can_compile(*pair) and (wait or is_ready(*pair)) for pair in group)
+        if there and (were == {True} if were else should_compile(group)):
             chosen |= names
     return chosen
 

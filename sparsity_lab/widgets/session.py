@@ -239,7 +239,8 @@ class Session:
                 records[record.id] = record
 
         pairs = [(lane.model, lane.run) for lane in lanes]
-        compiled = self._ask(to_compile, pairs, {name: record.compiled for name, record in records.items()})
+        before = {name: record.compiled for name, record in records.items()}
+        compiled = self._ask(to_compile, pairs, before, False)
         for lane, name in zip(lanes, _ids(lanes), strict=True):
             lane.compiled = name in compiled
             if name in records and records[name].compiled == lane.compiled:

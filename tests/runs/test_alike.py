@@ -40,6 +40,9 @@ def test_all_of_a_budget_or_none(pairs: list[Pair], ready: list[ModelConfig]) ->
     assert chosen(pairs, {}) == set(names[2:]), "the code for one of two is there"
     ready.append(pairs[1][0])
     assert chosen(pairs, {}) == set(names)
+    assert to_compile(None, pairs, {}, wait=False) == set(names)  # type: ignore[arg-type]
+    ready.remove(pairs[1][0])
+    assert to_compile(None, pairs, {}, wait=False) == set()  # type: ignore[arg-type]
 
 
 def test_what_is_there_decides(pairs: list[Pair], ready: list[ModelConfig]) -> None:

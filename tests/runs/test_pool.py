@@ -160,16 +160,26 @@ def test_a_job_in_the_queue_can_be_taken_back(one: Pool, tmp_path: Path) -> None
     assert not first.cancel()
 
 
-def test_who_looks_on_does_not_wait(one: Pool, tmp_path: Path) -> None:
+def test_who_looks_on_does_not_wait(one: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "SPARE", 1)
     job = one.submit(until_told, tmp_path / "a")
     waiting = one.submit(echo, 1)
     begun(tmp_path / "a")
     more = one.submit(until_told, tmp_path / "b", at_once=True)
     extra = begun(tmp_path / "b")
+    third = one.submit(until_told, tmp_path / "c", at_once=True)
+    one_too_many = begun(tmp_path / "c")
     assert not waiting.future.done()
+    third.send("go")
+    third.result(60)
+    until(lambda: not alive(one_too_many))
     more.send("go")
     more.result(60)
-    until(lambda: not alive(extra))  # there are as many workers as cores again
+    again = one.submit(until_told, tmp_path / "d", at_once=True)
+    assert begun(tmp_path / "d") == extra, "it has stayed"
+    assert not waiting.future.done()
+    again.send("go")
+    again.result(60)
     job.send("go")
     assert (job.result(60), waiting.result(60)) == (["go"], (1,))
 
