@@ -84,7 +84,7 @@ def table(of: str) -> Table:
         with FileLock(path.with_suffix(".lock")):  # several processes that start together take the same routes
             known = _read(path)
             if of not in known:
-                known[of] = measure()
+                known[of] = time_both()
                 write_text(path, json.dumps(known, indent=1))
         return known[of]
     except OSError:  # no place to keep it: what is safe everywhere
@@ -113,7 +113,7 @@ def processor() -> str:
     return f"{name or platform.processor() or platform.machine()} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def measure() -> Table:
+def time_both() -> Table:
     """Times both libraries at each class, forward and both backward products."""
     if not has_onednn():
         return _untimed()

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.record import Record, run_id
 from sparsity_lab.runs.grid import Pair
-from sparsity_lab.runs.pool import Line
+from sparsity_lab.runs.pool import Line, cores
 from sparsity_lab.runs.store import RunStore
 
 if TYPE_CHECKING:
@@ -153,7 +153,10 @@ def code_is_there(model: ModelConfig, run: RunConfig, stop: Callable[[], bool]) 
 def to_compile(line: Line, pairs: Iterable[Pair], before: Mapping[str, bool], wait: bool = True) -> set[str]:
     """Returns the `run_id` of each run that compiled code should train. Runs of one budget are compared, so it is all
     of them or none. Those that are there ``before`` decide, if they agree: by `run_id`, whether they were compiled.
-    Unless somebody can ``wait``, the code has to be there."""
+    Unless somebody can ``wait``, the code has to be there. With one core, a share of a machine perhaps, memory is
+    scarcer than time, and nothing is compiled."""
+    if cores() == 1:
+        return set()
     from sparsity_lab.training.compiled import can_compile, is_ready, should_compile
 
     chosen, budgets = set[str](), defaultdict[float, list[Pair]](list)
@@ -170,6 +173,8 @@ def to_compile(line: Line, pairs: Iterable[Pair], before: Mapping[str, bool], wa
 
 def make_code(line: Line, pairs: Iterable[Pair]) -> None:
     """Makes compiled code for what was trained without, so that it is there the next time."""
+    if cores() == 1:
+        return
     from sparsity_lab.training.compiled import make_ready, worth_preparing
 
     for model, run in pairs:

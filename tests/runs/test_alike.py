@@ -28,6 +28,7 @@ def pairs(model: ModelConfig, run: RunConfig) -> list[Pair]:
 def ready(monkeypatch: pytest.MonkeyPatch) -> list[ModelConfig]:
     """The models whose code is there."""
     ready: list[ModelConfig] = []
+    monkeypatch.setenv("SPARSITY_LAB_CORES", "2")
     monkeypatch.setattr(compiled, "has_compiler", lambda: True)
     monkeypatch.setattr(compiled, "is_ready", lambda model, run: model in ready)
     return ready
@@ -43,6 +44,14 @@ def test_all_of_a_budget_or_none(pairs: list[Pair], ready: list[ModelConfig]) ->
     assert to_compile(None, pairs, {}, wait=False) == set(names)  # type: ignore[arg-type]
     ready.remove(pairs[1][0])
     assert to_compile(None, pairs, {}, wait=False) == set()  # type: ignore[arg-type]
+
+
+def test_nothing_is_compiled_with_one_core(
+    pairs: list[Pair], ready: list[ModelConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready += [model for model, _ in pairs]
+    monkeypatch.setenv("SPARSITY_LAB_CORES", "1")
+    assert chosen(pairs, {}) == set()
 
 
 def test_what_is_there_decides(pairs: list[Pair], ready: list[ModelConfig]) -> None:

@@ -73,7 +73,7 @@ def test_a_compiler_that_fails_stops_no_run(
 ) -> None:
     monkeypatch.setenv("CXX", "false")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "empty"))
-    model = model.replace(d_expert=20)  # of which there is no code yet
+    model, run = model.replace(d_expert=20), run.replace(batch_size=4)  # of which there is no code yet
     training = Training(model, run, compiled=True)
     assert not training.compiled
     training.step()
