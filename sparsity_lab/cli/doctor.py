@@ -93,7 +93,7 @@ def _compiler() -> Finding:
     from sparsity_lab.training.compiled import WORTH_IT, has_compiler
 
     if has_compiler():
-        return Finding("compiler", f"runs from {WORTH_IT:.0e} FLOPs can be trained by compiled code")
+        return Finding("compiler", f"runs from {WORTH_IT:.0e} FLOPs are trained by compiled code")
     advice = "long runs are faster with a C++ compiler: `sudo apt install g++`, and SPARSITY_LAB_COMPILE unset"
     return Finding("compiler", "none is used", ok=False, advice=advice)
 

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     found = record is not None
     if not (found if workers is None else workers.agree(found)):
         saving = {"checkpoint_path": options.checkpoint, "checkpoint_seconds": options.checkpoint_seconds}
-        compiled = should_compile([(model, config)])
+        compiled = should_compile(model, config)
         training = Training(model, config, corpus=corpus, workers=workers, compiled=compiled, **saving)
         label = f"S={model.sparsity:.4g}"
         with tqdm(total=config.budget, desc=label, unit="FLOP", unit_scale=True, disable=not first) as bar:

@@ -11,7 +11,7 @@ from sparsity_lab.record import run_id
 from sparsity_lab.runs.crew import Crew
 from sparsity_lab.runs.pool import pool
 from sparsity_lab.runs.store import to_frame, user_store
-from sparsity_lab.runs.worker import Score, fingerprints, kept, make_code, to_compile
+from sparsity_lab.runs.worker import Score, fingerprints, kept, to_compile
 
 SECONDS_BETWEEN_LOOKS = 0.2  # at the runs, so that an interrupt is heard and the bar moves
 
@@ -56,7 +56,6 @@ def run_all(
             bar.set_description(f"{len(records)} of {len(wanted)} runs", refresh=False)
             bar.update(flops() - bar.n)
 
-    pool().submit(make_code, [wanted[name] for name in lacking])  # while the result is being read
     rows = [records[run_id(*pair)] for pair in pairs]
     return to_frame(rows).assign(record=pd.Series(rows, dtype=object))
 

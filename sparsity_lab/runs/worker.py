@@ -157,7 +157,7 @@ def to_compile(line: Line, pairs: Iterable[Pair], before: Mapping[str, bool], wa
     scarcer than time, and nothing is compiled."""
     if cores() == 1:
         return set()
-    from sparsity_lab.training.compiled import can_compile, is_ready, should_compile
+    from sparsity_lab.training.compiled import is_ready, should_compile
 
     chosen, budgets = set[str](), defaultdict[float, list[Pair]](list)
     for pair in pairs:
@@ -165,20 +165,19 @@ def to_compile(line: Line, pairs: Iterable[Pair], before: Mapping[str, bool], wa
     for group in budgets.values():
         names = {run_id(*pair) for pair in group}
         were = {before[name] for name in names & before.keys()}
-        there = all(can_compile(*pair) and (wait or is_ready(*pair)) for pair in group)
-        if there and (were == {True} if were else should_compile(group)):
+        if were <= {True} and all(should_compile(*pair) and (wait or is_ready(*pair)) for pair in group):
             chosen |= names
     return chosen
 
 
 def make_code(line: Line, pairs: Iterable[Pair]) -> None:
-    """Makes compiled code for what was trained without, so that it is there the next time."""
+    """Makes compiled code for long runs that did not wait for it, so that it is there the next time."""
     if cores() == 1:
         return
-    from sparsity_lab.training.compiled import make_ready, worth_preparing
+    from sparsity_lab.training.compiled import is_untried, make_ready, should_compile
 
     for model, run in pairs:
-        if worth_preparing(model, run):
+        if should_compile(model, run) and is_untried(model, run):
             process = make_ready(model, run)
             with suppress(AttributeError, OSError):  # Windows; or it has ended
                 os.setpriority(os.PRIO_PROCESS, process.pid, 10)  # what somebody waits for goes first

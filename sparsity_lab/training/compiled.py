@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -27,24 +26,13 @@ from sparsity_lab.files import cache_dir, write_text
 from sparsity_lab.models import Transformer, routes
 from sparsity_lab.models import transformer as _of_models
 
-WORTH_IT = 1e11  # FLOPs of a run from which compiled code is used if it is there,
-WORTH_WAITING = 1e12  # and from which it is made first: such a run takes a minute or more
+WORTH_IT = 1e12  # FLOPs of a run, which then takes a minute or more
 ROUTERS = ("softmax", "sigmoid")  # the others decide by the data how many rows there are
 MOST_SHAPES = 64  # that one process compiles
 BUSY = 75  # what a process returns that found another one at its work
 
 
-def should_compile(pairs: Iterable[tuple[ModelConfig, RunConfig]]) -> bool:
-    """Tells whether these runs, which are to be compared, are trained by compiled code: all of them or none."""
-    return all(can_compile(*pair) and (pair[1].budget >= WORTH_WAITING or is_ready(*pair)) for pair in pairs)
-
-
-def worth_preparing(model: ModelConfig, run: RunConfig) -> bool:
-    """Tells whether a later run of this shape would gain from code that is made now, in the background."""
-    return can_compile(model, run) and not is_ready(model, run)
-
-
-def can_compile(model: ModelConfig, run: RunConfig) -> bool:
+def should_compile(model: ModelConfig, run: RunConfig) -> bool:
     """Tells whether a run is long enough and of a kind for compiled code, and its compiler has not failed."""
     usual = run.backend == "grouped" and run.dtype == "float32" and model.router in ROUTERS
     on_cpu = run.device == "cpu" or not torch.cuda.is_available()

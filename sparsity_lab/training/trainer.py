@@ -232,7 +232,7 @@ class Training:
 def train(model_config: ModelConfig, run_config: RunConfig, **options: Any) -> Iterator[Event]:
     """Trains within the budget: yields a `Step` after each, and a `Record`. ``options`` are those of `Training`; unless
     they say otherwise, a long run is compiled (`should_compile`)."""
-    options = {"compiled": should_compile([(model_config, run_config)])} | options
+    options = {"compiled": should_compile(model_config, run_config)} | options
     training = Training(model_config, run_config, **options)
     while not training.done:
         yield training.step()

@@ -38,11 +38,10 @@ def shared(compiled_code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("shared")
 def test_the_same_run_within_the_tolerance(model: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
-    assert not compiled.should_compile([(model, run)]), "short, and the code is not there"
-    assert compiled.worth_preparing(model, run)
+    assert compiled.should_compile(model, run)
+    assert compiled.is_untried(model, run)
     assert compiled.available(model, run)
-    assert compiled.should_compile([(model, run)])
-    assert not compiled.worth_preparing(model, run)
+    assert not compiled.is_untried(model, run)
 
     losses, held_out = [], []
     for choice in (False, True, True):
@@ -80,27 +79,19 @@ def test_a_compiler_that_fails_stops_no_run(
     notes = [json.loads(path.read_text()) for path in (cache_dir() / "compiled").glob("*.json")]
     (failed,) = [note for note in notes if not note["works"]]
     assert failed["error"]
-    assert not compiled.worth_preparing(model, run), "it was tried"
-    assert not compiled.should_compile([(model, run.replace(budget=1e15))])
+    assert not compiled.is_untried(model, run)
+    assert not compiled.should_compile(model, run)
 
 
-def test_all_of_a_comparison_or_none(model: ModelConfig, run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_runs_are_compiled(model: ModelConfig, run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "has_compiler", lambda: True)
-    long, short = run.replace(budget=1e13), run.replace(budget=1e10)
-    assert compiled.should_compile([(model, long), (model, long.replace(seed=1))])
-    assert not compiled.should_compile([(model, long), (model, short)])
-    assert not compiled.should_compile([(model, run.replace(budget=2e11))]), "not worth waiting for"
-    ready = []
-    monkeypatch.setattr(compiled, "is_ready", lambda model, run: model in ready)
-    ready.append(model)
-    assert compiled.should_compile([(model, run.replace(budget=2e11))])
-    assert not compiled.should_compile(
-        [(model, run.replace(budget=2e11)), (model.with_sparsity(0), run.replace(budget=2e11))]
-    )
+    long = run.replace(budget=1e13)
+    assert compiled.should_compile(model, long)
+    assert not compiled.should_compile(model, run.replace(budget=2e11))
     for change in ({"backend": "naive"}, {"dtype": "bfloat16"}):
-        assert not compiled.should_compile([(model, long), (model, long.replace(**change))])
+        assert not compiled.should_compile(model, long.replace(**change))
     for router in ("hash", "random", "expert_choice"):
-        assert not compiled.should_compile([(model.replace(router=router), long)])
+        assert not compiled.should_compile(model.replace(router=router), long)
 
 
 @pytest.mark.parametrize("name", ["SPARSITY_LAB_COMPILE", "PATH"])
@@ -110,7 +101,7 @@ def test_without_a_compiler(name: str, model: ModelConfig, run: RunConfig, monke
     monkeypatch.setenv(name, {"SPARSITY_LAB_COMPILE": "0", "PATH": os.devnull}[name])
     long = run.replace(budget=1e13)
     assert not compiled.has_compiler()
-    assert not compiled.should_compile([(model, long)])
+    assert not compiled.should_compile(model, long)
     assert not Training(model, run, compiled=True).compiled
 
 
