@@ -114,7 +114,7 @@ class Training:
             if gradient is not None:  # pruned weights must not count when gradients are clipped
                 gradient.mul_(mask)
         if self.workers is None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.grad_clip)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.grad_clip, foreach=True)
         else:
             self.workers.average_and_clip(self.model, run.grad_clip)
         self.optimizer.step()
