@@ -128,7 +128,8 @@ def make(model_json: str, run_json: str) -> None:
             routes.use(routes.here())
             network = Transformer(model).train()
             x_BT = torch.zeros(run.sequences, model.context, dtype=torch.int64)
-            torch.stack(loss(network, x_BT, x_BT)).sum().backward()
+            y_BT = x_BT.clone()  # one tensor in two places would be another graph
+            torch.stack(loss(network, x_BT, y_BT)).sum().backward()
         except Exception as problem:  # no headers, no disk, a version that can't: runs go on without
             error = f"{type(problem).__name__}: {problem}"
         write_text(path, json.dumps({"works": not error, "error": error, "model": model.to_dict()}))
