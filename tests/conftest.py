@@ -1,5 +1,6 @@
 """What every test gets: folders of its own, one thread, a tiny text, and small random configs for hypothesis."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSITY_LAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SPARSITY_LAB_COMPILE", "0")  # it takes seconds; the tests of compiled runs turn it on
     session_module.current.cache_clear()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # dask-jobqueue, once imported, makes it an exit
     torch.set_num_threads(1)
 
 

@@ -192,7 +192,8 @@ def test_backends_agree(config: ModelConfig, batch: int) -> None:
         assert mine.grad is not None
         assert other.grad is not None
         scale = max(1e-3, float(mine.grad.abs().max()))  # a gradient that is zero is so but for rounding
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-3 * scale, msg=name)
+        # two numbers wide, a norm divides by what is nearly zero, and rounding grows
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-2, atol=1e-2 * scale, msg=name)
     torch.testing.assert_close(models[0](x), models[1](x), rtol=1e-3, atol=1e-4)
 
 

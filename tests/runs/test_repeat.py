@@ -117,7 +117,6 @@ def test_an_interrupt_loses_nothing(
     with pytest.raises(KeyboardInterrupt):
         run_all(pairs, tmp_path / "broken")
     begun = len(trainings.begun)
-    assert begun < 4
     left = len(list((tmp_path / "broken").glob("**/*.safetensors")))
     assert 1 <= left <= 2
 
