@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sparsity_lab.files import cache_dir, write_text
 
+NAMES = {"torch", "grouped_mm", "onednn"}
 CLASSES = 4  # of size, each four times as large as the one before
 LINEAR, EXPERTS = 2**20, 2**18  # multiply-adds from which the first class starts, in all and per expert
 MARGIN = 0.9  # oneDNN is taken if it needs at most this share of the time: a shape that it meets first costs 0.5 ms
@@ -52,7 +53,11 @@ class Routes:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        return cls(tuple(values["linear"]), tuple(values["experts"]))
+        """Raises ValueError if these are no routes of this version."""
+        found = cls(*(tuple(values[kind]) if kind in values else () for kind in ("linear", "experts")))
+        if any(len(libraries) != CLASSES or not NAMES.issuperset(libraries) for libraries in vars(found).values()):
+            raise ValueError(f"routes={values!r} must name {CLASSES} libraries for linear and for experts")
+        return found
 
 
 def _class(macs: int, first: int) -> int:
@@ -69,7 +74,11 @@ def use(routes: Routes) -> None:
 
 def here() -> Routes:
     """Returns the routes for this machine and number of threads, measured at the first call ever (about 0.3 s)."""
-    return Routes.from_dict({kind: [row["route"] for row in rows] for kind, rows in table(machine()).items()})
+    return _routes(table(machine()))
+
+
+def _routes(table: "Table") -> Routes:
+    return Routes.from_dict({kind: [row["route"] for row in rows] for kind, rows in table.items()})
 
 
 Table = dict[str, list[dict[str, Any]]]  # by kind of product; for each class the multiply-adds, milliseconds and route
@@ -77,11 +86,13 @@ Table = dict[str, list[dict[str, Any]]]  # by kind of product; for each class th
 
 @cache
 def table(of: str) -> Table:
-    """Returns what was measured on a `machine`, from the cache folder where it is there; this one is measured anew."""
+    """Returns what was measured on a `machine`, from the cache folder; if it is not there, this one is measured."""
     path = cache_dir() / "routes.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):  # several processes that start together take the same routes
+        with FileLock(
+            path.with_suffix(".lock"), timeout=10
+        ):  # several processes that start together take the same routes
             known = _read(path)
             if of not in known:
                 known[of] = time_both()
@@ -94,8 +105,11 @@ def table(of: str) -> Table:
 def _read(path: Any) -> dict[str, Table]:
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError):
         known: dict[str, Table] = json.loads(path.read_text())
-        if all({row["route"] for rows in each.values() for row in rows} <= NAMES for each in known.values()):
-            return known
+        for each in known.values():
+            _routes(each)
+            if any(row.keys() != {"route", "ms", "multiply_adds"} for rows in each.values() for row in rows):
+                return {}
+        return known
     return {}
 
 
@@ -124,9 +138,6 @@ def time_both() -> Table:
             _compare("grouped_mm", *_expert_passes(4**number)) | {"multiply_adds": EXPERTS * 4**number}
         )
     return found
-
-
-NAMES = {"torch", "grouped_mm", "onednn"}
 
 
 def _untimed() -> Table:

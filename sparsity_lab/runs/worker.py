@@ -154,10 +154,11 @@ def to_compile(line: Line, pairs: Iterable[Pair], before: Mapping[str, bool], wa
     """Returns the `run_id` of each run that compiled code should train. Runs of one budget are compared, so it is all
     of them or none. Those that are there ``before`` decide, if they agree: by `run_id`, whether they were compiled.
     Unless somebody can ``wait``, the code has to be there. With one core, a share of a machine perhaps, memory is
-    scarcer than time, and nothing is compiled."""
-    if cores() == 1:
-        return set()
+    scarcer than time, and nothing is compiled. If all are there and agree, it does not matter what can be made here."""
     from sparsity_lab.training.compiled import is_ready, should_compile
+
+    def can(pair: Pair) -> bool:
+        return cores() > 1 and should_compile(*pair) and (wait or is_ready(*pair))
 
     chosen, budgets = set[str](), defaultdict[float, list[Pair]](list)
     for pair in pairs:
@@ -165,7 +166,7 @@ def to_compile(line: Line, pairs: Iterable[Pair], before: Mapping[str, bool], wa
     for group in budgets.values():
         names = {run_id(*pair) for pair in group}
         were = {before[name] for name in names & before.keys()}
-        if were <= {True} and all(should_compile(*pair) and (wait or is_ready(*pair)) for pair in group):
+        if were <= {True} and (names <= before.keys() or all(map(can, group))):
             chosen |= names
     return chosen
 

@@ -95,11 +95,18 @@ def test_measured_once_and_kept(machine: str, monkeypatch: pytest.MonkeyPatch) -
             assert row["route"] == ("onednn" if faster else safe)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": {"linear": [{"route": "fortran"}]}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", '{"MACHINE": 1}', '{"MACHINE": {}}', '{"MACHINE": {"linear": [], "experts": []}}',
+        '{"MACHINE": {"linear": [{"route": "fortran"}]}}',
+        json.dumps({"MACHINE": {kind: [{"route": "torch"}] * CLASSES for kind in ("linear", "experts")}}),
+    ],
+)  # fmt: skip
 def test_a_file_that_is_not_understood_is_made_anew(machine: str, text: str) -> None:
     path = cache_dir() / "routes.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text.replace("MACHINE", machine))
     assert len(routes.table(machine)["linear"]) == CLASSES
     assert set(json.loads(path.read_text())) == {machine}
 
@@ -114,3 +121,5 @@ def test_without_a_place_to_keep_it_nothing_is_risked(
 
 def test_as_json_and_back() -> None:
     assert Routes.from_dict(json.loads(json.dumps(ONEDNN.to_dict()))) == ONEDNN
+    with pytest.raises(ValueError, match="routes="):
+        Routes.from_dict({"linear": ["torch"]})

@@ -51,6 +51,11 @@ def test_nothing_is_compiled_with_one_core(
     assert chosen(pairs, {}) == set()
 
 
+def test_runs_that_are_all_there_are_never_trained_again(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSITY_LAB_CORES", "1")
+    assert chosen(pairs[2:], {run_id(*pair): True for pair in pairs[2:]}) == {run_id(*pair) for pair in pairs[2:]}
+
+
 def test_what_is_there_decides(pairs: list[Pair], ready: list[ModelConfig]) -> None:
     pairs = pairs[2:]
     names = [run_id(*pair) for pair in pairs]
