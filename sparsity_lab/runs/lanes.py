@@ -139,12 +139,14 @@ class _Run:
     def step(self, show: bool) -> None:
         self.lane.last = self.training.step()
         if show or time.monotonic() >= self._next:
+            self._look()
             self.tell("Training.")
 
     def finish(self, orders: _Orders, store: RunStore) -> None:
         """Measures the run and keeps its record, unless it has not even begun."""
         if self.lane.last is None and not self.training.done:
             return
+        self._look()
         self.tell("Measuring the loss on held-out text.")
         record = self.training.record(self.training.evaluate(orders.hurried))
         if not orders.hurry and record.status != "diverged":
@@ -153,9 +155,12 @@ class _Run:
         self.lane.record = record
         self.tell(record.summary())
 
+    def _look(self) -> None:
+        """Notes the experts' load, of a training batch: writing a text leaves that of a single token."""
+        self.lane.routing = [stats.load for stats in self.training.model.routing()]
+
     def tell(self, message: str) -> None:
         self.lane.message = message
-        self.lane.routing = [stats.load for stats in self.training.model.routing()]
         new = self.training.losses[self._told :]
         self._line.tell((self._place, self._told, replace(self.lane, losses=new)))
         self._told += len(new)

@@ -392,3 +392,14 @@ def test_estimates(corpus_file: Path) -> None:
     assert times[2] == pytest.approx(100 * times[0], rel=0.2)
     with pytest.raises(ValueError, match="less than one step"):
         speed.seconds(model, RunConfig(budget=10))
+
+
+def test_the_map_of_experts_is_of_a_batch_not_of_the_text_it_wrote(
+    session: Session, model: ModelConfig, run: RunConfig
+) -> None:
+    session.start([(model, run)])
+    assert session.wait(60)
+    (lane,) = session.lanes
+    assert lane.text_after
+    for load in lane.routing:
+        assert sum(share > 0 for share in load) > 1, "a single token would load a single expert"
