@@ -212,7 +212,8 @@ class Session:
 
             summaries = [lane.record.summary() for lane in lanes if lane.record is not None]
             kept = [KEPT] if all(lane.kept for lane in lanes) else []
-            pool().submit(make_code, [(lane.model, lane.run) for lane in lanes], at_once=True)  # for the next time
+            if not self._stop.is_set():  # or the next training has to share the cores
+                pool().submit(make_code, [(lane.model, lane.run) for lane in lanes], at_once=True)  # for the next time
             self.state, self.message = "idle", " ".join([*kept, *summaries]) or "Stopped."
         except Exception as error:  # a thread's traceback goes nowhere: whatever it is, the learner must see it
             self._say("hurry")
