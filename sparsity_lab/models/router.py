@@ -149,7 +149,7 @@ def route_plain(
     if config.top_groups is not None and config.top_groups < config.n_groups:
         choice_NE = _best_groups(choice_NE, config.n_groups, config.top_groups)
 
-    experts_NK = choice_NE.topk(K, -1).indices
+    experts_NK = _largest(choice_NE, K)[1] if torch.compiler.is_compiling() else choice_NE.topk(K, -1).indices
     weights_NK = scores_NE.gather(1, experts_NK)
     if K > 1:  # for K = 1 the weight stays the score, or no gradient would reach the router
         weights_NK = weights_NK / (weights_NK.sum(-1, keepdim=True) + 1e-20)
@@ -213,7 +213,7 @@ def _largest(p_NE: Tensor, K: int) -> tuple[Tensor, Tensor]:
         return p_NE.topk(K, -1)
     found = [p_NE.max(-1, keepdim=True)]
     for _ in range(K - 1):
-        p_NE = p_NE.scatter(1, found[-1][1], -1.0)
+        p_NE = p_NE.scatter(1, found[-1][1], float("-inf"))
         found.append(p_NE.max(-1, keepdim=True))
     return torch.cat([p for p, _ in found], 1), torch.cat([i for _, i in found], 1)
 
