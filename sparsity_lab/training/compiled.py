@@ -78,7 +78,8 @@ def loss(model: Transformer, x_BT: Tensor, y_BT: Tensor) -> tuple[Tensor, Tensor
 
 @cache
 def _compiler() -> Any:
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_folder() / "inductor"))
+    # a folder for this version of the model: torch's cache knows an operator by its name, not by what it does
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_folder() / f"inductor-{_sources()[:16]}")
     import torch._dynamo
     import torch._inductor.config
 

@@ -74,6 +74,7 @@ class Training:
         if workers is not None:  # before the optimizer, because it may replace weights by this process's share
             workers.prepare(self.model)
         self.routers = [m for m in self.model.modules() if isinstance(m, Router)] if model_config.bias_rate else []
+        self.parameters = list(self.model.parameters())
         self.optimizer = _adamw(self.model, run_config)
         self.windows = Windows(self.corpus.train, model_config.context, run_config.seed)
 
@@ -104,7 +105,8 @@ class Training:
         if self.workers is not None:
             x_BT, y_BT = self.workers.share(x_BT), self.workers.share(y_BT)
         self._use_routes()
-        self.model.train()  # because an evaluation may have come before
+        if not self.model.training:
+            self.model.train()  # because an evaluation may have come before
         loss_of = partial(compiled_loss, self.model) if self.compiled else self.model.loss
         loss, aux_loss = loss_of(x_BT.to(self.device), y_BT.to(self.device))
         (loss + aux_loss).backward()
@@ -114,7 +116,9 @@ class Training:
             if gradient is not None:  # pruned weights must not count when gradients are clipped
                 gradient.mul_(mask)
         if self.workers is None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.grad_clip, foreach=True)
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+            self.optimizer.grad_scale = (norm / run.grad_clip).clamp_(min=1)  # it divides by that while it reads them
         else:
             self.workers.average_and_clip(self.model, run.grad_clip)
         self.optimizer.step()
@@ -257,8 +261,9 @@ def choose_device(name: str) -> torch.device:
 
 class AdamW(torch.optim.AdamW):
     """Torch's own AdamW without the wrappers of its methods. They import the compiler, which takes some 100 MB and a
-    second or two, only to tell it to stay out."""
+    second or two, only to tell it to stay out. ``grad_scale`` is what it divides gradients by."""
 
+    grad_scale: torch.Tensor | None = None
     add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
     zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
     state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
@@ -266,7 +271,7 @@ class AdamW(torch.optim.AdamW):
     step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
-def _adamw(model: Transformer, run: RunConfig) -> torch.optim.AdamW:
+def _adamw(model: Transformer, run: RunConfig) -> AdamW:
     """Applies weight decay to matrices only, as usual, because a norm's gain is a scale and need not be small."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": run.weight_decay},

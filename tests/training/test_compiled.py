@@ -42,6 +42,9 @@ def test_the_same_run_within_the_tolerance(model: ModelConfig, run: RunConfig, t
     assert compiled.is_untried(model, run)
     assert compiled.available(model, run)
     assert not compiled.is_untried(model, run)
+    assert list((cache_dir() / "compiled").glob("inductor-*")), (
+        "the code is in our folder, whatever torch was asked before"
+    )
 
     losses, held_out = [], []
     for choice in (False, True, True):
@@ -68,10 +71,9 @@ def test_the_same_run_within_the_tolerance(model: ModelConfig, run: RunConfig, t
 
 @pytest.mark.usefixtures("shared")
 def test_a_compiler_that_fails_stops_no_run(
-    model: ModelConfig, run: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    model: ModelConfig, run: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "false")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "empty"))
     model, run = model.replace(d_expert=20), run.replace(batch_size=4)  # of which there is no code yet
     training = Training(model, run, compiled=True)
     assert not training.compiled
