@@ -3,6 +3,8 @@
 SciPy is imported inside functions because it takes most of a second, and a dashboard need not wait for it.
 """
 
+import bisect
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -24,6 +26,58 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tu
         return float(sample.mean()), float("inf")
     quantile = stdtrit(len(sample) - 1, (1 + confidence) / 2)
     return float(sample.mean()), float(quantile * sample.std(ddof=1) / len(sample) ** 0.5)
+
+
+def contrast_interval(
+    samples: Sequence[Sequence[float]], weights: Sequence[float], *, alike: bool = True
+) -> tuple[float, float]:
+    """Returns Σ weight · mean over the samples, and half the width of its 95 % interval; (1, −1) gives a difference.
+
+    With ``alike``, all samples scatter equally and share one variance: right for losses of one budget, and close to
+    right for samples of equal size whose standard deviations differ by a factor of two. Without it each sample has a
+    variance of its own, as shares of right answers have (Welch 1947, doi 10.2307/2332510). The half is infinite if no
+    variance can be estimated.
+    """
+    from scipy.special import stdtrit
+
+    values = [np.asarray(sample, float) for sample in samples]
+    sizes, factors = np.array([len(sample) for sample in values]), np.asarray(weights, float)
+    value = float(sum(factors * [sample.mean() for sample in values]))
+
+    squares = np.array([((sample - sample.mean()) ** 2).sum() for sample in values])
+    if alike:
+        free = float((sizes - 1).sum())
+        error = squares.sum() / free * (factors**2 / sizes).sum() if free else math.inf
+    elif (sizes < 2).any():
+        free, error = 0.0, math.inf
+    else:
+        errors = factors**2 * squares / (sizes - 1) / sizes
+        error = errors.sum()
+        free = float(error**2 / (errors**2 / (sizes - 1)).sum()) if error else math.inf
+    return value, float(stdtrit(free, (1 + CONFIDENCE) / 2) * math.sqrt(error)) if free else math.inf
+
+
+def how_many_runs(effect: float, sd: float, power: float = 0.8) -> int:
+    """Returns how many runs of each of two models are needed to decide, at 95 %, that their mean losses differ, in a
+    share ``power`` of cases, if they differ by ``effect`` and runs of one model scatter with standard deviation ``sd``.
+
+    It is the power of Student's test for two samples (Cohen 1988, Statistical Power Analysis, section 2.4). Raises
+    ValueError unless effect and sd are above 0 and power lies between 0.05 and 1.
+    """
+    from scipy.special import nctdtr, stdtrit
+
+    if not (effect > 0 and sd > 0 and 1 - CONFIDENCE < power < 1):
+        got = f"effect={effect:g}, sd={sd:g}, power={power:g}"
+        raise ValueError(f"{got}: effect and sd must be above 0, and power between {1 - CONFIDENCE:g} and 1")
+
+    def found(n: int) -> float:
+        free, shift = 2 * n - 2, effect / sd * math.sqrt(n / 2)
+        return float(1 - nctdtr(free, shift, stdtrit(free, (1 + CONFIDENCE) / 2)))
+
+    enough = 2
+    while found(enough) < power:
+        enough *= 2
+    return bisect.bisect_left(range(enough + 1), True, lo=2, key=lambda n: found(n) >= power)
 
 
 def median_interval(values: npt.ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float, float]:

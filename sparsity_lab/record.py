@@ -58,6 +58,7 @@ class Record:
     error: str = ""  # what a failed run died of
     routes: dict[str, list[str]] | None = None  # the libraries that multiplied (`models.routes`), on a CPU
     compiled: bool = False  # whether the steps were compiled code (`training.compiled`)
+    cpu_seconds: float | None = None  # of the training process: unlike ``seconds``, without what other work cost it
     scores: dict[str, float] | None = None  # shares of right answers by task (`task_scores.score_tasks`), if asked for
 
     @classmethod
@@ -134,9 +135,11 @@ def decimate(losses: list[float], step_flops: int, points: int = CURVE_POINTS) -
 
 OF_RECORD = ("status", "val_loss", "sparsity", "flops", "seed", "params_total", "params_active", "tokens", "steps",
              "seconds")  # fmt: skip
-OF_MODEL = {"width": "d_model"} | {name: name for name in ("n_experts", "top_k", "n_shared_experts", "d_expert")}
+SHAPE = ("n_layers", "n_experts", "top_k", "n_shared_experts", "d_expert")
+OF_MODEL = {"width": "d_model"} | {name: name for name in SHAPE}
 OF_RUN = ("budget", "batch_size", "learning_rate")
-COLUMNS = ("id", *OF_RECORD, *OF_MODEL, *OF_RUN, "fingerprint", "compiled")
+LATER = {"compiled": False, "cpu_seconds": None}  # fields that older records lack
+COLUMNS = ("id", *OF_RECORD, *OF_MODEL, *OF_RUN, "fingerprint", *LATER)
 
 
 def row(values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
@@ -147,4 +150,5 @@ def row(values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
     found |= {key: values[key] for key in OF_RECORD}
     found |= {column: model[key] for column, key in OF_MODEL.items()}
     found |= {key: run[key] for key in OF_RUN}
-    return found | {"fingerprint": values["corpus"]["fingerprint"], "compiled": values.get("compiled", False)}
+    found["fingerprint"] = values["corpus"]["fingerprint"]
+    return found | {key: values.get(key, default) for key, default in LATER.items()}

@@ -5,11 +5,19 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparsity_lab.intervals import mean_interval, median_interval, over_seeds, percentile_interval, verdict
+from sparsity_lab.intervals import (
+    contrast_interval,
+    how_many_runs,
+    mean_interval,
+    median_interval,
+    over_seeds,
+    percentile_interval,
+    verdict,
+)
 
 SAMPLES = st.lists(st.integers(-10_000, 10_000).map(lambda n: n / 8), min_size=2, max_size=12)
 
@@ -54,6 +62,79 @@ def test_over_seeds_is_a_row_for_each_group() -> None:
     assert rows == [["b", 0.5, 1.5, 2], ["a", 0, 9, 1], ["b", 0, 5, 1]]
     assert found["half"].tolist() == [mean_interval([1.0, 2.0])[1], math.inf, math.inf]
     assert over_seeds(table[:0], ["way"], "loss").empty
+
+
+# ---- Differences
+
+
+@given(SAMPLES, SAMPLES)
+def test_differences_are_scipys(a: list[float], b: list[float]) -> None:
+    assume(np.ptp(a) > 0 or np.ptp(b) > 0)
+    for alike in (True, False):
+        value, half = contrast_interval([a, b], [1, -1], alike=alike)
+        expected = stats.ttest_ind(a, b, equal_var=alike).confidence_interval(0.95)
+        assert (value - half, value + half) == pytest.approx(tuple(expected), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "spreads", "alike"),
+    [
+        ((3, 3), (1, 1), True),
+        ((2, 2), (1, 1), True),
+        ((5, 5), (1, 2), True),
+        ((3, 3, 3, 3), (1, 1, 1, 1), True),
+        ((5, 5), (1, 4), False),
+        ((4, 9), (3, 1), False),
+        ((5, 5, 5, 5), (1, 2, 1, 2), False),
+    ],
+)
+def test_contrasts_cover_as_often_as_they_say(sizes: tuple[int, ...], spreads: tuple[int, ...], alike: bool) -> None:
+    random, weights = np.random.default_rng(0), [1, -1, -1, 1][: len(sizes)]
+    found = [
+        contrast_interval([random.normal(2, s, n) for n, s in zip(sizes, spreads, strict=True)], weights, alike=alike)
+        for _ in range(4_000)
+    ]
+    assert 0.93 <= np.mean([abs(value) <= half for value, half in found]) <= 0.97
+
+
+def test_one_value_each_says_nothing_about_a_difference() -> None:
+    assert contrast_interval([[2.0], [1.5]], [1, -1]) == (0.5, math.inf)
+    assert contrast_interval([[2.0, 2.1], [1.5]], [1, -1], alike=False)[1] == math.inf
+    assert contrast_interval([[2.0, 2.2], [1.5]], [1, -1])[1] < math.inf, "the other's scatter serves both"
+    assert contrast_interval([[1.0, 1.0], [0.5, 0.5]], [1, -1], alike=False) == (0.5, 0.0)
+
+
+# ---- How many runs?
+
+
+@pytest.mark.parametrize(("effect", "power", "runs"), [(0.2, 0.8, 394), (0.5, 0.8, 64), (0.8, 0.8, 26), (1.0, 0.9, 23)])
+def test_runs_of_cohens_table(effect: float, power: float, runs: int) -> None:
+    """Two-sided tests at 5 %, as in the tables of sample sizes in Cohen 1988, section 2.4."""
+    assert how_many_runs(effect, 1.0, power) == runs
+    assert how_many_runs(0.02 * effect, 0.02, power) == runs
+
+
+def test_that_many_runs_decide_that_often() -> None:
+    random, n = np.random.default_rng(0), how_many_runs(0.05, 0.02)
+    assert n == 4
+    shares = [
+        np.mean(
+            [
+                abs(v) > h
+                for v, h in (
+                    contrast_interval(random.normal([[0.05], [0]], 0.02, (2, m)), [1, -1]) for _ in range(2_000)
+                )
+            ]
+        )
+        for m in (n - 1, n)
+    ]
+    assert shares[0] < 0.8 <= shares[1] + 0.02
+
+
+@pytest.mark.parametrize("bad", [{"effect": 0.0}, {"sd": -1.0}, {"power": 1.0}, {"power": 0.01}])
+def test_impossible_questions(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(bad))}={next(iter(bad.values())):g}"):
+        how_many_runs(**{"effect": 0.1, "sd": 0.02, "power": 0.8} | bad)
 
 
 # ---- Medians

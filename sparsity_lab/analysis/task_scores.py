@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from sparsity_lab.analysis.routing import KINDS, kinds
-from sparsity_lab.intervals import mean_interval, over_seeds, verdict
+from sparsity_lab.intervals import contrast_interval, over_seeds, verdict
 from sparsity_lab.models import Transformer
 from sparsity_lab.record import Record
 from sparsity_lab.training.corpus import load_corpus
@@ -112,12 +112,16 @@ def mean_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def score_gains(scores: pd.DataFrame) -> pd.DataFrame:
-    """Returns how much more a sparse model gets right than the dense one of the same seed, which read the same text in
-    the same order: columns task, budget, sparsity, gain, half, seeds."""
-    keys = ["task", "budget", "seed"]
-    dense = scores.loc[scores["sparsity"] == 0, [*keys, "accuracy"]].rename(columns={"accuracy": "dense"})
-    both = scores[scores["sparsity"] > 0].merge(dense, on=keys)
-    return over_seeds(both.assign(gain=both["accuracy"] - both["dense"]), BY, "gain")
+    """Returns how much more sparse models get right than dense ones: columns task, budget, sparsity, gain, half (of the
+    95 % interval, in which each kind has a variance of its own), seeds (of the kind that has fewer)."""
+    rows = []
+    for (task, budget), own in scores.groupby(["task", "budget"], sort=False):
+        dense = own.loc[own["sparsity"] == 0, "accuracy"].tolist()
+        for sparsity, sparse in own[own["sparsity"] > 0].groupby("sparsity")["accuracy"]:
+            if dense:
+                gain = contrast_interval([sparse.tolist(), dense], [1, -1], alike=False)
+                rows.append((task, budget, sparsity, *gain, min(len(dense), len(sparse))))
+    return pd.DataFrame(rows, columns=[*BY, "gain", "half", "seeds"])
 
 
 # Differences of accuracies: weights by task and by the place of the sparsity among those measured.
@@ -137,23 +141,24 @@ FLOOR, CEILING = 0.02, 0.98  # above chance, and of all: nearer than that to eit
 def judge_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """Judges `CLAIMS` at each budget: columns budget, claim, value, half, seeds, verdict, note.
 
-    ``value`` is the mean over seeds of a difference of accuracies that is positive if the claim holds; the verdict is
-    that of its 95 % interval. The note names tasks in which the compared accuracies are all at chance or all perfect,
-    so that no difference could show. Raises ValueError for fewer than two sparsities.
+    ``value`` is a difference of mean accuracies that is positive if the claim holds; the verdict is that of its 95 %
+    interval, and ``seeds`` are those of the cell that has fewest. The note names tasks in which the compared accuracies
+    are all at chance or all perfect, so that no difference could show. Raises ValueError for fewer than two sparsities.
     """
     rows = []
     for budget, own in scores.groupby("budget"):
-        wide = own.pivot_table(index="seed", columns=["task", "sparsity"], values="accuracy")
+        measured = {cell: group.tolist() for cell, group in own.groupby(["task", "sparsity"])["accuracy"]}
         stops = sorted(own["sparsity"].unique().tolist())
         if len(stops) < 2:
             raise ValueError(f"budget={budget:g} has scores at sparsity {stops} alone: measure dense models too")
 
         for claim, weights in CLAIMS.items():
             cells = {(task, stops[place]): weight for (task, place), weight in weights.items()}
-            values = sum(weight * wide[cell] for cell, weight in cells.items()).dropna()
-            value, half = mean_interval(list(values))
-            decision = verdict(value - half, value + half)
-            rows.append((budget, claim, value, half, len(values), decision, _note(wide[list(cells)].mean())))
+            samples = [measured[cell] for cell in cells]
+            value, half = contrast_interval(samples, list(cells.values()), alike=False)
+            decision, seeds = verdict(value - half, value + half), min(map(len, samples))
+            means = own.groupby(["task", "sparsity"])["accuracy"].mean().loc[list(cells)]
+            rows.append((budget, claim, value, half, seeds, decision, _note(means)))
     return pd.DataFrame(rows, columns=["budget", "claim", "value", "half", "seeds", "verdict", "note"])
 
 

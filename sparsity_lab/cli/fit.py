@@ -10,6 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("folder", metavar="DIR", help="a folder of run records")
     add("--law", default="abnar", help="abnar (default), reduced, or chinchilla, which is fitted at each sparsity")
     add("--top-k", type=int, metavar="K", help="use only runs in which K experts are active on a token")
+    add("--n-layers", type=int, metavar="L", help="use only runs of models with L layers")
     add("--near-best", type=float, metavar="F", help="use only runs within a factor F of their budget's best size")
     add("--holdout", type=float, metavar="BUDGET", help="predict the runs of this budget instead of fitting them")
     add("--bootstraps", type=int, default=200, help="resamples for the intervals (default 200)")
@@ -23,13 +24,13 @@ def run(options: argparse.Namespace) -> None:
     from sparsity_lab.runs import store
 
     runs = store.load_frame(Path(options.folder))
-    kinds = sorted(runs["top_k"].unique()) if options.top_k is None else [options.top_k]
-    if len(kinds) > 1:
-        raise ValueError(
-            f"the runs have top_k={' and '.join(map(str, kinds))}, and these laws have no granularity: "
-            f"add --top-k {kinds[0]}"
-        )
-    runs = runs[runs["top_k"].isin(kinds)]
+    for name, lacking in (("n_layers", "depth"), ("top_k", "granularity")):
+        wanted = getattr(options, name)
+        kinds = sorted(runs[name].unique()) if wanted is None else [wanted]
+        if len(kinds) > 1:
+            has, option = f"{name}={' and '.join(map(str, kinds))}", name.replace("_", "-")
+            raise ValueError(f"the runs have {has}, and these laws have no {lacking}: add --{option} {kinds[0]}")
+        runs = runs[runs[name].isin(kinds)]
     if options.near_best is not None:
         runs = near_best(runs, options.near_best)
 

@@ -159,7 +159,7 @@ def fit(
 
     ``runs`` has one row per run and the columns sparsity, budget, params_total, tokens, val_loss and status. Rows where
     ``holdout`` (one boolean each) is true are not fitted but predicted. Intervals come from ``bootstraps`` resamples of
-    runs, of any width and seed, within each budget and sparsity. A resample starts where one of the good starts ended;
+    all runs. A resample starts where one of the good starts ended;
     in a flat valley these lie far apart, and then the intervals are wide.
 
     Raises ValueError for missing columns, an unknown law, fewer finished runs than the law needs, and for a law without
@@ -196,7 +196,7 @@ def fit(
     tolerance = 1 + chdtri(len(names), 1 - CONFIDENCE) / (2 * len(y_R))
     good = ends[lows <= tolerance * lows.min() + 0.01 * len(y_R)]
     again = good[rng.integers(len(good), size=bootstraps)]
-    centred, _ = minimise(x_RTP, y_R, _resampled(inside, bootstraps, rng), again, bounds)
+    centred, _ = minimise(x_RTP, y_R, _resampled(len(inside), bootstraps, rng), again, bounds)
 
     theta, resamples = (np.round(_at_origin(form, t, centre), 7) for t in (best, centred))
     residuals = (y_R - log_loss(x_RTP, best[None])[0]) * math.sqrt(len(y_R) / (len(y_R) - len(names)))
@@ -269,12 +269,10 @@ def _starts(law: PowerLaw, x_RTP: Array, y_R: Array, rng: np.random.Generator) -
     return starts[np.argsort(errors)[:FOLLOWED]]
 
 
-def _resampled(runs: pd.DataFrame, bootstraps: int, rng: np.random.Generator) -> Array:
-    """Returns how often each resample has each run, (B, R); every budget and sparsity keeps its number of runs."""
-    weights_BR = np.zeros((bootstraps, len(runs)))
-    for rows in runs.groupby(["budget", "sparsity"]).indices.values():
-        weights_BR[:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), bootstraps)
-    return weights_BR
+def _resampled(runs: int, bootstraps: int, rng: np.random.Generator) -> Array:
+    """Returns how often each resample has each run, (B, R). All runs are drawn alike: if each budget and sparsity kept
+    its number of runs, a cell of one run would never change, and one of two or three would change too little."""
+    return rng.multinomial(runs, np.full(runs, 1 / runs), bootstraps).astype(float)
 
 
 def _at_origin(law: PowerLaw, theta: Array, centre: Mapping[str, float]) -> Array:

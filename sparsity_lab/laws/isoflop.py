@@ -289,6 +289,10 @@ def _checked(runs: pd.DataFrame) -> pd.DataFrame:
         if len(kinds) > 1:
             several = " and ".join(map(str, sorted(kinds)))
             raise ValueError(f"sparsity={sparsity:g} was measured with top_k={several}: give the runs of one of them")
+    depths = sorted(set(runs.get("n_layers", ())))
+    if len(depths) > 1:
+        several = " and ".join(map(str, depths))
+        raise ValueError(f"these runs have n_layers={several}, and each depth has its own best width: give one of them")
     return runs
 
 

@@ -16,13 +16,16 @@ from sparsity_lab.runs.store import RunStore, load_frame
 FOLDER = DATA / "isoflop"
 LAW, NEAR = "law.fit", 2.0
 CORPUS = "python"  # the text that they were trained on
+LAYERS = 2  # of the models that the law was fitted to, and of the lab's models unless said otherwise
 FARTHEST = 3.5  # times the budget, one way or the other
 
 
 @functools.cache
-def runs() -> pd.DataFrame:
-    """Returns the finished runs, as `load_frame` gives them; none where only the package was installed."""
-    return load_frame(FOLDER).loc[lambda frame: frame["status"] == "finished"].reset_index(drop=True)
+def runs(n_layers: int | None = LAYERS) -> pd.DataFrame:
+    """Returns the finished runs of models with that many layers (None: of all), as `load_frame` gives them; none where
+    only the package was installed."""
+    found = load_frame(FOLDER).loc[lambda frame: frame["status"] == "finished"]
+    return found[found["n_layers"] == (n_layers or found["n_layers"])].reset_index(drop=True)
 
 
 @functools.cache
@@ -33,11 +36,12 @@ def task_records() -> list[Record]:
 
 @functools.lru_cache(256)
 def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
-    """Returns the measured run most like this one: first in budget, then in sparsity, width, cut of experts and seed.
+    """Returns the measured run most like this one, of as many layers: first in budget, then in sparsity, width, cut of
+    experts and seed.
 
-    None for another text, or if no budget is near.
+    None for another text or depth, or if no budget is near.
     """
-    found = runs()
+    found = runs(model.n_layers)
     if found.empty or run.corpus != CORPUS:
         return None
 
@@ -55,12 +59,13 @@ def nearest(model: ModelConfig, run: RunConfig) -> Record | None:
 def expected(model: ModelConfig, run: RunConfig) -> PredictedLoss | None:
     """Returns the loss that the fitted law expects of this run, in nats per byte, and the 95% interval for one run.
 
-    None where the law says nothing: for another text, for finer experts, beyond the sizes, tokens and sparsities that
-    were fitted, and for models far from the best size for their budget, which were left out of the fit (`near_best`).
+    None where the law says nothing: for another text or depth, for finer experts, beyond the sizes, tokens and
+    sparsities that were fitted, and for models far from the best size for their budget, which were left out of the fit
+    (`near_best`).
     Raises ValueError if the budget does not pay for one step.
     """
     law = _law()
-    if law is None or run.corpus != CORPUS or model.top_k > 1 or model.n_shared_experts:
+    if law is None or run.corpus != CORPUS or model.top_k > 1 or model.n_shared_experts or model.n_layers != LAYERS:
         return None
     params, tokens = count_parameters(model), plan(model, run).tokens
     place = (params.total, tokens, model.sparsity)
@@ -79,6 +84,6 @@ def _tokens_per_weight() -> tuple[float, float]:
 
 @functools.cache
 def _law() -> Fit | None:
-    """Reads what `sparsity-lab fit data/isoflop --top-k 1 --near-best 2 --out data/isoflop/law.fit` wrote."""
+    """Reads the law; data/README.md has the command that wrote it."""
     path = FOLDER / LAW
     return load_fits(path)[0] if path.exists() else None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.intervals import over_seeds
+from sparsity_lab.intervals import contrast_interval, over_seeds
 from sparsity_lab.record import run_id
 from sparsity_lab.runs.crew import Crew
 from sparsity_lab.runs.pool import pool
@@ -36,7 +36,10 @@ def run_all(
     before = {name: record.compiled for name, record in found.items() if record is not None}
     compiled = pool().submit(to_compile, list(wanted.values()), before).result()
     records = {name: r for name, r in found.items() if r is not None and r.compiled == (name in compiled)}
-    lacking = sorted(wanted.keys() - records.keys(), key=lambda name: -wanted[name][1].budget)
+    # Seed by seed, so that models of different shapes begin together: each shape is compiled once, and the next run of
+    # the same shape would wait for it.
+    lacking = [name for name in wanted if name not in records]
+    lacking.sort(key=lambda name: (-wanted[name][1].budget, wanted[name][1].seed))
     shares = dict.fromkeys(wanted, 1.0) | dict.fromkeys(lacking, 0.0)
 
     def flops() -> float:
@@ -66,13 +69,19 @@ def summarise(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def gains(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Returns how much lower sparse runs end than the dense runs of the same seeds: columns ``by``, gain, half, seeds.
+    """Returns how much lower sparse runs end than dense ones: columns ``by``, gain, half, and seeds, those of the side
+    that has fewer.
 
-    Pairing by seed takes out what both share, the order of the data. ``by`` must separate runs that are no pair. Raises
-    ValueError if some runs to be compared were compiled and others not: `run_all` trains them alike.
+    The gain is a difference of two means, and half the width of its 95 % interval comes from one variance for both
+    kinds. Runs are not paired by seed: in the shipped runs, those of one seed have nothing in common that would make up
+    for the degrees of freedom. ``by`` must separate runs that are not to be compared. Raises ValueError if some runs to
+    be compared were compiled and others not: `run_all` trains them alike.
     """
     if "compiled" in runs and (runs.groupby(by or (lambda _: 0))["compiled"].nunique() > 1).any():
         raise ValueError("compiled: some of these runs were compiled and some were not; give them to run_all together")
-    loss = runs.pivot_table(index=[*by, "seed"], columns=runs["sparsity"] > 0, values="val_loss")
-    gain = (loss[False] - loss[True]).dropna().rename("gain")
-    return over_seeds(gain.reset_index(), by, "gain")
+    rows = []
+    for key, own in runs.dropna(subset="val_loss").groupby(by):
+        dense, sparse = (own.loc[kind, "val_loss"].tolist() for kind in (own["sparsity"] == 0, own["sparsity"] > 0))
+        if dense and sparse:
+            rows.append((*key, *contrast_interval([dense, sparse], [1, -1]), min(len(dense), len(sparse))))
+    return pd.DataFrame(rows, columns=[*by, "gain", "half", "seeds"])

@@ -74,8 +74,9 @@ def _written(path: Path) -> float:
 
 def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
     """Returns records as a table, one row each, in their order. Columns: id, status, val_loss (nats per byte, NaN if
-    there is none), sparsity, flops, seed, params_total, params_active, tokens, steps, seconds, width, n_experts, top_k,
-    n_shared_experts, d_expert, budget, batch_size, learning_rate, fingerprint."""
+    there is none), sparsity, flops, seed, params_total, params_active, tokens, steps, seconds, width, n_layers,
+    n_experts, top_k, n_shared_experts, d_expert, budget, batch_size, learning_rate, fingerprint, compiled, cpu_seconds
+    (NaN in records of earlier versions)."""
     return _frame(record.row() for record in records)
 
 
@@ -92,7 +93,7 @@ def load_frame(folder: Path | str) -> "pd.DataFrame":
 def _frame(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
     import pandas as pd  # here, because a process that trains has no tables
 
-    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"val_loss": float})
+    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"val_loss": float, "cpu_seconds": float})
 
 
 KNOWN = {part: {f.name for f in fields(kind)} for part, kind in (("model", ModelConfig), ("run", RunConfig))}
@@ -113,7 +114,8 @@ def _read(path: Path, make: Callable[[dict[str, Any]], Made]) -> Made | None:
             if not values[part].keys() <= known:
                 raise ValueError(f"{part} has fields that are not known here")
         for name, value in row(values, path.stem).items():
-            if not isinstance(value, str if name in WORDS else (int, float)) and (name, value) != ("val_loss", None):
+            absent = value is None and name in ("val_loss", "cpu_seconds")
+            if not absent and not isinstance(value, str if name in WORDS else (int, float)):
                 raise ValueError(f"{name}={value!r}")
         return make(values)
     except FileNotFoundError:

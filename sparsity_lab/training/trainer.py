@@ -78,7 +78,7 @@ class Training:
         self.optimizer = _adamw(self.model, run_config)
         self.windows = Windows(self.corpus.train, model_config.context, run_config.seed)
 
-        self.steps_done, self.seconds, self.diverged = 0, 0.0, False
+        self.steps_done, self.seconds, self.cpu_seconds, self.diverged = 0, 0.0, 0.0, False
         self.losses: list[float] = []
         self.masks: dict[str, torch.Tensor] = {}  # by name of the weight; where they are False the weight stays 0
 
@@ -95,7 +95,7 @@ class Training:
 
     def step(self) -> Step:
         """Trains on the next batch."""
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         run = self.run_config
         rate = learning_rate_at(self.steps_done, self.plan.steps, run)
         for group in self.optimizer.param_groups:
@@ -131,6 +131,7 @@ class Training:
         self.diverged = not math.isfinite(self.losses[-1])
         self.steps_done += 1
         self.seconds += time.perf_counter() - start
+        self.cpu_seconds += time.process_time() - cpu_start
         if self._checkpoint_path and self._agreed(time.monotonic() - self._saved_at >= self._checkpoint_seconds):
             self.save(self._checkpoint_path)
 
@@ -204,11 +205,13 @@ class Training:
             curve=decimate(self.losses, step_flops, curve_points),
             routes=self.routes.to_dict() if self.routes else None,
             compiled=self.compiled,
+            cpu_seconds=round(self.cpu_seconds, 3),
         )
 
     def save(self, path: Path | str) -> None:
         """Writes all that `Training` needs to resume, in one file, atomically. Every process has to call it."""
-        state = {"step": self.steps_done, "seconds": self.seconds, "losses": self.losses, **self._identity()}
+        state = {"step": self.steps_done, "losses": self.losses, **self._identity()}
+        state |= {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
         state |= {"routes": self.routes.to_dict() if self.routes else None, "compiled": self.compiled}
         if self.masks:  # by name alone, because their zeros are in the weights
             state["pruned"] = list(self.masks)
@@ -218,6 +221,7 @@ class Training:
     def _resume(self, path: Path) -> None:
         state = checkpoint.load(path, self.model, self.optimizer, self._identity(), self.workers)
         self.steps_done, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
+        self.cpu_seconds = state.get("cpu_seconds", 0.0)
         self.diverged = bool(self.losses) and not math.isfinite(self.losses[-1])
         self.masks = {name: self.model.get_parameter(name).detach() != 0 for name in state.get("pruned", [])}
         self.compiled = state.get("compiled", False) and available(self.model_config, self.run_config)

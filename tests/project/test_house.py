@@ -136,7 +136,7 @@ VERBS = [
     "cache deepseek-v3 --tokens 1000",
     "compare mixtral-8x7b deepseek-v3",
     "optimum --compute 1e20",
-    "fit data/isoflop --top-k 1 --law reduced --bootstraps 2",
+    "fit data/isoflop --n-layers 2 --top-k 1 --law reduced --bootstraps 2",
 ]
 
 

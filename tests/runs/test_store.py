@@ -245,8 +245,10 @@ def test_a_frame_holds_what_the_records_say(store: RunStore, record: Record) -> 
     for each in records:
         store.save(each)
     frame = load_frame(store.folder)
-    columns = "id status val_loss sparsity flops seed params_total params_active tokens steps seconds width n_experts "
-    columns += "top_k n_shared_experts d_expert budget batch_size learning_rate fingerprint compiled"
+    columns = "id status val_loss sparsity flops seed params_total params_active tokens steps seconds width n_layers "
+    columns += (
+        "n_experts top_k n_shared_experts d_expert budget batch_size learning_rate fingerprint compiled cpu_seconds"
+    )
     assert list(frame.columns) == columns.split()
     assert list(frame["id"]) == sorted(each.id for each in records)
     by_id = {each.id: each for each in records}
