@@ -32,7 +32,8 @@ def grid(seeds: int = 2) -> pd.DataFrame:
                 model = ModelConfig.on_dial(width, sparsity)
                 count, planned = count_parameters(model), plan(model, RunConfig(budget=budget))
                 row = {"sparsity": sparsity, "n_experts": model.n_experts, "top_k": model.top_k, "width": width}
-                row |= {"d_expert": model.d_expert, "budget": budget, "flops": planned.flops, "status": "finished"}
+                row |= {"n_layers": model.n_layers, "d_expert": model.d_expert, "budget": budget}
+                row |= {"flops": planned.flops, "status": "finished"}
                 row |= {"params_total": count.total, "params_active": count.active, "tokens": planned.tokens}
                 rows += [row | {"seed": seed} for seed in range(seeds)]
     return pd.DataFrame(rows)

@@ -88,7 +88,7 @@ def trained_here(model: ModelConfig, run: RunConfig) -> Record:
 
 def content(record: Record) -> dict[str, Any]:
     """What of a record is the same however often the run is trained on this machine."""
-    return {name: value for name, value in vars(record).items() if name != "seconds"}
+    return {name: value for name, value in vars(record).items() if name not in ("seconds", "cpu_seconds")}
 
 
 def contents(folder: Path) -> dict[int, dict[str, Any]]:

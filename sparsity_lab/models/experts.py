@@ -38,7 +38,7 @@ class Experts(nn.Module):
     def one(self, expert: int, x_ND: Tensor) -> Tensor:
         """Runs one expert on the tokens it is given, (n, D) → (n, D)."""
         gate_NF, up_NF = (x_ND @ self.gate_up_EDG[expert].to(x_ND.dtype)).chunk(2, -1)
-        return swiglu(gate_NF, up_NF) @ self.down_EFD[expert].to(x_ND.dtype)
+        return gated(gate_NF, up_NF) @ self.down_EFD[expert].to(x_ND.dtype)
 
     def naive(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """Runs expert by expert on the tokens that chose it: the oracle of the other two."""
@@ -64,7 +64,7 @@ class Experts(nn.Module):
         return self.megablocks_layer(x_ND, weights_NK, routing.experts_NK, *weights)
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+def gated(gate: Tensor, up: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # of silu it would compute two exponentials in the backward pass
         return gate * gate.sigmoid() * up
     return F.silu(gate) * up
@@ -212,7 +212,7 @@ def grouped_compiled(
     ends_E = counts_E.cumsum(0, dtype=torch.int32)
 
     gate_SF, up_SF = grouped_mm(x_ND.index_select(0, order_S // K), gate_up_EDG, ends_E).chunk(2, -1)
-    y_SD = grouped_mm(swiglu(gate_SF, up_SF), down_EFD, ends_E) * weights_NK.view(-1)[order_S, None]
+    y_SD = grouped_mm(gated(gate_SF, up_SF), down_EFD, ends_E) * weights_NK.view(-1)[order_S, None]
     return y_SD.index_select(0, slots_S).view(N, K, -1).sum(1)
 
 

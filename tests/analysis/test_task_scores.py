@@ -219,9 +219,6 @@ def test_verdicts_find_the_truth() -> None:
         "arithmetic rises in the last step": "does not hold",
         "recall gains more than arithmetic": "holds",
     }
-    assert set(verdict(made({"recall": (0.4, 0.4, 0.4), "arithmetic": (0.5, 0.5, 0.5)}, 0.05)).values()) == {
-        "undecided"
-    }
 
 
 def test_one_seed_decides_nothing() -> None:
@@ -231,12 +228,12 @@ def test_one_seed_decides_nothing() -> None:
 
 
 def test_false_alarms_are_as_rare_as_the_interval_says() -> None:
-    random, alarms, n = np.random.default_rng(1), 0, 120
+    random, alarms, n = np.random.default_rng(1), 0, 200
     nothing = made({"recall": (0.4, 0.4, 0.4), "arithmetic": (0.5, 0.5, 0.5)}, 0, seeds=3)
     for _ in range(n):
         noisy = nothing.assign(accuracy=nothing["accuracy"] + random.normal(0, 0.05, len(nothing)))
-        alarms += verdict(noisy)["sparsity helps recall"] != "undecided"
-    assert alarms / n == pytest.approx(0.05, abs=0.06)
+        alarms += sum(decision != "undecided" for decision in verdict(noisy).values())
+    assert alarms / n / 5 == pytest.approx(0.05, abs=0.02), "of five claims"
 
 
 def test_floors_and_ceilings_are_told() -> None:

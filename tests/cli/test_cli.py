@@ -461,15 +461,21 @@ def test_fit_of_an_empty_folder(tmp_path: Path, capsys: Capture) -> None:
     assert failed(["fit", str(tmp_path)], capsys).startswith("none of 0 runs finished with a loss")
 
 
-def test_fit_of_one_granularity(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "values", "lacking"), [("top_k", (1, 4), "granularity"), ("n_layers", (2, 3), "depth")]
+)
+def test_kinds_of_runs_are_not_mixed(
+    name: str, values: tuple[int, int], lacking: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frame = synthetic.measured(synthetic.grid())
-    both = pd.concat([frame, frame.assign(top_k=4, val_loss=9.0)])
+    both = pd.concat([frame, frame.assign(**{name: values[1]}, val_loss=9.0)])
     monkeypatch.setattr(runs, "load_frame", lambda folder: both)
     arguments = ["fit", str(tmp_path), "--law", "reduced", "--bootstraps", "10"]
+    first, option = values[0], f"--{name.replace('_', '-')}"
     assert failed(arguments, capsys).startswith(
-        "the runs have top_k=1 and 4, and these laws have no granularity: add --top-k 1"
+        f"the runs have {name}={first} and {values[1]}, and these laws have no {lacking}: add {option} {first}"
     )
-    assert main([*arguments, "--top-k", "1"]) == 0
+    assert main([*arguments, option, str(first)]) == 0
     assert f"{len(frame)} runs" in capsys.readouterr().out
 
 

@@ -236,3 +236,6 @@ def test_mistakes() -> None:
     mixed = pd.concat([runs, runs[runs["sparsity"] == 0.75].assign(top_k=4)])
     with pytest.raises(ValueError, match=r"sparsity=0.75 was measured with top_k=1 and 4"):
         judge_claims(mixed)
+    deep = pd.concat([runs.assign(n_layers=2), runs.assign(n_layers=1)])
+    with pytest.raises(ValueError, match=r"these runs have n_layers=1 and 2, and each depth has its own best width"):
+        optima(deep)

@@ -68,6 +68,20 @@ def test_nothing_near(folder: Path) -> None:
     assert shipped.nearest(model, RunConfig(budget=1e11, corpus="standard-library")) is None
 
 
+def test_depths_are_kept_apart(folder: Path) -> None:
+    shallow, run = ModelConfig.on_dial(16, 0.9375).replace(n_layers=1), RunConfig(budget=1e11)
+    assert shipped.nearest(shallow, run) is None
+    record = measured(16, 0.9375, 1e11)
+    RunStore(folder).save(dataclasses.replace(record, model=shallow.to_dict(), val_loss=1.9))
+    forget()
+    assert len(shipped.runs()) == len(PLACES)
+    assert len(shipped.runs(1)) == 1
+    assert len(shipped.runs(None)) == len(PLACES) + 1
+    found = shipped.nearest(shallow, run)
+    assert found is not None
+    assert found.val_loss == 1.9
+
+
 def test_without_data_there_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "nowhere")
     forget()
