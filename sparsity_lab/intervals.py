@@ -108,6 +108,17 @@ def percentile_interval(samples: npt.ArrayLike, confidence: float = CONFIDENCE) 
     return low, high
 
 
+def holm(p: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Adjusts p-values of claims that are judged together, so that the chance of even one false alarm stays below the
+    level at which they are read (Holm 1979, Scandinavian Journal of Statistics 6, 65–70)."""
+    values = np.asarray(p, float)
+    order = np.argsort(values)
+    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted
+
+
 def verdict(low: float, high: float) -> Verdict:
     """Judges the claim that a number is above 0 by the number's interval; NaN decides nothing."""
     return "holds" if low > 0 else "does not hold" if high < 0 else "undecided"

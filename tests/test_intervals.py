@@ -11,6 +11,7 @@ from scipy import stats
 
 from sparsity_lab.intervals import (
     contrast_interval,
+    holm,
     how_many_runs,
     mean_interval,
     median_interval,
@@ -188,3 +189,18 @@ def test_percentile_interval_of_each_column_and_of_infinities() -> None:
 )
 def test_verdict(low: float, high: float, decision: str) -> None:
     assert verdict(low, high) == decision
+
+
+# ---- Several claims at once
+
+
+def test_holm_is_that_of_r() -> None:
+    """p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")."""
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]).tolist() == [1.0, 1.0]
+
+
+def test_holm_keeps_false_alarms_rare() -> None:
+    p = np.random.default_rng(0).uniform(size=(4_000, 10))
+    assert np.mean([(holm(row) < 0.05).any() for row in p]) == pytest.approx(0.05, abs=0.012)
+    assert (p < 0.05).any(1).mean() > 0.35, "without it one of ten claims is wrong that often"

@@ -3,7 +3,8 @@
 `published` holds the laws of the papers, and `optimum` finds the best model that a budget buys by one of them.
 `power_law` names the forms that can be fitted to runs, `huber` minimises the papers' robust loss, and `fitting` puts
 both together, with intervals and predictions. `isoflop` finds the best size for each budget and judges published
-findings on runs. Nothing here imports torch. Notebooks import the published laws, `optimal`, `fitting` and `isoflop`.
+findings on runs; `fair` compares sparse and dense models, each at its own best width and depth. Nothing here imports
+torch. Notebooks import the published laws, `optimal`, `fair`, `fitting` and `isoflop`.
 """
 
 import lazy_loader

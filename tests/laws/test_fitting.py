@@ -142,6 +142,19 @@ def test_chinchilla_gives_its_coefficients_back(chinchilla_runs: pd.DataFrame) -
         assert found.loc[name, "value"] == pytest.approx(CHINCHILLA[name], abs=off)
 
 
+def test_intervals_cover_when_every_run_stands_alone() -> None:
+    """Each run has a budget of its own, so a resample that kept to budgets would be the sample again."""
+    rng, c, runs, times = np.random.default_rng(0), CHINCHILLA, 80, 60
+    covered = []
+    for seed in range(times):
+        N, D = np.exp(rng.uniform(np.log([[5e7], [1e9]]), np.log([[1.6e10], [5e11]]), (2, runs)))
+        loss = c["A"] / N ** c["alpha"] + c["B"] / D ** c["beta"] + c["E"]
+        table = frame(N, D, 0.0, loss * np.exp(0.005 * rng.standard_normal(runs))).assign(budget=6 * N * D)
+        found = fit(table, "chinchilla", bootstraps=100, seed=seed).table().set_index("coefficient")
+        covered += [found.loc[name, "low"] <= value <= found.loc[name, "high"] for name, value in c.items()]
+    assert 0.92 <= np.mean(covered) <= 0.985
+
+
 def test_an_outlier_hardly_moves_it(chinchilla_runs: pd.DataFrame) -> None:
     broken = chinchilla_runs.copy()
     broken.loc[::20, "val_loss"] *= 1.5

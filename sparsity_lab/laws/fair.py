@@ -1,0 +1,121 @@
+"""Fair races: sparse models against dense ones at equal FLOPs, each side at its own best width and depth.
+
+A cell is a shape (width and number of layers) at one budget and sparsity. The best cell is the one with the lowest mean
+loss, which is a little too good on both sides, because it is the best of several noisy ones.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from sparsity_lab.intervals import CONFIDENCE, holm, percentile_interval
+from sparsity_lab.laws.fitting import finished
+
+COLUMNS = ["budget", "sparsity", "width", "n_layers", "val_loss", "status"]
+CELL = ["budget", "sparsity", "width", "n_layers"]
+DRAWS = 2_000  # of all losses, for the interval of a leverage
+
+
+class Slope(NamedTuple):
+    """A change per tenfold budget, with half the width of its 95 % interval."""
+
+    value: float
+    half: float
+
+
+def best_shapes(runs: pd.DataFrame) -> pd.DataFrame:
+    """Finds the best shape of each budget and sparsity, one row each: columns budget, sparsity, width, n_layers, loss
+    (the mean of its runs), runs, edge (True where the best width is the smallest or largest that was tried at its
+    depth), sd and free (the standard deviation of one run at this budget, and its degrees of freedom).
+
+    The standard deviation is pooled over all cells of a budget; a budget in which no cell has two runs borrows that of
+    the nearest budget below. Raises ValueError for missing columns, or if no cell has two runs.
+    """
+    runs = finished(runs, COLUMNS)
+    cells = runs.groupby(CELL)["val_loss"].agg(loss="mean", runs="count", squares=_squares).reset_index()
+    spread = cells.groupby("budget").agg(squares=("squares", "sum"), runs=("runs", "sum"), cells=("runs", "count"))
+    spread["free"] = spread["runs"] - spread["cells"]
+    if not spread["free"].any():
+        raise ValueError(
+            "every run is the only one of its budget, sparsity and shape, so none shows the scatter: add a seed"
+        )
+    spread["sd"] = np.sqrt(spread["squares"] / spread["free"].where(spread["free"] > 0))
+    spread["free"] = spread["free"].where(spread["free"] > 0).ffill().bfill()
+    spread["sd"] = spread["sd"].ffill().bfill()
+
+    widths = cells.groupby(["budget", "sparsity", "n_layers"])["width"]
+    cells["edge"] = (cells["width"] == widths.transform("min")) | (cells["width"] == widths.transform("max"))
+    best = cells.loc[cells.groupby(["budget", "sparsity"])["loss"].idxmin()].drop(columns="squares")
+    return best.merge(spread[["sd", "free"]], left_on="budget", right_index=True).reset_index(drop=True)
+
+
+def gains(best: pd.DataFrame, sparsity: float) -> pd.DataFrame:
+    """Compares the best models of this sparsity with the best dense ones, one row per budget with both: columns budget,
+    dense and sparse (their shapes), gain (nats), half (of the 95 % interval), p (two-sided, adjusted by Holm's method
+    for the number of budgets), edge (whether either best width lies at an edge). ``best`` is from `best_shapes`."""
+    from scipy.special import stdtr, stdtrit
+
+    both = _sides(best, sparsity)
+    error = both["sd"] * np.sqrt(1 / both["runs"] + 1 / both["runs_sparse"])
+    gain = both["loss"] - both["loss_sparse"]
+    table = pd.DataFrame({"budget": both["budget"], "dense": _names(both, ""), "sparse": _names(both, "_sparse")})
+    table["gain"], table["half"] = gain, stdtrit(both["free"], (1 + CONFIDENCE) / 2) * error
+    table["p"] = holm(2 * stdtr(both["free"], -gain.abs() / error))
+    return table.assign(edge=both["edge"] | both["edge_sparse"])
+
+
+def growth(table: pd.DataFrame) -> Slope:
+    """Returns how much the gains (a table of `gains`) change per tenfold budget: a line weighted by their intervals."""
+    x, weight = np.log10(table["budget"].to_numpy(float)), 1 / table["half"].to_numpy(float) ** 2
+    centred = x - np.average(x, weights=weight)
+    precision = float((weight * centred**2).sum())
+    return Slope(float((weight * centred * table["gain"]).sum()) / precision, 1 / math.sqrt(precision))
+
+
+def leverages(best: pd.DataFrame, sparsity: float, seed: int = 0) -> pd.DataFrame:
+    """Returns the leverage of the best models of this sparsity: how many times their FLOPs the best dense models need
+    for the same loss. Columns budget, leverage, low, high (95 %, from losses drawn anew with their errors).
+
+    Dense losses between budgets are interpolated, log loss over log FLOPs. NaN where the sparse loss is below that of
+    the largest dense budget, and the high end infinite where it may be.
+    """
+    both = _sides(best, sparsity)
+    dense = best[best["sparsity"] == 0].sort_values("budget")
+    log_budgets, rng = np.log(dense["budget"].to_numpy(float)), np.random.default_rng(seed)
+
+    def drawn(side: pd.DataFrame, suffix: str) -> np.ndarray:
+        loss, error = side[f"loss{suffix}"].to_numpy(float), side["sd"] / np.sqrt(side[f"runs{suffix}"])
+        return np.vstack([loss, loss + error.to_numpy(float) * rng.standard_normal((DRAWS, len(loss)))])
+
+    curves, sparse = drawn(dense, ""), drawn(both, "_sparse")
+    found = np.array([_budgets_for(row, curve, log_budgets) for row, curve in zip(sparse, curves, strict=True)])
+    ratio = np.exp(found - np.log(both["budget"].to_numpy(float)))
+    low, high = percentile_interval(ratio[1:])
+    value = np.where(np.isinf(ratio[0]), np.nan, ratio[0])
+    return pd.DataFrame({"budget": both["budget"], "leverage": value, "low": low, "high": high})
+
+
+def _budgets_for(losses: np.ndarray, curve: np.ndarray, log_budgets: np.ndarray) -> np.ndarray:
+    """The log FLOPs at which a curve of losses, made falling, reaches each loss; infinite below its end."""
+    falling = np.minimum.accumulate(curve)
+    return np.interp(-np.log(losses), -np.log(falling), log_budgets, right=np.inf)
+
+
+def _squares(losses: "pd.Series[float]") -> float:
+    return float(((losses - losses.mean()) ** 2).sum())
+
+
+def _sides(best: pd.DataFrame, sparsity: float) -> pd.DataFrame:
+    dense, sparse = best[best["sparsity"] == 0], best[np.isclose(best["sparsity"], sparsity)]
+    columns = ["budget", "width", "n_layers", "loss", "runs", "edge"]
+    both = dense.merge(sparse[columns], on="budget", suffixes=("", "_sparse"))
+    if both.empty:
+        raise ValueError(f"sparsity={sparsity:g}: no budget has runs of it and dense ones")
+    return both
+
+
+def _names(both: pd.DataFrame, side: str) -> list[str]:
+    shapes = zip(both[f"width{side}"], both[f"n_layers{side}"], strict=True)
+    return [f"width {width}, {layers} layer{'s'[: layers > 1]}" for width, layers in shapes]
