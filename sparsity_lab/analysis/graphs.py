@@ -9,9 +9,11 @@ be: the Lorenz curve of the sorted degrees is divided by the degrees' total in t
 The full text of the papers was not at hand, so this follows their abstracts and others' use of the index. Their steps
 of the Lorenz curve may differ from trapezoids, and their formula for edge weights from `weight_index`.
 
-Of the six criteria, Robin Hood, Rising Tide and Babies hold. Cloning does not, because two copies of a graph are
-sparser than one, nor does Scaling, because twice the degrees are less sparse; the papers are reported to say the same.
-Bill Gates fails too: while no node is added, any degree that grows lowers the index.
+Of the six criteria, Robin Hood, Rising Tide and Babies hold here. Cloning does not, because two copies of a graph are
+sparser than one, nor does Scaling, because twice the degrees are less sparse. The abstract of the journal version
+(2018, doi 10.1016/j.ins.2018.05.044) says the same of these two (Scaling holds in special cases), and that the other
+four hold. With the index above Bill Gates fails: while no node is added, any degree that grows lowers it. So theirs
+differs from it somewhere.
 
 Legend: A inputs and B outputs of a layer.
 """
