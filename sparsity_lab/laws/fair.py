@@ -51,7 +51,7 @@ def best_shapes(runs: pd.DataFrame) -> pd.DataFrame:
     return best.merge(spread[["sd", "free"]], left_on="budget", right_index=True).reset_index(drop=True)
 
 
-def gains(best: pd.DataFrame, sparsity: float) -> pd.DataFrame:
+def fair_gains(best: pd.DataFrame, sparsity: float) -> pd.DataFrame:
     """Compares the best models of this sparsity with the best dense ones, one row per budget with both: columns budget,
     dense and sparse (their shapes), gain (nats), half (of the 95 % interval), p (two-sided, adjusted by Holm's method
     for the number of budgets), edge (whether either best width lies at an edge). ``best`` is from `best_shapes`."""
@@ -67,7 +67,7 @@ def gains(best: pd.DataFrame, sparsity: float) -> pd.DataFrame:
 
 
 def growth(table: pd.DataFrame) -> Slope:
-    """Returns how much the gains (a table of `gains`) change per tenfold budget: a line weighted by their intervals."""
+    """Returns how much the gains (a table of `fair_gains`) change per tenfold budget: a line weighted by their intervals."""
     x, weight = np.log10(table["budget"].to_numpy(float)), 1 / table["half"].to_numpy(float) ** 2
     centred = x - np.average(x, weights=weight)
     precision = float((weight * centred**2).sum())

@@ -33,7 +33,7 @@ def test_each_side_has_its_own_best_shape() -> None:
     assert (best.xs(0.0, level="sparsity")["n_layers"] == 2).all()
     assert (best.xs(S, level="sparsity")["n_layers"] == 1).all()
     assert not best["edge"].any()
-    table = fair.gains(best.reset_index(), S)
+    table = fair.fair_gains(best.reset_index(), S)
     assert table["gain"].tolist() == pytest.approx([0.15] * 3, abs=1e-5)
     assert table["dense"].tolist() == ["width 16, 2 layers"] * 3
     assert table["sparse"].tolist() == ["width 16, 1 layer"] * 3
@@ -42,20 +42,20 @@ def test_each_side_has_its_own_best_shape() -> None:
 
 def test_one_depth_alone_understates_the_gain() -> None:
     runs = raced(1e-6)
-    table = fair.gains(fair.best_shapes(runs[runs["n_layers"] == 2]), S)
+    table = fair.fair_gains(fair.best_shapes(runs[runs["n_layers"] == 2]), S)
     assert table["gain"].tolist() == pytest.approx([0.1] * 3, abs=1e-5)
 
 
 def test_an_edge_is_told() -> None:
     runs = raced(1e-6)
-    assert fair.gains(fair.best_shapes(runs[runs["width"] > 8]), S)["edge"].all()
+    assert fair.fair_gains(fair.best_shapes(runs[runs["width"] > 8]), S)["edge"].all()
 
 
 def test_intervals_cover_the_true_gain_and_growth() -> None:
     """The shapes here are far enough apart that the best one is never mistaken."""
     gains, growths = [], []
     for random in range(300):
-        table = fair.gains(fair.best_shapes(raced(0.01, random=random)), S)
+        table = fair.fair_gains(fair.best_shapes(raced(0.01, random=random)), S)
         slope = fair.growth(table)
         gains += list(abs(table["gain"] - 0.15) <= table["half"])
         growths.append(abs(slope.value) <= slope.half)
@@ -67,12 +67,12 @@ def test_single_runs_borrow_their_scatter() -> None:
     best = fair.best_shapes(raced(0.02, seeds=(3, 3, 1))).set_index(["budget", "sparsity"])
     assert best.loc[(1e13, 0.0), "sd"] == best.loc[(1e12, 0.0), "sd"] != best.loc[(1e11, 0.0), "sd"]
     assert best["free"].tolist() == [24.0] * 6
-    table = fair.gains(best.reset_index(), S)
+    table = fair.fair_gains(best.reset_index(), S)
     assert table["half"][2] == pytest.approx(table["half"][1] * 3**0.5)
     with pytest.raises(ValueError, match="every run is the only one of its budget, sparsity and shape"):
         fair.best_shapes(raced(0.02, seeds=(1, 1, 1)))
     with pytest.raises(ValueError, match=r"sparsity=0.5: no budget has runs of it and dense ones"):
-        fair.gains(best.reset_index(), 0.5)
+        fair.fair_gains(best.reset_index(), 0.5)
 
 
 def test_leverage_is_the_ratio_of_budgets() -> None:
