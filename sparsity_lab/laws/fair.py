@@ -67,7 +67,7 @@ def fair_gains(best: pd.DataFrame, sparsity: float) -> pd.DataFrame:
 
 
 def growth(table: pd.DataFrame) -> Slope:
-    """Returns how much the gains (a table of `fair_gains`) change per tenfold budget: a line weighted by their intervals."""
+    """Returns how much the gains of `fair_gains` change per tenfold budget: a line weighted by their intervals."""
     x, weight = np.log10(table["budget"].to_numpy(float)), 1 / table["half"].to_numpy(float) ** 2
     centred = x - np.average(x, weights=weight)
     precision = float((weight * centred**2).sum())
