@@ -6,6 +6,7 @@ over size and sparsity. Sizes and sparsities enter as N̂ = log N and Ŝ = −lo
 B resamples. Arrays of (1 + B) samples hold the estimate first.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -189,6 +190,7 @@ CLAIMS = {
     "1a": ("the best N grows with S", "slope of log N* in −log(1 − S)"),
     "1b": ("the best active N shrinks with S", "slope of −log N_a* in −log(1 − S)"),
     "1c": ("the loss at the best N falls with every step in S", "smallest fall, nats"),
+    "1d": ("the loss at the best N falls with this step in S", "fall, nats"),
     "2a": ("at fixed N, some S between the lowest and the highest is best", "smaller rise of loss beyond the edges"),
     "2b": ("the best S rises with N", "−∂²loss / ∂log N ∂(−log(1 − S))"),
     "3": ("even the sparsest models have a best N", "smaller rise of loss beyond the measured widths"),
@@ -198,7 +200,8 @@ CLAIMS = {
 
 
 def judge_claims(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -> pd.DataFrame:
-    """Judges Abnar's findings (`CLAIMS`) on these runs, for each budget where a claim is about one budget.
+    """Judges Abnar's findings (`CLAIMS`) on these runs, for each budget where a claim is about one budget, and for each
+    step in S where it is about one step (the note names it).
 
     Columns: claim, says, budget (NaN for a claim about all), statistic, its estimate with low and high, verdict, note.
     A claim holds if the interval of its statistic lies above 0, does not hold if below, and is undecided otherwise;
@@ -218,6 +221,12 @@ def judge_claims(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int 
             _judge("1a", _slope_in_sparsity(here_total), budget, _edge_note(here_total)),
             _judge("1b", -_slope_in_sparsity(here), budget, _edge_note(here)),
             _judge("1c", -np.diff([p.best[1] for p in here], axis=0), budget, _edge_note(here)),
+            *(
+                _judge(
+                    "1d", (one.best[1] - next_.best[1])[None], budget, f"S = {one.sparsity:.4g} to {next_.sparsity:.4g}"
+                )
+                for one, next_ in itertools.pairwise(here)
+            ),
             *_judge_surface(surface_at.get(budget), budget),
             _judge("3", here_total[-1].rises, budget, f"S = {here_total[-1].sparsity:.4g}"),
         ]

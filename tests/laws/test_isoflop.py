@@ -179,6 +179,7 @@ def falling(active: Array, s: Array, c: Array) -> Array:
         (shrinking, "1a"),
         (growing, "1b"),
         (growing, "1c"),
+        (growing, "1d"),
         (falling, "2a"),
         (falling, "2b"),
         (falling, "3"),
@@ -188,6 +189,17 @@ def falling(active: Array, s: Array, c: Array) -> Array:
 )
 def test_a_claim_that_is_false(loss: Loss, claim: str) -> None:
     assert verdict_of(loss, claim) == {"does not hold"}
+
+
+def test_one_step_that_fails_hides_no_other() -> None:
+    """The first two steps lower the loss and the last one raises it: 1c fails, and 1d says where."""
+    table = judge_claims(made(best_in_the_middle), bootstraps=300)
+    assert set(table.loc[table["claim"] == "1c", "verdict"]) == {"does not hold"}
+    steps = table[table["claim"] == "1d"]
+    assert len(steps) == 3 * (len(SPARSITIES) - 1)
+    last = steps["note"].str.endswith(f"to {SPARSITIES[-1]:.4g}")
+    assert set(steps.loc[last, "verdict"]) == {"does not hold"}
+    assert set(steps.loc[~last, "verdict"]) == {"holds"}
 
 
 def test_the_best_sparsity_is_inside() -> None:
