@@ -193,7 +193,9 @@ def test_a_claim_that_is_false(loss: Loss, claim: str) -> None:
 
 def test_one_step_that_fails_hides_no_other() -> None:
     """The first two steps lower the loss and the last one raises it: 1c fails, and 1d says where."""
-    table = judge_claims(made(best_in_the_middle), bootstraps=300)
+    table = judge_claims(
+        made(lambda active, s, c: 2 + 0.05 * (s - 2.5) ** 2 + 0.01 * (active - 10) ** 2), bootstraps=300
+    )
     assert set(table.loc[table["claim"] == "1c", "verdict"]) == {"does not hold"}
     steps = table[table["claim"] == "1d"]
     assert len(steps) == 3 * (len(SPARSITIES) - 1)
