@@ -26,6 +26,8 @@ NOISE_DRAWS = 5  # residuals that a predictive interval draws for each resample
 IDENTIFIED_FACTOR = 10.0  # multipliers: high/low
 IDENTIFIED_WIDTH = 0.1  # exponents: high − low, or half the exponent's size if that is more
 
+FAR = 5.0  # robust standard deviations from which on a run is an outlier
+
 ARRAYS = ("theta", "resamples", "residuals")
 COLUMNS = ["sparsity", "budget", "params_total", "tokens", "val_loss", "status"]
 
@@ -100,6 +102,18 @@ class Fit:
         mse, variance = float(np.mean((value - loss) ** 2)), float(np.var(loss))
         covered = float(np.mean((low <= loss) & (loss <= high)))
         return Score(len(loss), math.sqrt(mse), 1 - mse / variance if variance else None, covered)
+
+    def outliers(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """Returns those of the runs whose loss lies far from the law, farthest first, with two more columns: predicted
+        (nats) and off, the distance in robust standard deviations (1.4826 times the median absolute deviation of all
+        these runs). Far is more than `FAR` of them. Raises ValueError as `finished` does."""
+        runs = finished(runs, COLUMNS)
+        predicted = self.predict(*_places(runs)).value
+        away = runs["val_loss"] - predicted
+        away -= away.median()
+        spread = 1.4826 * away.abs().median()
+        runs = runs.assign(predicted=predicted, off=away / spread if spread else 0.0)
+        return runs[runs["off"].abs() > FAR].sort_values("off", key=lambda off: -off.abs())
 
     def table(self) -> pd.DataFrame:
         """Returns the coefficients with 95 % intervals: columns coefficient, value, low, high, identified."""

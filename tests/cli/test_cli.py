@@ -443,11 +443,12 @@ def test_fit(folder: Path, capsys: Capture) -> None:
     assert main([*arguments, "--json", "--out", str(out)]) == 0
     (data,) = json.loads(capsys.readouterr().out, parse_constant=no_constant)
     (fitted,) = load_fits(out)
+    assert {outlier["run"] for outlier in data.pop("outliers")} <= set(range(1, 251))
     assert data == json.loads(json.dumps(fitted.report()))
     assert (data["law"], data["runs"], data["held_out"]["runs"]) == ("reduced", 160, 40)
     assert set(data["coefficients"]["gamma"]) == {"value", "low", "high", "identified"}
     assert main(arguments) == 0
-    assert capsys.readouterr().out == fitted.summary() + "\n"
+    assert capsys.readouterr().out.startswith(fitted.summary() + "\n")
 
 
 def test_chinchilla_is_fitted_at_each_sparsity(folder: Path, capsys: Capture) -> None:
@@ -455,6 +456,27 @@ def test_chinchilla_is_fitted_at_each_sparsity(folder: Path, capsys: Capture) ->
     assert [line for line in capsys.readouterr().out.splitlines() if "runs, S" in line] == [
         f"50 runs, S = {s}" for s in ("0", "0.75", "0.9375", "0.9844")
     ]
+
+
+def test_fit_of_other_peoples_runs(tmp_path: Path, capsys: Capture) -> None:
+    frame, path = synthetic.measured(synthetic.grid()), tmp_path / "runs.csv"
+    dense = frame[frame["sparsity"] == 0].reset_index(drop=True)
+    dense.loc[4, "val_loss"] *= 2
+    table = dense[["params_total", "tokens", "val_loss"]]
+    table.set_axis(["Size (N)", "Tokens", "Final loss"], axis=1).to_csv(path, index=False)
+    columns = "params_total=Size (N), tokens=Tokens,loss=Final loss"
+    arguments = ["fit", str(path), "--law", "chinchilla", "--bootstraps", "10", "--columns", columns]
+    (told,) = answer(arguments, capsys)
+    assert told["runs"] == len(dense)
+    assert [outlier["run"] for outlier in told["outliers"]] == [5], "as a table counts, from 1"
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "1 outliers" not in text
+    assert "1 outlier, over 5 robust standard deviations from the law (add --without-outliers to leave it out)" in text
+    assert "run 5: " in text
+    assert answer([*arguments, "--without-outliers"], capsys)[0]["runs"] == len(dense) - 1
+    assert failed([*arguments[:-1], "loss"], capsys).startswith("columns='loss': write NAME=COLUMN,NAME=COLUMN")
+    assert failed(["fit", str(tmp_path), "--columns", "loss=x"], capsys).startswith("columns=loss=x: they name")
 
 
 def test_fit_of_an_empty_folder(tmp_path: Path, capsys: Capture) -> None:
