@@ -262,7 +262,7 @@ def test_provenance_is_toml_and_adds_up(model: ModelConfig, run: RunConfig, tmp_
     assert values["command"] == "sparsity-lab sweep grid.toml --out ."
     assert (values["runs"], values["runs_finished"], values["runs_failed"]) == (3, 2, 1)
     assert values["flops"] == sum(record.flops for record in records)
-    assert values["core_hours"] == round(sum(record.seconds for record in records) / 3600, 2)
+    assert values["core_hours"] == round(sum(record.cpu_seconds or 0 for record in records) / 3600, 2)
     assert values["corpora"] == [f"{strange} {records[0].corpus['fingerprint']}"]
     assert {line.split()[0] for line in values["versions"]} == {"sparsity_lab", "torch", "python"}
     assert "cores" in values["machine"]
