@@ -1,8 +1,9 @@
 """Seconds from pressing Run to a decided gain: a sparse model ends lower than a dense one, at 95 % confidence.
 
-The plan, written beforehand: `SEEDS` runs of `FLOPS` of each model, each side at its best width and depth at this
-budget, trained by `run_all` into an empty store; then Student's interval for the difference of the means (`gains`). Of
-the shipped runs of these two models, any two seeds of each decide. The text is ready: it is prepared once per machine.
+The plan, written beforehand: `SEEDS` runs of `FLOPS` of each model, each side at its best measured width and depth
+at this budget, trained by `run_all` into an empty store; then Student's interval for the difference of the means
+(`gains`). Of the shipped runs of these two models, any two seeds of each decide. The text is ready: it is prepared once
+per machine.
 """
 
 import subprocess

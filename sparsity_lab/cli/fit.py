@@ -43,8 +43,10 @@ def run(options: argparse.Namespace) -> None:
     runs = foreign.load_runs(path, columns) if path.is_file() else store.load_frame(path)
     for name, lacking in (("n_layers", "depth"), ("top_k", "granularity")):
         wanted = getattr(options, name)
-        if name not in runs and wanted is None:
-            continue  # a table of other people's runs need not say
+        if name not in runs:  # a table of other people's runs need not say
+            if wanted is None:
+                continue
+            raise ValueError(f"{name}={wanted}, but {path} has no such column: name it with --columns {name}=COLUMN")
         kinds = sorted(runs[name].unique()) if wanted is None else [wanted]
         if len(kinds) > 1:
             has, option = f"{name}={' and '.join(map(str, kinds))}", name.replace("_", "-")

@@ -31,9 +31,13 @@ def best_shapes(runs: pd.DataFrame) -> pd.DataFrame:
     depth), sd and free (the standard deviation of one run at this budget, and its degrees of freedom).
 
     The standard deviation is pooled over all cells of a budget; a budget in which no cell has two runs borrows that of
-    the nearest budget below. Raises ValueError for missing columns, or if no cell has two runs.
+    the nearest budget below. Raises ValueError for missing columns, if no cell has two runs, and if a budget has
+    compiled runs beside others or a sparsity several ``top_k``.
     """
     runs = finished(runs, COLUMNS)
+    for name, of in (("compiled", "budget"), ("top_k", "sparsity")):
+        if name in runs and (kinds := runs.groupby(of)[name].nunique()).max() > 1:
+            raise ValueError(f"{of}={kinds.idxmax():g} has runs of several {name}: compare those of one")
     cells = runs.groupby(CELL)["val_loss"].agg(loss="mean", runs="count", squares=_squares).reset_index()
     spread = cells.groupby("budget").agg(squares=("squares", "sum"), runs=("runs", "sum"), cells=("runs", "count"))
     spread["free"] = spread["runs"] - spread["cells"]
@@ -66,8 +70,28 @@ def fair_gains(best: pd.DataFrame, sparsity: float) -> pd.DataFrame:
     return table.assign(edge=both["edge"] | both["edge_sparse"])
 
 
+def depth_gains(runs: pd.DataFrame, shallow: int, deep: int) -> pd.DataFrame:
+    """Returns how much lower the best models of ``shallow`` layers end than the best ones of ``deep``, one row per
+    budget and sparsity with both: columns budget, sparsity, gain (nats), half (of the 95 % interval), p (adjusted by
+    Holm's method for the number of rows)."""
+    from scipy.special import stdtr, stdtrit
+
+    sides = (best_shapes(runs[runs["n_layers"] == layers]) for layers in (shallow, deep))
+    columns, noise = ["budget", "sparsity", "loss", "runs"], best_shapes(runs)[["budget", "sd", "free"]]
+    one, two = (side[columns] for side in sides)
+    both = one.merge(two, on=columns[:2], suffixes=("", "_deep")).merge(noise.drop_duplicates(), on="budget")
+    error = both["sd"] * np.sqrt(1 / both["runs"] + 1 / both["runs_deep"])
+    gain = both["loss_deep"] - both["loss"]
+    half = stdtrit(both["free"], (1 + CONFIDENCE) / 2) * error
+    p = holm(2 * stdtr(both["free"], -gain.abs() / error))
+    return both[columns[:2]].assign(gain=gain, half=half, p=p)
+
+
 def growth(table: pd.DataFrame) -> Slope:
-    """Returns how much the gains of `fair_gains` change per tenfold budget: a line weighted by their intervals."""
+    """Returns how much the gains of `fair_gains` change per tenfold budget: a line weighted by their intervals. With
+    one budget nothing is known of it (NaN ± infinity)."""
+    if len(table) < 2:
+        return Slope(math.nan, math.inf)
     x, weight = np.log10(table["budget"].to_numpy(float)), 1 / table["half"].to_numpy(float) ** 2
     centred = x - np.average(x, weights=weight)
     precision = float((weight * centred**2).sum())

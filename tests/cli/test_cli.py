@@ -475,6 +475,7 @@ def test_fit_of_other_peoples_runs(tmp_path: Path, capsys: Capture) -> None:
     assert "1 outlier, over 5 robust standard deviations from the law (add --without-outliers to leave it out)" in text
     assert "run 5: " in text
     assert answer([*arguments, "--without-outliers"], capsys)[0]["runs"] == len(dense) - 1
+    assert failed([*arguments, "--n-layers", "2"], capsys).startswith(f"n_layers=2, but {path} has no such column")
     assert failed([*arguments[:-1], "loss"], capsys).startswith("columns='loss': write NAME=COLUMN,NAME=COLUMN")
     assert failed(["fit", str(tmp_path), "--columns", "loss=x"], capsys).startswith("columns=loss=x: they name")
 

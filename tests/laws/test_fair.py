@@ -46,6 +46,28 @@ def test_one_depth_alone_understates_the_gain() -> None:
     assert table["gain"].tolist() == pytest.approx([0.1] * 3, abs=1e-5)
 
 
+def test_depths_are_compared_on_each_side() -> None:
+    table = fair.depth_gains(raced(1e-4), 1, 2).set_index(["budget", "sparsity"])
+    assert table["gain"].xs(0.0, level="sparsity").tolist() == pytest.approx([-0.08] * 3, abs=1e-3)
+    assert table["gain"].xs(S, level="sparsity").tolist() == pytest.approx([0.05] * 3, abs=1e-3)
+    assert (table["p"] < 0.05).all()
+    assert (fair.depth_gains(raced(1.0), 1, 2)["p"] > 0.05).all()
+
+
+@pytest.mark.parametrize(("name", "message"), [("compiled", "budget=1e"), ("top_k", "sparsity=")])
+def test_what_is_not_alike_is_not_compared(name: str, message: str) -> None:
+    runs = raced(0.01)
+    with pytest.raises(ValueError, match=f"^{message}.* has runs of several {name}"):
+        fair.best_shapes(runs.assign(**{name: np.arange(len(runs)) % 2}))
+
+
+def test_one_budget_shows_no_growth() -> None:
+    runs = raced(0.01)
+    slope = fair.growth(fair.fair_gains(fair.best_shapes(runs[runs["budget"] == 1e11]), S))
+    assert np.isnan(slope.value)
+    assert np.isinf(slope.half)
+
+
 def test_an_edge_is_told() -> None:
     runs = raced(1e-6)
     assert fair.fair_gains(fair.best_shapes(runs[runs["width"] > 8]), S)["edge"].all()
