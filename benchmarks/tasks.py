@@ -1,7 +1,8 @@
-"""Does sparsity help memory more than reasoning? `python -m benchmarks.tasks [BUDGET …]`
+"""What do inactive experts buy in right answers? `python -m benchmarks.tasks [BUDGET …]`
 
-Trains models on the corpus "tasks" at two budgets along the dial, examines them, and writes their records with the
-scores, without loss curves, to data/tasks. Runs that are on disk are not repeated.
+Trains models on the corpus "tasks" at two budgets, over widths and along the dial, examines them, and writes their
+records with the scores, without loss curves, to data/tasks. data/tasks/plan.toml says what they are for. Runs that are
+on disk are not repeated.
 """
 
 import sys
@@ -14,7 +15,7 @@ from sparsity_lab.runs.provenance import write_provenance
 from sparsity_lab.runs.repeat import run_all
 from sparsity_lab.runs.store import RunStore
 
-WIDTHS = {1e11: 16, 1e12: 32}  # near the best of each budget
+WIDTHS = {3e11: (12, 16, 24, 32), 1e12: (16, 24, 32, 48)}  # up to about the best dense width
 SPARSITIES = (0.0, 0.75, 0.9375, 0.984375)
 SEEDS = (0, 1, 2)
 FOLDER = Path("data/tasks")
@@ -23,7 +24,7 @@ FOLDER = Path("data/tasks")
 def main(budgets: list[float]) -> None:
     store = RunStore(FOLDER)
     for budget in budgets:
-        models = [ModelConfig.on_dial(WIDTHS[budget], sparsity) for sparsity in SPARSITIES]
+        models = [ModelConfig.on_dial(width, sparsity) for width in WIDTHS[budget] for sparsity in SPARSITIES]
         seeds = [RunConfig(budget=budget, seed=seed, corpus="tasks") for seed in SEEDS]
         for record in run_all([(model, run) for run in seeds for model in models], score=score_tasks)["record"]:
             store.save(replace(record, curve={"flops": [], "loss": []}))

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
 
-FORMAT = 1  # raise it when the lines of a task or their mixture change: cached texts are then made anew
+FORMAT = 2  # raise it when the lines of a task or their mixture change: cached texts are then made anew
 TEXT_BYTES = 5_000_000  # more than 1e12 FLOPs read at width 32
-SOURCE_SHARE = 0.2  # of the bytes
+SOURCE_SHARE = 0.15  # of the bytes
 SOURCE_PIECE = 1_024  # bytes of source that stay together, several windows
 HELD_OUT = 10  # one prompt in this many
 
@@ -28,12 +28,13 @@ LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", np.uint8)
 DIGITS = np.frombuffer(b"0123456789", np.uint8)
 OPENING, CLOSING = (np.frombuffer(brackets, np.uint8) for brackets in (b"([{<", b")]}>"))
 
-PLACES = 2  # digits of a number
+PLACES = 3  # digits of a number
 WORD = 3  # letters of a word
-RANKS = (8, 4_096)  # of the facts in the table, the commonest first; a fact appears in proportion to 1 over its rank
+MEANING = 2  # letters that a fact gives a word
+RANKS = (8, 8_192)  # of the facts in the table, the commonest first; a fact appears in proportion to 1 over its rank
 COPIED = 8  # letters
-OPEN = 3  # brackets to close
-CLOSED = 3  # pairs that open and close before the answer
+OPEN = 4  # brackets to close
+CLOSED = 4  # pairs that open and close before the answer
 
 Random = np.random.RandomState  # frozen for good (NEP 19): the same seed gives the same examples with any numpy
 
@@ -129,10 +130,11 @@ def _spelt(numbers_N: np.ndarray, length: int, digits: Bytes = DIGITS) -> Bytes:
 
 @functools.cache
 def facts() -> tuple[Bytes, Bytes]:
-    """Returns the table to learn by heart, the commonest fact first: words, (N, `WORD`), and their letters, (N,)."""
+    """Returns the table to learn by heart, the commonest fact first: words, (N, `WORD`), and the letters that each was
+    given, (N, `MEANING`)."""
     random, n = Random(0), RANKS[1] - RANKS[0]
     words_N = random.permutation(len(LETTERS) ** WORD)[:n]
-    return _spelt(words_N, WORD, LETTERS), LETTERS[random.randint(0, len(LETTERS), n)]
+    return _spelt(words_N, WORD, LETTERS), LETTERS[random.randint(0, len(LETTERS), (n, MEANING))]
 
 
 def _recall(random: Random, n: int) -> Bytes:
@@ -146,9 +148,9 @@ def recall_lines(facts_N: np.ndarray) -> Bytes:
     return _line(len(facts_N), words[facts_N], b":", letters[facts_N])
 
 
-def _commonest_letter() -> float:
+def _commonest_meaning() -> float:
     of_rank = np.diff(np.log(np.arange(RANKS[0], RANKS[1] + 1))) / np.log(RANKS[1] / RANKS[0])
-    return float(np.bincount(facts()[1], of_rank).max())
+    return float(np.bincount(facts()[1] @ [256, 1], of_rank).max())
 
 
 # ---- In context: the answer follows from the prompt alone
@@ -177,11 +179,11 @@ def _close(random: Random, n: int) -> Bytes:
 TASKS = {
     task.name: task
     for task in (
-        Task("arithmetic", "the sum of two numbers, last digit first", _add, PLACES + 1, _commonest_sum(), share=0.25),
-        Task("recall", "the letter that a word was given in a table of facts", _recall, 1,
-             _commonest_letter(), share=0.3, from_memory=True),
-        Task("copying", "the letters once more", _copy, COPIED, chance=len(LETTERS) ** -float(COPIED), share=0.1),
+        Task("arithmetic", "the sum of two numbers, last digit first", _add, PLACES + 1, _commonest_sum(), share=0.3),
+        Task("recall", "the letters that a word was given in a table of facts", _recall, MEANING,
+             _commonest_meaning(), share=0.3, from_memory=True),
+        Task("copying", "the letters once more", _copy, COPIED, chance=len(LETTERS) ** -float(COPIED), share=0.15),
         Task("brackets", "the brackets that close those left open", _close, OPEN,
-             chance=len(OPENING) ** -float(OPEN), share=0.15),
+             chance=len(OPENING) ** -float(OPEN), share=0.1),
     )
 }  # fmt: skip
