@@ -1,6 +1,5 @@
 """Figures of IsoFLOPs and laws, from runs and from what was fitted to them."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 
@@ -10,27 +9,29 @@ import plotly.graph_objects as go
 
 from sparsity_lab.figures import style
 from sparsity_lab.figures.style import GREY, ORDERED, Trace, halvings, line, lines_with_intervals, log_axis, styled
-from sparsity_lab.laws.isoflop import Parabola, Surface
+from sparsity_lab.laws.curves import Curve
+from sparsity_lab.laws.isoflop import Surface
 from sparsity_lab.units import flops
 
 ROWS, COLUMNS = 90, 150  # of a surface
 SIZES = {"params_active": "active weights", "params_total": "all weights"}
 
 
-def isoflops(runs: pd.DataFrame, parabolas: Sequence[Parabola], size: str = "params_active") -> go.Figure:
-    """Loss against size at one budget: a dot for each run, a parabola and its minimum for each sparsity. ``runs``:
+def isoflops(runs: pd.DataFrame, fitted: Sequence[Curve], size: str = "params_active") -> go.Figure:
+    """Loss against size at one budget: a dot for each run, a fitted curve and its minimum for each sparsity. ``runs``:
     those of the budget. There are always two traces per sparsity, so that a slider can move them."""
     traces = []
-    for parabola, look in zip(parabolas, cycle(ORDERED), strict=False):
-        here = runs[runs["sparsity"] == parabola.sparsity]
-        name = style.sparsity_name(parabola.sparsity)
+    for curve, look in zip(fitted, cycle(ORDERED), strict=False):
+        here = runs[runs["sparsity"] == curve.sparsity]
+        name = style.sparsity_name(curve.sparsity)
         hover = "width %{customdata[0]}, seed %{customdata[1]}: %{y:.3f}"
         more = {"customdata": here[["width", "seed"]], "legendgroup": name, "marker_size": 8}
         traces.append(line(here[size], here["val_loss"], name, look, hover, "markers", **more))
 
-        sizes = np.exp(parabola.centre + np.linspace(*parabola.edges, 60))
-        at, loss = (float(v[0]) for v in parabola.best)
-        x, y = [*sizes, None, math.exp(at)], [*parabola.loss(sizes), None, loss]
+        places = np.append(np.linspace(*curve.edges, 60), curve.best[0][0])
+        x, y = list(curve.at(places, size)), list(curve.loss(np.exp(places)))
+        x.insert(60, None)
+        y.insert(60, None)
         star = {"symbol": "star", "size": [0] * 61 + [15], "color": look.colour, "line": {"width": 0}}
         traces.append(line(x, y, name, look, hover="", marker=star, legendgroup=name, showlegend=False))
     return styled(traces, 420, xaxis=log_axis(SIZES[size], fine=True), yaxis={"title": style.LOSS})

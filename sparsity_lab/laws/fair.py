@@ -1,16 +1,20 @@
 """Fair races: sparse models against dense ones at equal FLOPs, each side at its own best width and depth.
 
 A cell is a shape (width and number of layers) at one budget and sparsity. The best cell is the one with the lowest mean
-loss, which is a little too good on both sides, because it is the best of several noisy ones.
+loss, which is a little too good on both sides, because it is the best of several noisy ones. `curve_gains` asks the
+minima of fitted curves instead, so two estimators with different faults can be compared.
+
+There are four yardsticks of a gain: nats, its share of the dense loss, leverage in FLOPs, and leverage in seconds.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from sparsity_lab.intervals import CONFIDENCE, holm, percentile_interval
+from sparsity_lab.laws.curves import BOOTSTRAPS, Curve, curves
 from sparsity_lab.laws.fitting import finished
 
 COLUMNS = ["budget", "sparsity", "width", "n_layers", "val_loss", "status"]
@@ -19,16 +23,18 @@ DRAWS = 2_000  # of all losses, for the interval of a leverage
 
 
 class Slope(NamedTuple):
-    """A change per tenfold budget, with half the width of its 95 % interval."""
+    """A change per tenfold budget, with its 95 % interval."""
 
     value: float
-    half: float
+    low: float
+    high: float
 
 
 def best_shapes(runs: pd.DataFrame) -> pd.DataFrame:
     """Finds the best shape of each budget and sparsity, one row each: columns budget, sparsity, width, n_layers, loss
-    (the mean of its runs), runs, edge (True where the best width is the smallest or largest that was tried at its
-    depth), sd and free (the standard deviation of one run at this budget, and its degrees of freedom).
+    (the mean of its runs), runs, rate (core seconds per FLOP, NaN if no run knows its own), edge (True where the best
+    width is the smallest or largest that was tried at its depth), sd and free (the standard deviation of one run at
+    this budget, and its degrees of freedom).
 
     The standard deviation is pooled over all cells of a budget; a budget in which no cell has two runs borrows that of
     the nearest budget below. Raises ValueError for missing columns, if no cell has two runs, and if a budget has
@@ -38,7 +44,9 @@ def best_shapes(runs: pd.DataFrame) -> pd.DataFrame:
     for name, of in (("compiled", "budget"), ("top_k", "sparsity")):
         if name in runs and (kinds := runs.groupby(of)[name].nunique()).max() > 1:
             raise ValueError(f"{of}={kinds.idxmax():g} has runs of several {name}: compare those of one")
-    cells = runs.groupby(CELL)["val_loss"].agg(loss="mean", runs="count", squares=_squares).reset_index()
+    runs = runs.assign(rate=runs["cpu_seconds"] / runs["flops"] if "cpu_seconds" in runs else math.nan)
+    kept = {"loss": ("val_loss", "mean"), "runs": ("val_loss", "count"), "squares": ("val_loss", _squares)}
+    cells = runs.groupby(CELL).agg(**kept, rate=("rate", "median")).reset_index()
     spread = cells.groupby("budget").agg(squares=("squares", "sum"), runs=("runs", "sum"), cells=("runs", "count"))
     spread["free"] = spread["runs"] - spread["cells"]
     if not spread["free"].any():
@@ -57,8 +65,9 @@ def best_shapes(runs: pd.DataFrame) -> pd.DataFrame:
 
 def fair_gains(best: pd.DataFrame, sparsity: float) -> pd.DataFrame:
     """Compares the best models of this sparsity with the best dense ones, one row per budget with both: columns budget,
-    dense and sparse (their shapes), gain (nats), half (of the 95 % interval), p (two-sided, adjusted by Holm's method
-    for the number of budgets), edge (whether either best width lies at an edge). ``best`` is from `best_shapes`."""
+    dense and sparse (their shapes), gain (nats), half (of the 95 % interval), share (gain over the dense loss) and
+    share_half, p (two-sided, adjusted by Holm's method for the number of budgets), edge (whether either best width lies
+    at an edge). ``best`` is from `best_shapes`."""
     from scipy.special import stdtr, stdtrit
 
     both = _sides(best, sparsity)
@@ -66,6 +75,7 @@ def fair_gains(best: pd.DataFrame, sparsity: float) -> pd.DataFrame:
     gain = both["loss"] - both["loss_sparse"]
     table = pd.DataFrame({"budget": both["budget"], "dense": _names(both, ""), "sparse": _names(both, "_sparse")})
     table["gain"], table["half"] = gain, stdtrit(both["free"], (1 + CONFIDENCE) / 2) * error
+    table["share"], table["share_half"] = gain / both["loss"], table["half"] / both["loss"]
     table["p"] = holm(2 * stdtr(both["free"], -gain.abs() / error))
     return table.assign(edge=both["edge"] | both["edge_sparse"])
 
@@ -87,38 +97,82 @@ def depth_gains(runs: pd.DataFrame, shallow: int, deep: int) -> pd.DataFrame:
     return both[columns[:2]].assign(gain=gain, half=half, p=p)
 
 
-def growth(table: pd.DataFrame) -> Slope:
-    """Returns how much the gains of `fair_gains` change per tenfold budget: a line weighted by their intervals. With
-    one budget nothing is known of it (NaN ± infinity)."""
+def curve_gains(runs: pd.DataFrame, sparsity: float, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -> pd.DataFrame:
+    """Compares the sides of `fair_gains` at the minima of fitted curves (`curves`), each side at the depth whose
+    minimum is lowest: columns budget, dense and sparse (numbers of layers), gain (nats), low, high (95 %). Errors as for
+    `curves`."""
+    sides: dict[tuple[float, bool], Curve] = {}
+    for curve in curves(runs, bootstraps=bootstraps, seed=seed):
+        key = curve.budget, curve.sparsity > 0
+        if curve.sparsity in (0, sparsity) and (key not in sides or curve.best[1][0] < sides[key].best[1][0]):
+            sides[key] = curve
+    rows = []
+    for budget in sorted({budget for budget, _ in sides}):
+        if (budget, False) in sides and (budget, True) in sides:
+            dense, sparse = sides[budget, False], sides[budget, True]
+            gain = dense.best[1] - sparse.best[1]
+            rows.append((budget, dense.n_layers, sparse.n_layers, gain[0], *percentile_interval(gain[1:])))
+    return pd.DataFrame(rows, columns=["budget", "dense", "sparse", "gain", "low", "high"])
+
+
+def growth(table: pd.DataFrame, yardstick: Literal["gain", "share"] = "gain") -> Slope:
+    """Returns how much the gains of `fair_gains`, or their shares of the dense loss, change per tenfold budget: a line
+    weighted by their intervals. With one budget nothing is known of it (NaN)."""
     if len(table) < 2:
-        return Slope(math.nan, math.inf)
-    x, weight = np.log10(table["budget"].to_numpy(float)), 1 / table["half"].to_numpy(float) ** 2
-    centred = x - np.average(x, weights=weight)
-    precision = float((weight * centred**2).sum())
-    return Slope(float((weight * centred * table["gain"]).sum()) / precision, 1 / math.sqrt(precision))
+        return Slope(math.nan, -math.inf, math.inf)
+    value, half = (table[name].to_numpy(float) for name in (yardstick, "half" if yardstick == "gain" else "share_half"))
+    x = np.log10(table["budget"].to_numpy(float))
+    centred = x - np.average(x, weights=half**-2)
+    precision = float((centred**2 / half**2).sum())
+    slope, reach = float((centred * value / half**2).sum()) / precision, 1 / math.sqrt(precision)
+    return Slope(slope, slope - reach, slope + reach)
 
 
 def leverages(best: pd.DataFrame, sparsity: float, seed: int = 0) -> pd.DataFrame:
     """Returns the leverage of the best models of this sparsity: how many times their FLOPs the best dense models need
-    for the same loss. Columns budget, leverage, low, high (95 %, from losses drawn anew with their errors).
+    for the same loss. Columns budget, leverage, low, high (95 %, from losses drawn anew with their errors), and
+    in_seconds, the same for seconds of a processor core: it holds for the machine that trained these runs, with one
+    core for each, and is NaN where no run of one of the shapes knows its own.
 
     Dense losses between budgets are interpolated, log loss over log FLOPs. NaN where the sparse loss is below that of
     the largest dense budget, and the high end infinite where it may be.
     """
+    budgets, log_ratio = _log_leverages(best, sparsity, seed)
+    ratio = np.exp(log_ratio)
+    low, high = percentile_interval(ratio[1:])
+    value = np.where(np.isinf(ratio[0]), np.nan, ratio[0])
+    rate = _sides(best, sparsity)
+    seconds = value * (rate["rate"] / rate["rate_sparse"]).to_numpy(float)
+    return pd.DataFrame({"budget": budgets, "leverage": value, "low": low, "high": high, "in_seconds": seconds})
+
+
+def leverage_growth(best: pd.DataFrame, sparsity: float, seed: int = 0) -> Slope:
+    """Returns by which factor leverage grows per tenfold budget, over the budgets at which it is known."""
+    budgets, log_ratio = _log_leverages(best, sparsity, seed)
+    known = np.isfinite(log_ratio[0])
+    if known.sum() < 2:
+        return Slope(math.nan, 0.0, math.inf)
+    x = np.log10(budgets[known])
+    centred = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    # A leverage without an end is infinite at the largest budgets, where it makes the slope infinite too.
+    slopes = np.where(np.isfinite(log_ratio[:, known]).all(1), np.nan_to_num(log_ratio[:, known]) @ centred, np.inf)
+    return Slope(*(float(math.exp(v)) for v in (slopes[0], *percentile_interval(slopes[1:]))))
+
+
+def _log_leverages(best: pd.DataFrame, sparsity: float, seed: int) -> tuple[Any, Any]:
+    """Budgets (n,) and the logarithms of leverages there (1 + DRAWS, n), the estimate first."""
     both = _sides(best, sparsity)
     dense = best[best["sparsity"] == 0].sort_values("budget")
     log_budgets, rng = np.log(dense["budget"].to_numpy(float)), np.random.default_rng(seed)
 
-    def drawn(side: pd.DataFrame, suffix: str) -> np.ndarray:
+    def drawn(side: pd.DataFrame, suffix: str) -> Any:
         loss, error = side[f"loss{suffix}"].to_numpy(float), side["sd"] / np.sqrt(side[f"runs{suffix}"])
         return np.vstack([loss, loss + error.to_numpy(float) * rng.standard_normal((DRAWS, len(loss)))])
 
-    curves, sparse = drawn(dense, ""), drawn(both, "_sparse")
-    found = np.array([_budgets_for(row, curve, log_budgets) for row, curve in zip(sparse, curves, strict=True)])
-    ratio = np.exp(found - np.log(both["budget"].to_numpy(float)))
-    low, high = percentile_interval(ratio[1:])
-    value = np.where(np.isinf(ratio[0]), np.nan, ratio[0])
-    return pd.DataFrame({"budget": both["budget"], "leverage": value, "low": low, "high": high})
+    falling, sparse = drawn(dense, ""), drawn(both, "_sparse")
+    found = np.array([_budgets_for(row, curve, log_budgets) for row, curve in zip(sparse, falling, strict=True)])
+    budgets = both["budget"].to_numpy(float)
+    return budgets, found - np.log(budgets)
 
 
 def _budgets_for(losses: np.ndarray, curve: np.ndarray, log_budgets: np.ndarray) -> np.ndarray:
@@ -133,7 +187,7 @@ def _squares(losses: "pd.Series[float]") -> float:
 
 def _sides(best: pd.DataFrame, sparsity: float) -> pd.DataFrame:
     dense, sparse = best[best["sparsity"] == 0], best[np.isclose(best["sparsity"], sparsity)]
-    columns = ["budget", "width", "n_layers", "loss", "runs", "edge"]
+    columns = ["budget", "width", "n_layers", "loss", "runs", "rate", "edge"]
     both = dense.merge(sparse[columns], on="budget", suffixes=("", "_sparse"))
     if both.empty:
         raise ValueError(f"sparsity={sparsity:g}: no budget has runs of it and dense ones")
