@@ -1,9 +1,9 @@
 """IsoFLOP curves: loss against the size of the model at one budget, and where it is lowest.
 
-Hoffmann et al. 2022 (arXiv 2203.15556, approach 2) fit a parabola to each curve. To the runs that ship parabolas do not
-fit (`lack_of_fit`), and a shape that does not fit puts the minimum in a wrong place (arXiv 2603.22339). But the curves of
-one budget have the same shape, only moved: loss ≈ floorᵢ + a·u² + b·u³ + c·u⁴ with u = log N_a − minimumᵢ. With a, b
-and c shared by all sparsities of a budget, every run helps to tell how flat the valley is.
+Hoffmann et al. 2022 (arXiv 2203.15556, approach 2) fit a parabola to each curve. Parabolas do not fit the runs that
+ship (`lack_of_fit`), and a wrong shape puts the minimum in a wrong place (arXiv 2603.22339). But the curves of a budget
+have the same shape, only moved: loss ≈ floorᵢ + a·u² + b·u³ + c·u⁴ with u = log N_a − minimumᵢ. With a, b and c shared
+by all sparsities of a budget, every run helps to tell how flat the valley is.
 
 Legend: R runs of a budget, n curves, P = 2n + q parameters (minima, floors, and q of a, b, c), B resamples. Arrays of
 (1 + B) samples hold the estimate first.
@@ -136,8 +136,8 @@ def _taken_apart(budget: float, layers: int, own: pd.DataFrame, samples: Array) 
 
 
 def lack_of_fit(runs: pd.DataFrame) -> pd.DataFrame:
-    """Tests which shapes fit: one row for each budget and depth with several seeds and each shape, which is a parabola
-    for each curve or one of `SHAPES`. Columns budget, n_layers, shape, F (how much further than their scatter the means
+    """Tests which shapes fit: a row for each budget and depth with several seeds and each shape, a parabola for each
+    curve or one of `SHAPES`. Columns budget, n_layers, shape, F (how much further than their scatter the means
     of the cells lie from the curves) and p (how often chance alone would take them that far). It is Fisher's test, as in
     Draper and Smith 1998 (Applied Regression Analysis, chapter 2). Errors as for `curves`."""
     from scipy.special import fdtrc

@@ -98,9 +98,9 @@ def depth_gains(runs: pd.DataFrame, shallow: int, deep: int) -> pd.DataFrame:
 
 
 def curve_gains(runs: pd.DataFrame, sparsity: float, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -> pd.DataFrame:
-    """Compares the sides of `fair_gains` at the minima of fitted curves (`curves`), each side at the depth whose
-    minimum is lowest: columns budget, dense and sparse (numbers of layers), gain (nats), low, high (95 %). Errors as for
-    `curves`."""
+    """Compares the sides of `fair_gains` at the minima of fitted curves, each side at the depth whose minimum is
+    lowest: columns budget, dense and sparse (numbers of layers), gain (nats), low, high (95 %). Errors: see `curves`.
+    """
     sides: dict[tuple[float, bool], Curve] = {}
     for curve in curves(runs, bootstraps=bootstraps, seed=seed):
         key = curve.budget, curve.sparsity > 0
