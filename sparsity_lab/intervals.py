@@ -6,7 +6,7 @@ SciPy is imported inside functions because it takes most of a second, and a dash
 import bisect
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,54 @@ def contrast_interval(
         error = errors.sum()
         free = float(error**2 / (errors**2 / (sizes - 1)).sum()) if error else math.inf
     return value, float(stdtrit(free, (1 + CONFIDENCE) / 2) * math.sqrt(error)) if free else math.inf
+
+
+class Line(NamedTuple):
+    """Coefficients of a least-squares fit, (P,), their covariance (P, P), and the degrees of freedom that are left."""
+
+    coefficients: npt.NDArray[np.float64]
+    covariance: npt.NDArray[np.float64]
+    free: int
+
+
+def least_squares(x: npt.ArrayLike, y: npt.ArrayLike) -> Line:
+    """Fits y (R,) by the columns of x (R, P), errors being independent and equally wide. Raises ValueError unless there
+    are more rows than columns and no column is a combination of the others."""
+    design, values = np.asarray(x, float), np.asarray(y, float)
+    free = len(values) - design.shape[1]
+    if free < 1 or np.linalg.matrix_rank(design) < design.shape[1]:
+        raise ValueError(
+            f"{len(values)} runs are too few, or too alike, to tell {design.shape[1]} effects apart: add some"
+        )
+    inverse = np.linalg.inv(design.T @ design)
+    coefficients = inverse @ design.T @ values
+    errors = values - design @ coefficients
+    return Line(coefficients, inverse * float(errors @ errors) / free, free)
+
+
+def slope_interval(line: Line, place: int) -> tuple[float, float, float]:
+    """Returns a coefficient, half the width of Student's 95 % interval for it, and the two-sided p-value against 0."""
+    from scipy.special import stdtr, stdtrit
+
+    slope, error = float(line.coefficients[place]), math.sqrt(line.covariance[place, place])
+    p = float(2 * stdtr(line.free, -abs(slope) / error)) if error else float(slope == 0)
+    return slope, float(stdtrit(line.free, (1 + CONFIDENCE) / 2)) * error, p
+
+
+def ratio_interval(line: Line, top: int, bottom: int) -> tuple[float, float, float]:
+    """Returns the ratio of two coefficients with the ends of its 95 % interval by Fieller's theorem (1954, Journal of
+    the Royal Statistical Society B 16, 175–185). The ends are infinite if the lower coefficient may be 0."""
+    from scipy.special import stdtrit
+
+    a, b = line.coefficients[[top, bottom]]
+    (v_aa, v_ab), (_, v_bb) = line.covariance[np.ix_([top, bottom], [top, bottom])] * (
+        stdtrit(line.free, (1 + CONFIDENCE) / 2) ** 2
+    )
+    square = b * b - v_bb  # a quadratic in the ratio is below 0 within the interval
+    if square <= 0:
+        return float(a / b), -math.inf, math.inf
+    middle, root = a * b - v_ab, math.sqrt((a * b - v_ab) ** 2 - square * (a * a - v_aa))
+    return float(a / b), float((middle - root) / square), float((middle + root) / square)
 
 
 def how_many_runs(effect: float, sd: float, power: float = 0.8) -> int:

@@ -4,13 +4,23 @@ Legend: B lines in a batch, T bytes of context, N lines, L bytes of a line.
 """
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 
 from sparsity_lab.analysis.routing import KINDS, kinds
-from sparsity_lab.intervals import contrast_interval, over_seeds, verdict
+from sparsity_lab.intervals import (
+    CONFIDENCE,
+    contrast_interval,
+    holm,
+    least_squares,
+    over_seeds,
+    ratio_interval,
+    slope_interval,
+)
 from sparsity_lab.models import Transformer
 from sparsity_lab.record import Record
 from sparsity_lab.training.corpus import load_corpus
@@ -97,12 +107,13 @@ def score_tasks(training: Training) -> dict[str, float]:
 
 
 def score_table(records: Iterable[Record]) -> pd.DataFrame:
-    """Tabulates the scores of finished runs, one per row: columns budget, width, sparsity, seed, task, accuracy."""
+    """Tabulates the scores of finished runs, one per row: columns `OF_RUN`, task, accuracy."""
     runs = [(record.row(), record.scores or {}) for record in records if record.status == "finished"]
     rows = [row | {"task": task, "accuracy": accuracy} for row, scores in runs for task, accuracy in scores.items()]
-    return pd.DataFrame(rows, columns=["budget", "width", "sparsity", "seed", "task", "accuracy"])
+    return pd.DataFrame(rows, columns=[*OF_RUN, "task", "accuracy"])
 
 
+OF_RUN = ["budget", "width", "params_active", "sparsity", "seed", "val_loss"]
 BY = ["task", "budget", "sparsity"]
 
 
@@ -124,49 +135,55 @@ def score_gains(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*BY, "gain", "half", "seeds"])
 
 
-# Differences of accuracies: weights by task and by the place of the sparsity among those measured.
-NONE, NEXT, MOST = 0, -2, -1
-CLAIMS: dict[str, dict[tuple[str, int], int]] = {
-    "sparsity helps recall": {("recall", MOST): 1, ("recall", NONE): -1},
-    "sparsity helps arithmetic": {("arithmetic", MOST): 1, ("arithmetic", NONE): -1},
-    "recall rises in the last step": {("recall", MOST): 1, ("recall", NEXT): -1},
-    "arithmetic rises in the last step": {("arithmetic", MOST): 1, ("arithmetic", NEXT): -1},
-    "recall gains more than arithmetic": {
-        ("recall", MOST): 1, ("recall", NONE): -1, ("arithmetic", MOST): -1, ("arithmetic", NONE): 1,
-    },
-}  # fmt: skip
 FLOOR, CEILING = 0.02, 0.98  # above chance, and of all: nearer than that to either, accuracies can't differ
 
 
-def judge_scores(scores: pd.DataFrame) -> pd.DataFrame:
-    """Judges `CLAIMS` at each budget: columns budget, claim, value, half, seeds, verdict, note.
+def trends(scores: pd.DataFrame, equal: Literal["FLOPs", "loss"]) -> pd.DataFrame:
+    """Asks how accuracy changes with four times as many experts, over all runs of a budget at once.
 
-    ``value`` is a difference of mean accuracies that is positive if the claim holds; the verdict is that of its 95 %
-    interval, and ``seeds`` are those of the cell that has fewest. The note names tasks in which the compared accuracies
-    are all at chance or all perfect, so that no difference could show. Raises ValueError for fewer than two sparsities.
+    At equal FLOPs every width has a level of its own. At equal loss there is a parabola in the held-out loss instead,
+    so that a sparse model is compared with whichever dense one predicts the text as well as it does.
+
+    Columns: budget, task, slope, half (of the 95 % interval), p (adjusted by Holm's method for the number of rows),
+    verdict (rises, falls or undecided), note, which says that all accuracies are at chance or perfect, so that no
+    difference could show. Raises ValueError if the runs cannot tell experts from widths or losses.
     """
     rows = []
-    for budget, own in scores.groupby("budget"):
-        measured = {cell: group.tolist() for cell, group in own.groupby(["task", "sparsity"])["accuracy"]}
-        stops = sorted(own["sparsity"].unique().tolist())
-        if len(stops) < 2:
-            raise ValueError(f"budget={budget:g} has scores at sparsity {stops} alone: measure dense models too")
+    for (budget, task), own in scores[scores["task"].isin(TASKS)].groupby(["budget", "task"], sort=False):
+        if equal == "FLOPs":
+            beside = [(own["width"] == width).astype(float) for width in sorted(own["width"].unique())]
+        else:
+            away = own["val_loss"] - own["val_loss"].mean()
+            beside = [away**0, away, away**2]
+        line = least_squares(np.stack([_fourfold(own), *beside], 1), own["accuracy"])
+        rows.append((budget, task, *slope_interval(line, 0), _note(own["accuracy"], str(task))))
+    table = pd.DataFrame(rows, columns=["budget", "task", "slope", "half", "p", "note"])
+    table["p"] = holm(table["p"])
+    words = np.where(table["slope"] > 0, "rises", "falls")
+    table.insert(5, "verdict", np.where(table["p"] < 1 - CONFIDENCE, words, "undecided"))
+    return table
 
-        for claim, weights in CLAIMS.items():
-            cells = {(task, stops[place]): weight for (task, place), weight in weights.items()}
-            samples = [measured[cell] for cell in cells]
-            value, half = contrast_interval(samples, list(cells.values()), alike=False)
-            decision, seeds = verdict(value - half, value + half), min(map(len, samples))
-            means = own.groupby(["task", "sparsity"])["accuracy"].mean().loc[list(cells)]
-            rows.append((budget, claim, value, half, seeds, decision, _note(means)))
-    return pd.DataFrame(rows, columns=["budget", "claim", "value", "half", "seeds", "verdict", "note"])
+
+def worth_in_weights(scores: pd.DataFrame, task: str, budget: float) -> tuple[float, float, float]:
+    """Returns how many times as many active weights a model needs, at this budget, for the accuracy that four times as
+    many experts would give it, with the ends of the 95 % interval.
+
+    Accuracy is a plane in log2 of the active weights and log4 of the number of experts; the number is 2 to the ratio of
+    its slopes. Only widths at which more weights still help should be given. Infinite ends: the runs do not tell.
+    """
+    own = scores[(scores["task"] == task) & (scores["budget"] == budget)]
+    weights = np.log2(own["params_active"].to_numpy(float))
+    line = least_squares(np.stack([_fourfold(own), weights - weights.mean(), np.ones(len(own))], 1), own["accuracy"])
+    value, low, high = (2.0**doublings for doublings in ratio_interval(line, 0, 1))
+    return value, low, high
 
 
-def _note(accuracies: "pd.Series[float]") -> str:
-    notes = []
-    for task, own in accuracies.groupby(level="task"):
-        if (own < TASKS[str(task)].chance + FLOOR).all():
-            notes.append(f"{task} is at chance")
-        elif (own > CEILING).all():
-            notes.append(f"{task} is at its ceiling")
-    return "; ".join(notes)
+def _fourfold(scores: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Log4 of the number of experts, of which one is active."""
+    return -np.log1p(-scores["sparsity"].to_numpy(float)) / np.log(4)
+
+
+def _note(accuracies: "pd.Series[float]", task: str) -> str:
+    if (accuracies < TASKS[task].chance + FLOOR).all():
+        return f"{task} is at chance"
+    return f"{task} is at its ceiling" if (accuracies > CEILING).all() else ""

@@ -8,42 +8,58 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sparsity_lab.analysis.task_scores import mean_scores
 from sparsity_lab.figures import style
-from sparsity_lab.figures.style import GREY, ORDERED, Look, Trace, halvings, line, lines_with_intervals, styled
+from sparsity_lab.figures.style import GREY, ORDERED, Look, Trace, line, lines_with_intervals, styled
+from sparsity_lab.intervals import over_seeds
 from sparsity_lab.training.tasks import RANKS, TASKS
+from sparsity_lab.units import flops
 
 APART = 0.12  # between the sparsities of one place, so that their intervals can be told apart
+SPREAD = 1.03  # the same as a factor, on an axis of weights
 RANK, CLOZE = "recall rank ", "cloze "  # what `task_scores.score_tasks` writes before a rank and a kind
-CHANCE, SEED = style.ROLES["reference"], Look(style.PALE)
+CHANCE = style.ROLES["reference"]
 
 
 def accuracy(scores: pd.DataFrame, budget: float, tasks: Sequence[str] = tuple(TASKS)) -> go.Figure:
-    """Right answers against sparsity, a panel for each task. ``scores``: as `task_scores.score_table` gives them.
-
-    Dots are seeds, the line is their mean with its 95 % interval, the dotted line is chance. There are always three
-    traces per panel, so that a slider can move them.
-    """
+    """Right answers against active weights at one budget, a panel for each task, a line for each sparsity: means over
+    seeds with 95 % intervals. ``scores``: as `task_scores.score_table` gives them. The dotted line is chance. There are
+    always as many traces per panel, so that a slider can move them."""
     columns = min(len(tasks), 2)
     rows = math.ceil(len(tasks) / columns)
     figure = make_subplots(rows, columns, subplot_titles=tasks, vertical_spacing=0.16, horizontal_spacing=0.1)
-    scores = scores[scores["budget"] == budget].assign(at=lambda rows: halvings(rows["sparsity"]))
-    ends = [scores["at"].min(), scores["at"].max()]
+    here = scores[scores["budget"] == budget]
+    means = over_seeds(here, ["task", "sparsity", "width"], "accuracy").sort_values(["sparsity", "width"])
+    # Models of one width differ by a few weights of their routers; one place for all keeps intervals apart readable.
+    place = here[here["sparsity"] == here["sparsity"].min()].groupby("width")["params_active"].first()
+    rank = means["sparsity"].rank(method="dense")
+    means = means.assign(at=means["width"].map(place) * SPREAD ** (rank - rank.mean()), details=means["width"])
     for i, task in enumerate(tasks):
-        seeds = scores[scores["task"] == task]
-        mean = mean_scores(seeds).sort_values("sparsity").assign(line="mean, 95 % interval")
-        mean["at"] = halvings(mean["sparsity"])
-        more: Trace = {"customdata": seeds["seed"], "marker_size": 7, "mode": "markers"}
-        dots = line(seeds["at"], seeds["accuracy"], "a seed", SEED, "seed %{customdata}: %{y:.1%}", **more)
+        own = means[means["task"] == task]
+        more: Trace = {"by": "sparsity", "named": style.sparsity_name}
+        hover = "width %{customdata}: %{y:.1%}"
+        ends = [own["at"].min(), own["at"].max()]
         chance = line(ends, [TASKS[task].chance] * 2, "chance", CHANCE, "%{y:.3%}", "lines")
-        for trace in (chance, dots, *lines_with_intervals(mean, "at", "accuracy", "half", "%{y:.1%}")):
+        for trace in (*lines_with_intervals(own, "at", "accuracy", "half", hover, ORDERED, **more), chance):
             trace.update(legendgroup=trace["name"], showlegend=i == 0)
             figure.add_trace(trace, i // columns + 1, i % columns + 1)
 
     legend = {"y": 1 + 40 / (270 * rows)}  # above the names of the panels
     styled(figure, 60 + 270 * rows, margin={"t": 70}, legend=legend).update_yaxes(_share(""))
-    figure.update_xaxes(style.sparsity_axis(scores["sparsity"], ""))
-    return figure.update_xaxes(title="sparsity S", row=rows)
+    figure.update_xaxes(style.log_axis("", fine=True))
+    return figure.update_xaxes(title="active weights", row=rows)
+
+
+def trends(table: pd.DataFrame) -> go.Figure:
+    """How accuracy changes with each fourfold number of experts, by task, a mark for each budget, with 95 % intervals.
+    ``table``: as `task_scores.trends` gives it."""
+    names = list(dict.fromkeys(table["task"]))
+    rank = table["budget"].rank(method="dense") - 1
+    rows = table.assign(at=table["task"].map(names.index) + (rank - rank.max() / 2) * APART, details=table["task"])
+    more: Trace = {"by": "budget", "named": flops, "mode": "markers"}
+    traces = lines_with_intervals(rows, "at", "slope", "half", "%{customdata}: %{y:+.1%}", ORDERED, **more)
+    yaxis = {"title": "right answers, change with<br>four times as many experts", "tickformat": "+.0%"}
+    xaxis = _places({name: name for name in names})
+    return styled(traces, 380, xaxis=xaxis, yaxis=yaxis).add_hline(0, line=CHANCE.line)
 
 
 def recall_by_rank(summary: pd.DataFrame, budget: float) -> go.Figure:

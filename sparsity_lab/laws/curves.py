@@ -136,10 +136,12 @@ def _taken_apart(budget: float, layers: int, own: pd.DataFrame, samples: Array) 
 
 
 def lack_of_fit(runs: pd.DataFrame) -> pd.DataFrame:
-    """Tests which shapes fit: a row for each budget and depth with several seeds and each shape, a parabola for each
-    curve or one of `SHAPES`. Columns budget, n_layers, shape, F (how much further than their scatter the means
-    of the cells lie from the curves) and p (how often chance alone would take them that far). It is Fisher's test, as in
-    Draper and Smith 1998 (Applied Regression Analysis, chapter 2). Errors as for `curves`."""
+    """Tests which shapes fit, namely a parabola for each curve and those of `SHAPES`: a row for each of them and each
+    budget and depth with several seeds. Columns budget, n_layers, shape, F (how much further than their scatter the
+    means of the cells lie from the curves), p (how often chance alone would take them that far).
+
+    It is Fisher's test, as in Draper and Smith 1998 (Applied Regression Analysis, chapter 2). Errors: see `curves`.
+    """
     from scipy.special import fdtrc
 
     rows = []
