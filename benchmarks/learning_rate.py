@@ -1,9 +1,9 @@
 """Is the default learning rate good where claims lean on it? `python -m benchmarks.learning_rate [BUDGET …]`
 
-Trains the best shapes of each budget (width, layers, sparsity) at half and twice the default rate with `SEEDS`, compares
-them with the runs in data/isoflop, which have the default, and writes data/learning_rate.csv: the mean loss at each
-rate, by how much the default is above the best of the three, and half the 95 % interval of that difference. Runs that
-are on disk are not repeated, rows of other budgets stay.
+Trains the best shapes of each budget (width, layers, sparsity) at half and twice the default rate with `SEEDS`,
+compares them with the runs in data/isoflop, which have the default, and writes data/learning_rate.csv: the mean loss at
+each rate, by how much the default is above the better of the other two, and half the 95 % interval of that difference.
+Runs that are on disk are not repeated, rows of other budgets stay.
 """
 
 import sys

@@ -4,8 +4,8 @@ The plan, written before the runs. A sparse model (width 16, one layer, S = 0.93
 trained with `SEEDS`. From each finished model, shares of its weights in attention and experts are turned off by Wanda's
 scores, and whole experts by how seldom they are asked, without further training. And models are trained for the same
 FLOPs on a share of the text, chosen at random. A part "can be removed" if the 95 % interval of the rise in loss
-(weights and experts: pairs of one model; text: two groups) ends below .03 nats, a fifth of the gain that sparsity brings
-at this budget, and "cannot" if it begins above. Seven parts are judged at once, by Holm's method. Expected: half of the
+(weights and experts: pairs of one model; text: two groups) ends below .03 nats, a fifth of the gain of sparsity at this
+budget, and "cannot" if it begins above. Seven parts are judged at once, by Holm's method. Expected: half of the
 weights and half of the text can be removed, nine tenths of either cannot.
 
 Writes data/removal.csv: part, share removed, seed, loss (nats per byte).

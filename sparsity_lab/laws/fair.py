@@ -97,22 +97,32 @@ def depth_gains(runs: pd.DataFrame, shallow: int, deep: int) -> pd.DataFrame:
     return both[columns[:2]].assign(gain=gain, half=half, p=p)
 
 
-def curve_gains(runs: pd.DataFrame, sparsity: float, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -> pd.DataFrame:
-    """Compares the sides of `fair_gains` at the minima of fitted curves, each side at the depth whose minimum is
-    lowest: columns budget, dense and sparse (numbers of layers), gain (nats), low, high (95 %). Errors: see `curves`.
-    """
-    sides: dict[tuple[float, bool], Curve] = {}
+def best_curves(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -> list[Curve]:
+    """Fits the curves of all depths and returns those of the depth whose minimum is lowest, one for each budget and
+    sparsity. Errors as for `curves`."""
+    best: dict[tuple[float, float], Curve] = {}
     for curve in curves(runs, bootstraps=bootstraps, seed=seed):
-        key = curve.budget, curve.sparsity > 0
-        if curve.sparsity in (0, sparsity) and (key not in sides or curve.best[1][0] < sides[key].best[1][0]):
-            sides[key] = curve
+        key = curve.budget, curve.sparsity
+        if key not in best or curve.best[1][0] < best[key].best[1][0]:
+            best[key] = curve
+    return [best[key] for key in sorted(best)]
+
+
+def curve_gains(best: list[Curve], sparsity: float, than: float = 0.0) -> pd.DataFrame:
+    """Compares the minima of `best_curves` at this sparsity and at a lower one, one row per budget with both: columns
+    budget, layers and layers_than (of each side), gain (nats), low, high (95 %), p (two-sided, from the resamples, not
+    adjusted for their number), and sd, the standard error."""
+    at = {(curve.budget, curve.sparsity): curve for curve in best}
     rows = []
-    for budget in sorted({budget for budget, _ in sides}):
-        if (budget, False) in sides and (budget, True) in sides:
-            dense, sparse = sides[budget, False], sides[budget, True]
-            gain = dense.best[1] - sparse.best[1]
-            rows.append((budget, dense.n_layers, sparse.n_layers, gain[0], *percentile_interval(gain[1:])))
-    return pd.DataFrame(rows, columns=["budget", "dense", "sparse", "gain", "low", "high"])
+    for budget in sorted({curve.budget for curve in best}):
+        one, other = at.get((budget, sparsity)), at.get((budget, than))
+        if one and other:
+            gain = other.best[1] - one.best[1]
+            beyond = (np.sign(gain[0]) * gain[1:] <= 0).sum()
+            p = min(1.0, 2 * (beyond + 1) / len(gain))
+            ends = percentile_interval(gain[1:])
+            rows.append((budget, one.n_layers, other.n_layers, gain[0], *ends, p, gain[1:].std()))
+    return pd.DataFrame(rows, columns=["budget", "layers", "layers_than", "gain", "low", "high", "p", "sd"])
 
 
 def growth(table: pd.DataFrame, yardstick: Literal["gain", "share"] = "gain") -> Slope:

@@ -40,8 +40,13 @@ def optima(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -
     the minimum of the curve between the measured widths (at the edge where it is not bracketed). Raises ValueError for
     runs of several depths, and as `curves` does.
     """
+    return lowest(curves(_checked(runs), bootstraps=bootstraps, seed=seed))
+
+
+def lowest(fitted: list[Curve]) -> pd.DataFrame:
+    """Returns the table of `optima` for these curves."""
     rows = []
-    for curve in curves(_checked(runs), bootstraps=bootstraps, seed=seed):
+    for curve in fitted:
         size, loss = curve.best
         values = {
             "n_active": np.exp(size),
