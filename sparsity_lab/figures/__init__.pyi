@@ -5,6 +5,7 @@ from . import repeat as repeat
 from . import routing as routing
 from . import sparse_formats as sparse_formats
 from . import sparsity_measures as sparsity_measures
+from . import story as story
 from . import style as style
 from . import task_scores as task_scores
 from . import training as training

@@ -2,9 +2,10 @@
 
 `published` holds the laws of the papers, and `optimum` finds the best model that a budget buys by one of them.
 `power_law` names the forms that can be fitted to runs, `huber` minimises the papers' robust loss, and `fitting` puts
-both together, with intervals and predictions. `isoflop` finds the best size for each budget and judges published
-findings on runs; `fair` compares sparse and dense models, each at its own best width and depth. Nothing here imports
-torch. Notebooks import the published laws, `optimal`, `fair`, `fitting` and `isoflop`.
+both together, with intervals and predictions. `curves` fits loss against size at one budget, `isoflop` finds the best
+sizes and judges published findings on runs, and `fair` compares sparse and dense models, each at its own best width and
+depth. Nothing here imports
+torch. Notebooks import the published laws, `optimal`, `curves`, `fair`, `fitting` and `isoflop`.
 """
 
 import lazy_loader

@@ -1,3 +1,3 @@
-from . import fair as fair, fitting as fitting, isoflop as isoflop
+from . import curves as curves, fair as fair, fitting as fitting, isoflop as isoflop
 from .optimum import optimal as optimal
 from .published import LAWS as LAWS

@@ -37,14 +37,15 @@ def best_shapes(runs: pd.DataFrame) -> pd.DataFrame:
     this budget, and its degrees of freedom).
 
     The standard deviation is pooled over all cells of a budget; a budget in which no cell has two runs borrows that of
-    the nearest budget below. Raises ValueError for missing columns, if no cell has two runs, and if a budget has
-    compiled runs beside others or a sparsity several ``top_k``.
+    the nearest budget below. Compiled code does the same arithmetic in less time, so only runs without it give a rate.
+    Raises ValueError for missing columns, if no cell has two runs, and if a sparsity has several ``top_k``.
     """
     runs = finished(runs, COLUMNS)
-    for name, of in (("compiled", "budget"), ("top_k", "sparsity")):
-        if name in runs and (kinds := runs.groupby(of)[name].nunique()).max() > 1:
-            raise ValueError(f"{of}={kinds.idxmax():g} has runs of several {name}: compare those of one")
-    runs = runs.assign(rate=runs["cpu_seconds"] / runs["flops"] if "cpu_seconds" in runs else math.nan)
+    if "top_k" in runs and (kinds := runs.groupby("sparsity")["top_k"].nunique()).max() > 1:
+        raise ValueError(f"sparsity={kinds.idxmax():g} has runs of several top_k: compare those of one")
+    runs = runs.assign(
+        rate=(runs["cpu_seconds"] / runs["flops"]).where(~runs["compiled"]) if "cpu_seconds" in runs else math.nan
+    )
     kept = {"loss": ("val_loss", "mean"), "runs": ("val_loss", "count"), "squares": ("val_loss", _squares)}
     cells = runs.groupby(CELL).agg(**kept, rate=("rate", "median")).reset_index()
     spread = cells.groupby("budget").agg(squares=("squares", "sum"), runs=("runs", "sum"), cells=("runs", "count"))

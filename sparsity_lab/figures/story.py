@@ -1,0 +1,55 @@
+"""Figures of what was found about the story's sentences."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from sparsity_lab.analysis.story import MARGIN
+from sparsity_lab.figures import style
+from sparsity_lab.figures.style import lines_with_intervals, share_axis, styled
+from sparsity_lab.units import flops
+
+NATS = "%{y:.3f} nats per byte"
+
+
+def steps(table: pd.DataFrame) -> go.Figure:
+    """How much the loss falls in each step of the dial, by budget, with 95 % intervals. ``table``: as `story.steps`
+    gives it."""
+    places = zip(table["than"], table["sparsity"], strict=True)
+    rows = table.assign(line=[f"S = {less:.4g} to {more:.4g}" for less, more in places])
+    return _by_budget(rows, "gain", NATS, "fall of the loss<br>(nats per byte)", 0)
+
+
+def leverages(table: pd.DataFrame) -> go.Figure:
+    """How many times its FLOPs a dense model needs for the sparse model's loss, by budget, with 95 % intervals.
+    ``table``: as `fair.leverages` gives it; an interval without an end reaches as far as the axis."""
+    known = table.dropna(subset="leverage").assign(line="")
+    known = known.assign(high=known["high"].clip(upper=2 * known["leverage"].max()))
+    return _by_budget(known, "leverage", "%{y:.2f} times", "FLOPs of dense models, ×", 1)
+
+
+def yardsticks(table: pd.DataFrame) -> go.Figure:
+    """A gain by several yardsticks, each in multiples of its value at the smallest budget. ``table``: columns line (the
+    yardstick), budget, value, low, high."""
+    return _by_budget(table, "value", "%{y:.2f} times", "× its value at the smallest budget", 1)
+
+
+def removals(table: pd.DataFrame) -> go.Figure:
+    """How much the loss rises with the share of each part that is removed, with 95 % intervals; the dotted line is what
+    it may cost. ``table``: as `story.removals` gives it."""
+    rows = table.assign(line=table["part"]).sort_values("share", kind="stable")
+    traces = lines_with_intervals(rows, "share", "rise", "half", "%{y:+.3f} nats at %{x:.0%}")
+    yaxis = {"title": "rise of the loss<br>(nats per byte)"}
+    figure = styled(traces, 380, xaxis=share_axis("share removed"), yaxis=yaxis)
+    return figure.add_hline(MARGIN, line=style.ROLES["reference"].line)
+
+
+def _by_budget(rows: pd.DataFrame, value: str, hover: str, title: str, level: float) -> go.Figure:
+    rows = rows.sort_values("budget", kind="stable")
+    places = {budget: place for place, budget in enumerate(rows["budget"].unique())}
+    order = rows["line"].map({name: i for i, name in enumerate(rows["line"].unique())})
+    rows = rows.assign(at=rows["budget"].map(places) + 0.08 * (order - order.max() / 2))
+    look = style.ALONE if rows["line"].nunique() == 1 else {}
+    points = lines_with_intervals(rows, "at", value, ("low", "high"), hover, **look)
+    xaxis = {"title": "training budget", "tickvals": list(places.values()), "ticktext": list(map(flops, places))}
+    figure = styled(points, 380, xaxis=xaxis, yaxis={"title": title})
+    return figure.add_hline(y=level, line=style.ROLES["reference"].line)
