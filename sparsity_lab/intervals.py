@@ -57,7 +57,7 @@ def contrast_interval(
     return value, float(stdtrit(free, (1 + CONFIDENCE) / 2) * math.sqrt(error)) if free else math.inf
 
 
-class Line(NamedTuple):
+class LinearFit(NamedTuple):
     """Coefficients of a least-squares fit, (P,), their covariance (P, P), and the degrees of freedom that are left."""
 
     coefficients: npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ class Line(NamedTuple):
     free: int
 
 
-def least_squares(x: npt.ArrayLike, y: npt.ArrayLike) -> Line:
+def least_squares(x: npt.ArrayLike, y: npt.ArrayLike) -> LinearFit:
     """Fits y (R,) by the columns of x (R, P), errors being independent and equally wide. Raises ValueError unless there
     are more rows than columns and no column is a combination of the others."""
     design, values = np.asarray(x, float), np.asarray(y, float)
@@ -77,10 +77,10 @@ def least_squares(x: npt.ArrayLike, y: npt.ArrayLike) -> Line:
     inverse = np.linalg.inv(design.T @ design)
     coefficients = inverse @ design.T @ values
     errors = values - design @ coefficients
-    return Line(coefficients, inverse * float(errors @ errors) / free, free)
+    return LinearFit(coefficients, inverse * float(errors @ errors) / free, free)
 
 
-def slope_interval(line: Line, place: int) -> tuple[float, float, float]:
+def slope_interval(line: LinearFit, place: int) -> tuple[float, float, float]:
     """Returns a coefficient, half the width of Student's 95 % interval for it, and the two-sided p-value against 0."""
     from scipy.special import stdtr, stdtrit
 
@@ -89,7 +89,7 @@ def slope_interval(line: Line, place: int) -> tuple[float, float, float]:
     return slope, float(stdtrit(line.free, (1 + CONFIDENCE) / 2)) * error, p
 
 
-def ratio_interval(line: Line, top: int, bottom: int) -> tuple[float, float, float]:
+def ratio_interval(line: LinearFit, top: int, bottom: int) -> tuple[float, float, float]:
     """Returns the ratio of two coefficients with the ends of its 95 % interval by Fieller's theorem (1954, Journal of
     the Royal Statistical Society B 16, 175–185). The ends are infinite if the lower coefficient may be 0."""
     from scipy.special import stdtrit

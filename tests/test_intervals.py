@@ -13,10 +13,13 @@ from sparsity_lab.intervals import (
     contrast_interval,
     holm,
     how_many_runs,
+    least_squares,
     mean_interval,
     median_interval,
     over_seeds,
     percentile_interval,
+    ratio_interval,
+    slope_interval,
     verdict,
 )
 
@@ -204,3 +207,41 @@ def test_holm_keeps_false_alarms_rare() -> None:
     p = np.random.default_rng(0).uniform(size=(4_000, 10))
     assert np.mean([(holm(row) < 0.05).any() for row in p]) == pytest.approx(0.05, abs=0.012)
     assert (p < 0.05).any(1).mean() > 0.35, "without it one of ten claims is wrong that often"
+
+
+# ---- Lines
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_least_squares_is_scipys(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.standard_normal(12), rng.standard_normal(12)
+    slope, half, p = slope_interval(least_squares(np.stack([x, np.ones(12)], 1), y), 0)
+    theirs = stats.linregress(x, y)
+    assert slope == pytest.approx(theirs.slope)
+    assert half == pytest.approx(theirs.stderr * stats.t.ppf(0.975, 10))
+    assert p == pytest.approx(theirs.pvalue)
+
+
+def test_effects_that_cannot_be_told_apart() -> None:
+    with pytest.raises(ValueError, match="3 runs are too few, or too alike, to tell 3 effects apart"):
+        least_squares(np.eye(3), [1, 2, 3])
+    with pytest.raises(ValueError, match="5 runs are too few, or too alike, to tell 2 effects apart"):
+        least_squares(np.ones((5, 2)), np.arange(5))
+
+
+def test_ratios_cover_as_often_as_they_say() -> None:
+    rng, covered = np.random.default_rng(0), []
+    x = np.stack([np.repeat([0, 1, 2], 8), np.tile([0, 1], 12), np.ones(24)], 1)
+    for _ in range(1_000):
+        line = least_squares(x, x @ [0.3, 0.6, 1.0] + 0.3 * rng.standard_normal(24))
+        value, low, high = ratio_interval(line, 0, 1)
+        covered.append(low <= 0.5 <= high)
+        assert low <= value <= high
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_ratio_to_what_may_be_nothing_has_no_ends() -> None:
+    x = np.stack([[0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1], np.ones(6)], 1)
+    line = least_squares(x, [0, 1.1, 1.9, 0.1, 1, 2.1])
+    assert ratio_interval(line, 0, 1)[1:] == (-np.inf, np.inf)

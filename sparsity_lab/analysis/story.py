@@ -26,7 +26,7 @@ MARGIN = 0.03  # nats: what costs less "can be removed" (the plan of `benchmarks
 ALPHA = 1 - CONFIDENCE
 
 
-class Finding(NamedTuple):
+class Sentence(NamedTuple):
     """A sentence of the story, and what the runs say of it."""
 
     number: int
@@ -55,7 +55,7 @@ def gather(runs: pd.DataFrame, scores: pd.DataFrame, removal: pd.DataFrame) -> E
     return Evidence(runs, scores, removal, fair.best_curves(runs), fair.best_shapes(runs), claims)
 
 
-def judge(evidence: Evidence) -> list[Finding]:
+def judge(evidence: Evidence) -> list[Sentence]:
     """Returns the findings, in the order of the story."""
     return [found(evidence) for found in FINDINGS]
 
@@ -63,7 +63,7 @@ def judge(evidence: Evidence) -> list[Finding]:
 SIGNS = {"holds": "✓ holds", "does not hold": "✗ does not hold", "undecided": "? undecided"}
 
 
-def as_table(findings: Sequence[Finding]) -> str:
+def as_table(findings: Sequence[Sentence]) -> str:
     """Returns the findings as a table in Markdown, with links to the notebooks beside this one."""
     lines = ["| | The story says | Verdict | What was found | Tested in |", "|---|---|---|---|---|"]
     for f in findings:
@@ -114,7 +114,7 @@ def removals(table: pd.DataFrame) -> pd.DataFrame:
 # ---- The sentences
 
 
-def _never_all(evidence: Evidence) -> Finding:
+def _never_all(evidence: Evidence) -> Sentence:
     sentence = "Sparsity approaches 100 % and never reaches it."
     most = ModelConfig.on_dial(32, FURTHER[-1])
     counted = count_parameters(most)
@@ -122,10 +122,10 @@ def _never_all(evidence: Evidence) -> Finding:
         f"With one active expert of E, S = 1 − 1/E: {most.sparsity:.2%} with {most.n_experts}. Of all weights of such "
         f"a model {1 - counted.active / counted.total:.1%} are inactive; attention, router and output always work."
     )
-    return Finding(1, sentence, "holds" if most.sparsity < 1 else "does not hold", text, "02_counting_flops")
+    return Sentence(1, sentence, "holds" if most.sparsity < 1 else "does not hold", text, "02_counting_flops")
 
 
-def _more_is_better(evidence: Evidence) -> Finding:
+def _more_is_better(evidence: Evidence) -> Sentence:
     sentence = "At a fixed budget, more sparsity with more weights in total lowers the loss."
     table = steps(evidence.best)
     grows = evidence.claims.loc[evidence.claims["claim"] == "1a", "verdict"]
@@ -136,20 +136,20 @@ def _more_is_better(evidence: Evidence) -> Finding:
         f"rises with S at {(grows == 'holds').sum()} of {len(grows)} budgets. What comes after {DIAL}: sentence 4."
     )
     verdict = _together(table["gain"], table["p"])
-    return Finding(2, sentence, verdict, text, "04_isoflop", _needed(table, evidence.runs))
+    return Sentence(2, sentence, verdict, text, "04_isoflop", _needed(table, evidence.runs))
 
 
-def _fewer_active(evidence: Evidence) -> Finding:
+def _fewer_active(evidence: Evidence) -> Sentence:
     sentence = "A sparse model reaches the same accuracy with fewer active weights."
     budgets = sorted(set(evidence.scores["budget"]))
     found = {budget: worth_in_weights(evidence.scores, "recall", budget) for budget in budgets}
     parts = [f"{value:.2f} {_range(low, high)} at {flops(budget)}" for budget, (value, low, high) in found.items()]
     text = f"In recalling facts, four times as many experts do as much as active weights times {', '.join(parts)}."
     verdict = by_interval(min(low for _, low, _ in found.values()) - 1, min(high for *_, high in found.values()) - 1)
-    return Finding(3, sentence, verdict, text, "09_what_the_sleeping_experts_know")
+    return Sentence(3, sentence, verdict, text, "09_what_the_sleeping_experts_know")
 
 
-def _always_further(evidence: Evidence) -> Finding:
+def _always_further(evidence: Evidence) -> Sentence:
     sentence = "However much is inactive already, at any budget it pays to make more inactive."
     table = further(evidence.best)
     parts = [
@@ -162,10 +162,10 @@ def _always_further(evidence: Evidence) -> Finding:
         "above 0 the loss rises)."
     )
     verdict = _together(table["gain"], table["p"])
-    return Finding(4, sentence, verdict, text, "04_isoflop", _needed(table, evidence.runs))
+    return Sentence(4, sentence, verdict, text, "04_isoflop", _needed(table, evidence.runs))
 
 
-def _same_for_less(evidence: Evidence) -> Finding:
+def _same_for_less(evidence: Evidence) -> Sentence:
     sentence = "A sparse model reaches the same loss with less compute."
     table = fair.leverages(evidence.shapes, DIAL)
     parts = [
@@ -174,10 +174,10 @@ def _same_for_less(evidence: Evidence) -> Finding:
     ]
     text = f"For the loss of S = {DIAL} dense models need so many times the FLOPs: {', '.join(parts)}."
     verdict = by_interval(float(table["low"].min()) - 1, float(table["high"].min()) - 1)
-    return Finding(5, sentence, verdict, text, "08_better_or_cheaper")
+    return Sentence(5, sentence, verdict, text, "08_better_or_cheaper")
 
 
-def _better_for_same(evidence: Evidence) -> Finding:
+def _better_for_same(evidence: Evidence) -> Sentence:
     sentence = "With the same compute a sparse model reaches a lower loss."
     table, fitted = fair.fair_gains(evidence.shapes, DIAL), fair.curve_gains(evidence.best, DIAL)
     parts = [f"{row['gain']:.3f} ± {row['half']:.3f} at {flops(row['budget'])}" for row in _rows(table)]
@@ -186,20 +186,20 @@ def _better_for_same(evidence: Evidence) -> Finding:
         f"At S = {DIAL}, with the best width and depth on each side, the loss is lower by {', '.join(parts)} (nats). "
         f"The minima of fitted curves say {others}."
     )
-    return Finding(6, sentence, _together(table["gain"], table["p"]), text, "04_isoflop")
+    return Sentence(6, sentence, _together(table["gain"], table["p"]), text, "04_isoflop")
 
 
-def _larger_budgets(evidence: Evidence) -> Finding:
+def _larger_budgets(evidence: Evidence) -> Sentence:
     sentence = "A larger budget is better at every sparsity."
     (row,) = _rows(evidence.claims[evidence.claims["claim"] == "4"])
     text = (
         f"The smallest fall of the loss from one budget to the next is {row['estimate']:.3f} nats "
         f"{_range(row['low'], row['high'], '.3f')}."
     )
-    return Finding(7, sentence, by_interval(row["low"], row["high"]), text, "04_isoflop")
+    return Sentence(7, sentence, by_interval(row["low"], row["high"]), text, "04_isoflop")
 
 
-def _pays_more(evidence: Evidence) -> Finding:
+def _pays_more(evidence: Evidence) -> Sentence:
     sentence = "Sparsity pays more the more compute you have."
     table = fair.fair_gains(evidence.shapes, DIAL)
     nats, share = fair.growth(table), fair.growth(table, "share")
@@ -210,10 +210,10 @@ def _pays_more(evidence: Evidence) -> Finding:
         f"{_range(share.low, share.high, '+.1%')}, the leverage by a factor of {times.value:.2f} "
         f"{_range(times.low, times.high)}."
     )
-    return Finding(8, sentence, by_interval(nats.low, nats.high), text, "04_isoflop")
+    return Sentence(8, sentence, by_interval(nats.low, nats.high), text, "04_isoflop")
 
 
-def _optimum(evidence: Evidence) -> Finding:
+def _optimum(evidence: Evidence) -> Sentence:
     sentence = "There is an optimal sparsity."
     inner = evidence.claims[(evidence.claims["claim"] == "2a") & evidence.claims["p"].notna()]
     places = ", ".join(flops(budget) for budget in inner["budget"])
@@ -222,10 +222,10 @@ def _optimum(evidence: Evidence) -> Finding:
         f"measured ({places}): towards either side the loss rises by {inner['estimate'].min():.3f} nats at least, for "
         "each factor of e in 1 − S. If the number of weights is free, see sentence 4."
     )
-    return Finding(9, sentence, _together(inner["estimate"], inner["p"]), text, "04_isoflop")
+    return Sentence(9, sentence, _together(inner["estimate"], inner["p"]), text, "04_isoflop")
 
 
-def _smaller_cache(evidence: Evidence) -> Finding:
+def _smaller_cache(evidence: Evidence) -> Sentence:
     sentence = "Multi-head latent attention shrinks the cache."
     latent = preset("deepseek-v3").config
     full = attention_twins(latent)["mha"]
@@ -234,10 +234,10 @@ def _smaller_cache(evidence: Evidence) -> Finding:
         f"DeepSeek-V3 keeps {small:,.0f} bytes per token. Ordinary attention with its {full.n_heads} heads would keep "
         f"{large:,.0f}, {large / small:.0f} times as many. This is counted; what it costs in loss is not tested here."
     )
-    return Finding(10, sentence, "holds" if small < large else "does not hold", text, "05_mla_cache")
+    return Sentence(10, sentence, "holds" if small < large else "does not hold", text, "05_mla_cache")
 
 
-def _removable(evidence: Evidence) -> Finding:
+def _removable(evidence: Evidence) -> Sentence:
     sentence = "Parts of a trained model, and of its text, can be removed."
     table = removals(evidence.removal)
     parts = [
@@ -249,10 +249,10 @@ def _removable(evidence: Evidence) -> Finding:
     verdict: Verdict = "holds" if all("can" in own for own in verdicts) else "undecided"
     if {"cannot"} in verdicts:  # a part of which not even the smallest share can go
         verdict = "does not hold"
-    return Finding(11, sentence, verdict, text, "07_turning_things_off")
+    return Sentence(11, sentence, verdict, text, "07_turning_things_off")
 
 
-FINDINGS: list[Callable[[Evidence], Finding]] = [
+FINDINGS: list[Callable[[Evidence], Sentence]] = [
     _never_all, _more_is_better, _fewer_active, _always_further, _same_for_less, _better_for_same, _larger_budgets,
     _pays_more, _optimum, _smaller_cache, _removable,
 ]  # fmt: skip

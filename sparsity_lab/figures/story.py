@@ -11,7 +11,7 @@ from sparsity_lab.units import flops
 NATS = "%{y:.3f} nats per byte"
 
 
-def steps(table: pd.DataFrame) -> go.Figure:
+def fall_by_step(table: pd.DataFrame) -> go.Figure:
     """How much the loss falls in each step of the dial, by budget, with 95 % intervals. ``table``: as `story.steps`
     gives it."""
     places = zip(table["than"], table["sparsity"], strict=True)
@@ -19,7 +19,7 @@ def steps(table: pd.DataFrame) -> go.Figure:
     return _by_budget(rows, "gain", NATS, "fall of the loss<br>(nats per byte)", 0)
 
 
-def leverages(table: pd.DataFrame) -> go.Figure:
+def leverage_by_budget(table: pd.DataFrame) -> go.Figure:
     """How many times its FLOPs a dense model needs for the sparse model's loss, by budget, with 95 % intervals.
     ``table``: as `fair.leverages` gives it; an interval without an end reaches as far as the axis."""
     known = table.dropna(subset="leverage").assign(line="")
@@ -33,7 +33,7 @@ def yardsticks(table: pd.DataFrame) -> go.Figure:
     return _by_budget(table, "value", "%{y:.2f} times", "× its value at the smallest budget", 1)
 
 
-def removals(table: pd.DataFrame) -> go.Figure:
+def rise_by_share(table: pd.DataFrame) -> go.Figure:
     """How much the loss rises with the share of each part that is removed, with 95 % intervals; the dotted line is what
     it may cost. ``table``: as `story.removals` gives it."""
     rows = table.assign(line=table["part"]).sort_values("share", kind="stable")

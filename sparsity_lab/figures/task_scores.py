@@ -49,7 +49,7 @@ def accuracy(scores: pd.DataFrame, budget: float, tasks: Sequence[str] = tuple(T
     return figure.update_xaxes(title="active weights", row=rows)
 
 
-def trends(table: pd.DataFrame) -> go.Figure:
+def trend_by_task(table: pd.DataFrame) -> go.Figure:
     """How accuracy changes with each fourfold number of experts, by task, a mark for each budget, with 95 % intervals.
     ``table``: as `task_scores.trends` gives it."""
     names = list(dict.fromkeys(table["task"]))

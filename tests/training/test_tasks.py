@@ -20,9 +20,9 @@ SOURCE = b"def f(x):\n    return x + 1\n\n\n" * 20_000
 def answer(task: str, prompt: str, table: dict[str, str]) -> str:
     """By Python's own arithmetic, a dictionary, a slice and a stack."""
     if task == "arithmetic":
-        assert len(prompt) == len("12+34=")
+        assert len(prompt) == len("123+456=")
         first, second = prompt.rstrip("=").split("+")
-        return f"{int(first) + int(second):03}"[::-1]
+        return f"{int(first) + int(second):04}"[::-1]
     if task == "recall":
         return table[prompt.removesuffix(":")]
     if task == "copying":
@@ -39,7 +39,7 @@ def answer(task: str, prompt: str, table: dict[str, str]) -> str:
 @given(name=NAMES, seed=st.integers(0, 2**31), held_out=st.booleans())
 def test_answers_are_right(name: str, seed: int, held_out: bool) -> None:
     words, letters = tasks.facts()
-    table = {word.tobytes().decode(): chr(letter) for word, letter in zip(words, letters, strict=True)}
+    table = {word.tobytes().decode(): own.tobytes().decode() for word, own in zip(words, letters, strict=True)}
     found = examples(TASKS[name], 20, seed, held_out)
     assert len(found) == 20
     for example in found:
@@ -56,14 +56,14 @@ def test_the_same_seed_gives_the_same_examples(name: str, seed: int, n: int) -> 
 def test_examples_stay_what_they_are() -> None:
     """Shipped scores are of these: whoever changes them has to raise FORMAT and measure anew."""
     first = {name: examples(task, 1, 0)[0] for name, task in TASKS.items()}
-    assert (tasks.FORMAT, first) == (1, FIRST)
+    assert (tasks.FORMAT, first) == (2, FIRST)
 
 
 FIRST = {
-    "arithmetic": Example("39+04=", "340"),
-    "recall": Example("daw:", "c"),
+    "arithmetic": Example("082+600=", "2860"),
+    "recall": Example("saz:", "zf"),
     "copying": Example("odursojb~", "odursojb"),
-    "brackets": Example("[<>[]](([|", "]))"),
+    "brackets": Example("<[(<>{})([](|", "))]>"),
 }
 
 
