@@ -329,7 +329,8 @@ class RunConfig(Config):
     decay: float = _number(0.3, 0, 1)  # share of the steps, linear to zero at the end
     weight_decay: float = _number(0.05, 0, 10)
     grad_clip: float = _number(1.0, 1e-6, 1e6)  # largest gradient norm
-    seed: int = _number(0, 0, 2**31 - 1)  # of the weights and of the order of the data
+    seed: int = _number(0, 0, 2**31 - 1)  # of the weights, and of the order of the data unless that has its own
+    order_seed: int | None = _number(None, 0, 2**31 - 1)
     corpus: str = "python"  # see sparsity_lab.training.corpus.load_corpus
     eval_tokens: int = _number(131_072, 1, 2**31)  # held-out tokens in the final loss
     dtype: str = _choice("float32", "bfloat16")  # of the matrix products; weights are always float32
@@ -343,6 +344,11 @@ class RunConfig(Config):
             raise ValueError(f"warmup={self.warmup:g} and decay={self.decay:g} are shares of one run: keep the sum ≤ 1")
         if not self.corpus.strip():
             raise ValueError("corpus='' must be a name or a path, e.g. corpus='python'")
+
+    @property
+    def order(self) -> int:
+        """The seed of the order of the data."""
+        return self.seed if self.order_seed is None else self.order_seed
 
     @property
     def sequences(self) -> int:

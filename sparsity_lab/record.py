@@ -120,7 +120,8 @@ def run_label(model: ModelConfig, run: RunConfig) -> str:
     kind = "dense" if model.sparsity == 0 else f"S {model.sparsity:.3g}"
     held = "" if model.d_expert == 3 * model.d_model else ", total held"
     budget = scientific(float(f"{run.budget:.0e}"))
-    return f"{kind}, width {model.d_model}, {budget}, seed {run.seed}{held}"
+    order = "" if run.order_seed is None else f", order {run.order_seed}"
+    return f"{kind}, width {model.d_model}, {budget}, seed {run.seed}{order}{held}"
 
 
 def decimate(losses: list[float], step_flops: int, points: int = CURVE_POINTS) -> dict[str, list[float]]:

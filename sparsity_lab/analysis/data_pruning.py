@@ -38,7 +38,7 @@ def train_on(corpus: Corpus, kept: Indices, model: ModelConfig, run: RunConfig) 
     """Trains on the windows ``kept`` of a corpus within the run's budget: the fewer windows, the more often each is
     read. The record's fingerprint is that of the kept part."""
     training = Training(model, run, corpus=replace(corpus, fingerprint=_digest(corpus, "windows", *np.sort(kept))))
-    training.windows = Windows(corpus.train, model.context, run.seed, kept)
+    training.windows = Windows(corpus.train, model.context, run.order, kept)
     while not training.done:
         training.step()
     return training.record(training.evaluate())

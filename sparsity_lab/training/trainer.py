@@ -76,7 +76,7 @@ class Training:
         self.routers = [m for m in self.model.modules() if isinstance(m, Router)] if model_config.bias_rate else []
         self.parameters = list(self.model.parameters())
         self.optimizer = _adamw(self.model, run_config)
-        self.windows = Windows(self.corpus.train, model_config.context, run_config.seed)
+        self.windows = Windows(self.corpus.train, model_config.context, run_config.order)
 
         self.steps_done, self.seconds, self.cpu_seconds, self.diverged = 0, 0.0, 0.0, False
         self.losses: list[float] = []

@@ -9,22 +9,51 @@ from sparsity_lab.laws import fair
 BUDGETS, S = (1e11, 1e12, 1e13), 0.9375
 # Losses by side and depth at the best width of 16: two layers suit dense models, and one layer sparse ones.
 FLOOR = {(0.0, 1): 0.08, (0.0, 2): 0.0, (S, 1): -0.15, (S, 2): -0.1}
+TIED = {(0.0, 1): 0.0, (0.0, 2): 0.0, (S, 1): -0.15, (S, 2): -0.15}
 
 
-def loss(budget: float, sparsity: float, width: int, layers: int) -> float:
-    dense = 1.0 + 0.9 * (budget / 1e11) ** -0.2
-    return dense + FLOOR[sparsity, layers] + 0.1 * np.log2(width / 16) ** 2
+def dense_loss(budget: float) -> float:
+    return 1.0 + 0.9 * (budget / 1e11) ** -0.2
 
 
-def raced(sd: float, seeds: tuple[int, ...] = (3, 3, 3), random: int = 0) -> pd.DataFrame:
+def raced(
+    sd: float,
+    seeds: tuple[int, ...] = (3, 3, 3),
+    random: int = 0,
+    *,
+    floors: dict[tuple[float, int], float] = FLOOR,
+    best_sparse: float = 16,
+) -> pd.DataFrame:
     rng, rows = np.random.default_rng(random), []
     for budget, times in zip(BUDGETS, seeds, strict=True):
-        for sparsity, layers in FLOOR:
+        for (sparsity, layers), floor in floors.items():
             for width in (8, 16, 32):
-                true = loss(budget, sparsity, width, layers)
+                away = np.log2(width / (best_sparse if sparsity else 16))
+                true = dense_loss(budget) + floor + 0.1 * away**2
                 rows += [(budget, sparsity, width, layers, true + sd * rng.standard_normal()) for _ in range(times)]
     columns = ["budget", "sparsity", "width", "n_layers", "val_loss"]
+    runs = pd.DataFrame(rows, columns=columns).assign(status="finished", top_k=1, flops=lambda runs: runs["budget"])
+    runs["params_active"] = runs["width"] ** 2
+    runs["params_total"] = runs["params_active"] / (1 - runs["sparsity"])
+    return runs.assign(tokens=runs["budget"] / runs["params_active"])
+
+
+def power_law(leverage: float, growth: float, dense_budgets: int = 9, sparse_budgets: int = 9) -> pd.DataFrame:
+    """Dense losses fall by a power of the budget, and the sparse loss is that of ``leverage`` times the FLOPs at 1e11,
+    and ``growth`` times more for each tenfold."""
+    rows = []
+    for i, budget in enumerate(np.geomspace(1e11, 1e13, dense_budgets)):
+        decades = np.log10(budget / 1e11)
+        rows += [(budget, 0.0, 16, 2, budget**-0.05)] * 2
+        if i < sparse_budgets:
+            rows += [(budget, S, 16, 2, (budget * leverage * growth**decades) ** -0.05)] * 2
+    columns = ["budget", "sparsity", "width", "n_layers", "val_loss"]
     return pd.DataFrame(rows, columns=columns).assign(status="finished")
+
+
+def noisy(runs: pd.DataFrame, sd: float, random: int) -> pd.DataFrame:
+    errors = sd * np.random.default_rng(random).standard_normal(len(runs))
+    return runs.assign(val_loss=runs["val_loss"] + errors)
 
 
 def test_each_side_has_its_own_best_shape() -> None:
@@ -65,7 +94,7 @@ def test_one_budget_shows_no_growth() -> None:
     runs = raced(0.01)
     slope = fair.growth(fair.fair_gains(fair.best_shapes(runs[runs["budget"] == 1e11]), S))
     assert np.isnan(slope.value)
-    assert np.isinf(slope.half)
+    assert (slope.low, slope.high) == (-np.inf, np.inf)
 
 
 def test_an_edge_is_told() -> None:
@@ -73,16 +102,79 @@ def test_an_edge_is_told() -> None:
     assert fair.fair_gains(fair.best_shapes(runs[runs["width"] > 8]), S)["edge"].all()
 
 
+def test_a_share_is_of_the_dense_loss() -> None:
+    table = fair.fair_gains(fair.best_shapes(raced(0.01)), S)
+    dense = fair.best_shapes(raced(0.01)).query("sparsity == 0")["loss"].to_numpy()
+    np.testing.assert_allclose(table["share"], table["gain"] / dense)
+    np.testing.assert_allclose(table["share_half"], table["half"] / dense)
+
+
+def share_grows() -> float:
+    """How much 0.15 nats as a share of the dense loss grow per tenfold budget, in a line as `growth` weighs it."""
+    dense = np.array([dense_loss(budget) for budget in BUDGETS])
+    return float(np.polyfit([0, 1, 2], 0.15 / dense, 1, w=dense)[0])
+
+
+def test_a_gain_that_stays_grows_as_a_share_of_a_loss_that_falls() -> None:
+    table = fair.fair_gains(fair.best_shapes(raced(1e-6)), S)
+    assert fair.growth(table, "gain").value == pytest.approx(0, abs=1e-5)
+    slope = fair.growth(table, "share")
+    assert slope.value == pytest.approx(share_grows(), abs=1e-5)
+    assert 0 < slope.low < slope.value < slope.high
+
+
 def test_intervals_cover_the_true_gain_and_growth() -> None:
     """The shapes here are far enough apart that the best one is never mistaken."""
-    gains, growths = [], []
+    gains, growths, shares = [], [], []
     for random in range(300):
         table = fair.fair_gains(fair.best_shapes(raced(0.01, random=random)), S)
-        slope = fair.growth(table)
         gains += list(abs(table["gain"] - 0.15) <= table["half"])
-        growths.append(abs(slope.value) <= slope.half)
-    assert 0.92 <= np.mean(gains) <= 0.98
-    assert 0.92 <= np.mean(growths) <= 0.98
+        slope, share = fair.growth(table), fair.growth(table, "share")
+        growths.append(slope.low <= 0 <= slope.high)
+        shares.append(share.low <= share_grows() <= share.high)
+    for covered in (gains, growths, shares):
+        assert 0.92 <= np.mean(covered) <= 0.98
+
+
+def test_curves_find_the_same_gain_and_depths() -> None:
+    runs = raced(1e-5)
+    table, plain = fair.curve_gains(runs, S, bootstraps=20), fair.fair_gains(fair.best_shapes(runs), S)
+    np.testing.assert_allclose(table["gain"], plain["gain"], atol=1e-4)
+    assert table["budget"].tolist() == plain["budget"].tolist() == list(BUDGETS)
+    assert table["dense"].tolist() == [2] * 3
+    assert table["sparse"].tolist() == [1] * 3
+    assert (table["low"] < table["gain"]).all()
+    assert (table["gain"] < table["high"]).all()
+
+
+def test_curves_find_best_widths_between_those_that_were_tried() -> None:
+    """The best sparse width is √2 · 16, where no run is: 0.025 nats lower than the best run."""
+    runs = raced(1e-5, best_sparse=16 * 2**0.5)
+    np.testing.assert_allclose(fair.fair_gains(fair.best_shapes(runs), S)["gain"], 0.125, atol=1e-4)
+    np.testing.assert_allclose(fair.curve_gains(runs, S, bootstraps=20)["gain"], 0.15, atol=1e-4)
+
+
+@pytest.mark.parametrize("floors", [FLOOR, TIED], ids=["one depth is best", "depths are tied"])
+def test_curves_cover_the_true_gain(floors: dict[tuple[float, int], float]) -> None:
+    """Where depths are tied, the best of two is too good on both sides, and the difference is not."""
+    covered, errors = [], []
+    for random in range(80):
+        table = fair.curve_gains(raced(0.02, random=random, floors=floors), S, bootstraps=200, seed=random)
+        covered += list((table["low"] <= 0.15) & (0.15 <= table["high"]))
+        errors += list(table["gain"] - 0.15)
+    assert 0.92 <= np.mean(covered) <= 0.99
+    assert abs(np.mean(errors)) < 3 * np.std(errors) / len(errors) ** 0.5
+
+
+def test_curves_compare_one_sparsity_where_both_sides_were_measured() -> None:
+    runs = raced(0.01)
+    sparser = runs[runs["sparsity"] == S].assign(sparsity=0.984375, val_loss=lambda runs: runs["val_loss"] - 0.3)
+    here = pd.concat([runs[(runs["sparsity"] == 0) | (runs["budget"] > 1e11)], sparser])
+    table = fair.curve_gains(here, S, bootstraps=20)
+    assert table["budget"].tolist() == [1e12, 1e13]
+    np.testing.assert_allclose(table["gain"], 0.15, atol=0.03)
+    with pytest.raises(ValueError, match="^no budget has a sparsity with finished runs of 3 widths"):
+        fair.curve_gains(runs[runs["width"] > 8], S)
 
 
 def test_single_runs_borrow_their_scatter() -> None:
@@ -98,15 +190,57 @@ def test_single_runs_borrow_their_scatter() -> None:
 
 
 def test_leverage_is_the_ratio_of_budgets() -> None:
-    """Dense losses fall by a power of the budget, and the sparse loss is that of four times the FLOPs."""
-    budgets = np.geomspace(1e11, 1e13, 9)
-    rows = [(b, s, 16, 2, (b * (4 if s else 1)) ** -0.05) for b in budgets for s in (0.0, S) for _ in range(2)]
-    columns = ["budget", "sparsity", "width", "n_layers", "val_loss"]
-    table = fair.leverages(fair.best_shapes(pd.DataFrame(rows, columns=columns).assign(status="finished")), S)
-    reached = budgets * 4 <= 1e13
+    table = fair.leverages(fair.best_shapes(power_law(4, 1)), S)
+    reached = (table["budget"] * 4 <= 1e13).to_numpy()
     assert table["leverage"][reached].tolist() == pytest.approx([4.0] * reached.sum())
     assert table["leverage"][~reached].isna().all()
     assert np.isinf(table["high"][~reached]).all()
+
+
+def test_leverage_in_seconds_is_that_in_flops_times_the_ratio_of_rates() -> None:
+    """A FLOP of a sparse model takes three times as long as one of a dense model, and that of one run much longer."""
+    runs = power_law(4, 1).assign(flops=lambda runs: runs["budget"])
+    runs = pd.concat([runs, runs]).sort_values("budget", ignore_index=True)
+    rate = np.where(runs["sparsity"] == 0, 2e-10, 6e-10) * np.where(runs.index == 0, 10, 1)
+    timed = runs.assign(cpu_seconds=runs["flops"] * rate)
+    best = fair.best_shapes(timed)
+    assert best["rate"].tolist() == pytest.approx([2e-10, 6e-10] * 9)
+    table = fair.leverages(best, S)
+    assert table["in_seconds"].tolist() == pytest.approx((table["leverage"] / 3).tolist(), nan_ok=True)
+    assert table["in_seconds"].notna().tolist() == table["leverage"].notna().tolist()
+
+    untimed = fair.leverages(fair.best_shapes(runs), S)
+    assert untimed["in_seconds"].isna().all()
+    assert untimed["leverage"].tolist() == pytest.approx(table["leverage"].tolist(), nan_ok=True)
+    # The runs that know their seconds speak for the others of their shape.
+    few = timed.assign(cpu_seconds=timed["cpu_seconds"].where((timed["budget"] < 1e12) & timed.index % 2 > 0))
+    known = fair.leverages(fair.best_shapes(few), S).set_index("budget")["in_seconds"]
+    assert known[known.index < 1e12].tolist() == pytest.approx([4 / 3] * 4)
+    assert known[known.index > 1e12].isna().all()
+
+
+def test_leverage_grows_by_a_known_factor() -> None:
+    best = fair.best_shapes(power_law(2, 1.5))
+    slope = fair.leverage_growth(best, S)
+    assert slope == pytest.approx((1.5, 1.5, 1.5))  # there is no noise
+    assert fair.leverages(best, S)["leverage"].isna().any()  # and the last budgets don't disturb it
+
+
+def test_leverage_of_one_budget_shows_no_growth() -> None:
+    best = fair.best_shapes(power_law(2, 1.5, sparse_budgets=1))
+    slope = fair.leverage_growth(best, S)
+    assert np.isnan(slope.value)
+    assert (slope.low, slope.high) == (0, np.inf)
+
+
+def test_growth_of_leverage_covers_the_truth() -> None:
+    """Sparse runs end two budgets before the dense ones, so that every leverage has an end."""
+    covered = []
+    for random in range(150):
+        runs = noisy(power_law(2, 1.5, sparse_budgets=6), 0.0005, random)
+        slope = fair.leverage_growth(fair.best_shapes(runs), S, seed=random)
+        covered.append(slope.low <= 1.5 <= slope.high)
+    assert 0.9 <= np.mean(covered) <= 0.99
 
 
 def test_leverage_covers_the_truth() -> None:

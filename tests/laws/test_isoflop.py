@@ -261,18 +261,14 @@ def test_verdicts_are_those_of_holm_within_each_claim(monkeypatch: pytest.Monkey
     pd.testing.assert_series_equal(table.loc[about_all, "p"], alone.loc[about_all, "p"])
 
 
-def test_what_cannot_be_judged_is_no_claim_to_adjust_for() -> None:
+def test_what_cannot_be_judged_is_no_row_to_adjust_for() -> None:
     """A budget with two sparsities has no surface."""
-    runs = made(bowl)
+    runs = made(bowl, noise=0.05)
     few = runs[(runs["budget"] < 1e13) | (runs["sparsity"] < 0.9)]
-    for claim, rows in judge_claims(few, bootstraps=ENOUGH).groupby("claim"):
-        if claim in ("2a", "2b"):
-            assert rows["p"].isna().tolist() == [False, False, True]
-            assert rows["verdict"].tolist()[2] == "undecided"
-    table, fewer = (judge_claims(r, bootstraps=ENOUGH) for r in (few, few[few["budget"] < 1e13]))
-    known = table[table["claim"].isin(["2a", "2b"]) & table["p"].notna()]
-    alone = fewer[fewer["claim"].isin(["2a", "2b"])]
-    np.testing.assert_array_equal(known["p"], alone["p"])
+    with_it, without = (judge_claims(r, bootstraps=100).set_index("claim") for r in (few, few[few["budget"] < 1e13]))
+    for claim in ("2a", "2b"):
+        assert with_it.loc[claim, "p"].tolist() == pytest.approx([*without.loc[claim, "p"], math.nan], nan_ok=True)
+        assert with_it.loc[claim, "verdict"].tolist()[-1] == "undecided"
 
 
 def valley(active: Array, s: Array, c: Array) -> Array:
@@ -284,9 +280,9 @@ def flat(active: Array, s: Array, c: Array) -> Array:
 
 
 @pytest.mark.parametrize(("loss", "times"), [(valley, 100), (flat, 30)])
-def test_chance_makes_false_verdicts_of_a_claim_in_a_twentieth_of_cases(loss: Loss, times: int) -> None:
+def test_chance_makes_few_false_verdicts(loss: Loss, times: int) -> None:
     """Nothing changes with sparsity or budget, and all weights are active, so neither verdict is right. Claim 3 is left
-    out: curves have a best size at every sparsity, or at none."""
+    out, because these curves have a best size at every sparsity or at none."""
     false = dict.fromkeys(CLAIMS, 0)
     for seed in range(times):
         runs = made(loss, 0.02, seed=seed, budgets=(1e11, 1e12), sparsities=SPARSITIES[:3], share=0)
@@ -299,18 +295,18 @@ def test_chance_makes_false_verdicts_of_a_claim_in_a_twentieth_of_cases(loss: Lo
     assert sum(false.values()) / (times * len(false)) < 0.05 + error, false
 
 
-def test_chance_brackets_a_minimum_at_the_edge_in_a_twentieth_of_cases() -> None:
+def test_chance_seldom_brackets_a_minimum_at_the_edge() -> None:
     """Claim 3: the best size is the largest that was tried, so its distance from the edge is zero."""
 
     def loss(active: Array, s: Array, c: Array) -> Array:
         return 2 + 0.05 * (active - 12) ** 2
 
     verdicts = []
-    for seed in range(60):
+    for seed in range(40):
         runs = made(loss, 0.02, seed=seed, budgets=(1e11,), sparsities=SPARSITIES[:2])
         table = judge_claims(runs, bootstraps=200, seed=seed).set_index("claim")
         verdicts.append(table.loc["3", "verdict"])
-    assert verdicts.count("undecided") >= 54
+    assert verdicts.count("undecided") >= 36
 
 
 def test_what_was_not_measured_is_undecided() -> None:

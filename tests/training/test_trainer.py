@@ -54,6 +54,17 @@ def test_deterministic(model: ModelConfig, run: RunConfig) -> None:
     assert other[0][0].loss != first[0][0].loss
 
 
+def test_the_order_of_the_data_may_have_a_seed_of_its_own(model: ModelConfig, run: RunConfig) -> None:
+    same, other = (Training(model, run.replace(order_seed=seed)) for seed in (run.seed, run.seed + 1))
+    plain = Training(model, run)
+    for name, weight in plain.model.state_dict().items():
+        assert torch.equal(weight, other.model.state_dict()[name])
+    batches = [training.windows.batch(0, 4)[0] for training in (plain, same, other)]
+    assert torch.equal(batches[0], batches[1])
+    assert not torch.equal(batches[0], batches[2])
+    assert run_id(model, run) != run_id(model, run.replace(order_seed=run.seed + 1))
+
+
 def test_adamw_is_torchs(model: ModelConfig, run: RunConfig) -> None:
     ours, reference = Training(model, run), Training(model, run)
     reference.optimizer = torch.optim.AdamW(reference.optimizer.param_groups)
