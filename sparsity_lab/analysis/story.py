@@ -86,6 +86,27 @@ def further(best: list[Curve]) -> pd.DataFrame:
     return steps(best, [(DIAL, more) for more in FURTHER])
 
 
+def yardsticks(shapes: pd.DataFrame) -> pd.DataFrame:
+    """Returns the gain of `DIAL` by three yardsticks, each in multiples of its value at the smallest budget: columns
+    line (the yardstick), budget, value, low, high (95 %, of the value at that budget alone). ``shapes`` is from
+    `fair.best_shapes`."""
+    gains, times = fair.fair_gains(shapes, DIAL), fair.leverages(shapes, DIAL).dropna(subset="leverage")
+    values = {
+        "nats": (gains, gains["gain"], gains["gain"] - gains["half"], gains["gain"] + gains["half"]),
+        "share of the loss": (
+            gains, gains["share"], gains["share"] - gains["share_half"], gains["share"] + gains["share_half"],
+        ),
+        "leverage": (times, times["leverage"], times["low"], times["high"]),
+    }  # fmt: skip
+    tables = []
+    for line, (table, value, low, high) in values.items():
+        columns = {"line": line, "budget": table["budget"], "value": value, "low": low, "high": high}
+        own = pd.DataFrame(columns)
+        own[["value", "low", "high"]] /= value.iloc[0]
+        tables.append(own)
+    return pd.concat(tables, ignore_index=True)
+
+
 def removals(table: pd.DataFrame) -> pd.DataFrame:
     """Judges what can be removed: one row for each part and share, with the columns part, share, rise (nats), half (of
     its 95 % interval), p (of the rise being `MARGIN`, adjusted by Holm's method) and verdict (can, cannot, undecided).

@@ -23,13 +23,12 @@ def leverage_by_budget(table: pd.DataFrame) -> go.Figure:
     """How many times its FLOPs a dense model needs for the sparse model's loss, by budget, with 95 % intervals.
     ``table``: as `fair.leverages` gives it; an interval without an end reaches as far as the axis."""
     known = table.dropna(subset="leverage").assign(line="")
-    known = known.assign(high=known["high"].clip(upper=2 * known["leverage"].max()))
     return _by_budget(known, "leverage", "%{y:.2f} times", "FLOPs of dense models, ×", 1)
 
 
 def yardsticks(table: pd.DataFrame) -> go.Figure:
-    """A gain by several yardsticks, each in multiples of its value at the smallest budget. ``table``: columns line (the
-    yardstick), budget, value, low, high."""
+    """A gain by several yardsticks, each in multiples of its value at the smallest budget. ``table``: as
+    `story.yardsticks` gives it."""
     return _by_budget(table, "value", "%{y:.2f} times", "× its value at the smallest budget", 1)
 
 
@@ -44,7 +43,8 @@ def rise_by_share(table: pd.DataFrame) -> go.Figure:
 
 
 def _by_budget(rows: pd.DataFrame, value: str, hover: str, title: str, level: float) -> go.Figure:
-    rows = rows.sort_values("budget", kind="stable")
+    """Marks with intervals; one without an end reaches to twice the largest value."""
+    rows = rows.sort_values("budget", kind="stable").assign(high=rows["high"].clip(upper=2 * rows[value].max()))
     places = {budget: place for place, budget in enumerate(rows["budget"].unique())}
     order = rows["line"].map({name: i for i, name in enumerate(rows["line"].unique())})
     rows = rows.assign(at=rows["budget"].map(places) + 0.08 * (order - order.max() / 2))

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from sparsity_lab.analysis import story, task_scores
+from sparsity_lab.laws import fair
 
 SPARSITIES = (0.0, 0.75, 0.9375, 0.984375, 0.99609375)
 
@@ -106,6 +107,16 @@ def test_the_table_has_a_row_and_a_link_for_each() -> None:
         assert line.startswith(f"| {f.number} | {f.sentence} | **{story.SIGNS[f.verdict]}** |")
         assert f"({f.notebook}.ipynb)" in line
         assert line.count("|") == 6
+
+
+def test_yardsticks_begin_at_one() -> None:
+    runs = told()
+    table = story.yardsticks(fair.best_shapes(runs))
+    gains = fair.fair_gains(fair.best_shapes(runs), story.DIAL)
+    assert (table.groupby("line")["value"].first() == 1).all()
+    nats = table[table["line"] == "nats"]
+    assert nats["value"].tolist() == pytest.approx((gains["gain"] / gains["gain"][0]).tolist())
+    assert (nats["high"] - nats["value"]).tolist() == pytest.approx((gains["half"] / gains["gain"][0]).tolist())
 
 
 @pytest.mark.parametrize(("rise", "verdict"), [(0.0, "can"), (0.06, "cannot"), (story.MARGIN, "undecided")])

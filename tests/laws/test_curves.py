@@ -180,8 +180,8 @@ def estimated() -> pd.DataFrame:
 
 
 def test_intervals_cover_the_truth_whatever_the_shape(estimated: pd.DataFrame) -> None:
-    """2400 fits gave 0.948 of each kind. Intervals of one fit are not independent: over 320 fits the share has a standard
-    error of 0.008, and over the forty of one shape and number of seeds of 0.023."""
+    """2400 fits gave 0.948 of each kind. Intervals of one fit are not independent: over 320 fits the share has a
+    standard error of 0.008, and over the forty of one shape and number of seeds of 0.023."""
     shares = estimated.groupby("what")["covered"].mean()
     assert shares.between(0.93, 0.97).all(), shares
     shares = estimated.groupby(["shape", "seeds", "what"])["covered"].mean()
