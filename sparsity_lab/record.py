@@ -120,8 +120,9 @@ def run_label(model: ModelConfig, run: RunConfig) -> str:
     kind = "dense" if model.sparsity == 0 else f"S {model.sparsity:.3g}"
     held = "" if model.d_expert == 3 * model.d_model else ", total held"
     budget = scientific(float(f"{run.budget:.0e}"))
+    depth = "" if model.n_layers == ModelConfig().n_layers else f", {model.n_layers} layer{'s'[: model.n_layers > 1]}"
     order = "" if run.order_seed is None else f", order {run.order_seed}"
-    return f"{kind}, width {model.d_model}, {budget}, seed {run.seed}{order}{held}"
+    return f"{kind}, width {model.d_model}{depth}, {budget}, seed {run.seed}{order}{held}"
 
 
 def decimate(losses: list[float], step_flops: int, points: int = CURVE_POINTS) -> dict[str, list[float]]:

@@ -14,11 +14,12 @@ from sparsity_lab.widgets.settings import Settings
 
 BUDGETS = [m * 10.0**e for e in (10, 11, 12) for m in (1, 2, 3, 5)] + [1e13]
 WIDTHS = [8, 12, 16, 24, 32, 48, 64, 96, 128]
+DEPTHS = [1, 2, 3, 4]
 LABEL = {"description_width": "110px"}
 
 
 class Dials(ipw.VBox):
-    """The sliders and switches. Budgets and widths in ``start`` that are no stop of a slider become one.
+    """The sliders and switches. Budgets, widths and depths in ``start`` that are no stop of a slider become one.
 
     ``moved`` is called when they have been moved, ``refused`` with what a learner asked for and can't have.
     """
@@ -28,6 +29,7 @@ class Dials(ipw.VBox):
         self.sparsity = _slider("sparsity S", [("0", 0.0)])
         self.budget = _slider("budget", [(f"{budget:.3g} FLOPs", budget) for budget in BUDGETS])
         self.width = _slider("width", [(str(width), width) for width in WIDTHS])
+        self.n_layers = _slider("layers", [(str(depth), depth) for depth in DEPTHS])
         self.hold = ipw.ToggleButtons(
             options=[("active part", "active"), ("total", "total")],
             tooltips=[
@@ -50,11 +52,11 @@ class Dials(ipw.VBox):
         self._show(start)
 
         # The classes are for style sheets and tests.
-        for dial in (self.sparsity, self.budget, self.width):
+        for dial in (self.sparsity, self.budget, self.width, self.n_layers):
             dial.add_class(f"sparsity-lab-{dial.description.split()[0]}")
         self.backend.add_class("sparsity-lab-backend")
 
-        for dial in (self.sparsity, self.budget, self.seed, self.dense_twin):
+        for dial in (self.sparsity, self.budget, self.n_layers, self.seed, self.dense_twin):
             dial.observe(self._dial_moved, "value")
         for dial in (self.width, self.hold):  # they decide which stops the sparsity dial has
             dial.observe(self._stops_moved, "value")
@@ -62,7 +64,7 @@ class Dials(ipw.VBox):
 
         hold = ipw.Label("hold constant", layout={"width": "112px", "display": "flex", "justify_content": "flex-end"})
         rows = [ipw.HBox([hold, self.hold]), ipw.HBox([self.seed, self.dense_twin]), self.backend]
-        super().__init__([self.sparsity, self.budget, self.width, *rows])
+        super().__init__([self.sparsity, self.budget, self.width, self.n_layers, *rows])
 
     @property
     def settings(self) -> Settings:
@@ -81,8 +83,12 @@ class Dials(ipw.VBox):
 
     def _show(self, settings: Settings) -> None:
         self._corpus = settings.corpus
-        budget, width = (f"{settings.budget:.3g} FLOPs", settings.budget), (str(settings.width), settings.width)
-        for slider, stop in ((self.budget, budget), (self.width, width)):
+        stops = {
+            self.budget: (f"{settings.budget:.3g} FLOPs", settings.budget),
+            self.width: (str(settings.width), settings.width),
+            self.n_layers: (str(settings.n_layers), settings.n_layers),
+        }
+        for slider, stop in stops.items():
             if stop not in slider.options:
                 slider.options = sorted([*slider.options, stop], key=lambda option: option[1])
             slider.value = stop[1]

@@ -201,7 +201,8 @@ class MagicDial(ipw.VBox):
         """Moves the dials to a dead kernel's run, so that Train resumes it."""
         for hold in ("active", "total"):
             same = {name: getattr(run, name) for name in ("budget", "seed", "corpus", "backend")}
-            settings = Settings(sparsity=model.sparsity, width=model.d_model, hold=hold, **same)
+            same |= {"width": model.d_model, "n_layers": model.n_layers}
+            settings = Settings(sparsity=model.sparsity, hold=hold, **same)
             if settings.model == model and resolve(model, settings.run) == run:
                 self.dials.set(settings)
                 self._session.message = "A run was cut off, and the dials show it again. Press Train to resume it."

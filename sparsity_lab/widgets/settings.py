@@ -14,6 +14,7 @@ class Settings(Config):
     sparsity: float = 0.9375
     budget: float = 1e11
     width: int = 32
+    n_layers: int = 2
     hold: Hold = "active"
     seed: int = 0
     corpus: str = "python"
@@ -22,11 +23,11 @@ class Settings(Config):
 
     @property
     def model(self) -> ModelConfig:
-        return ModelConfig.on_dial(self.width, self.sparsity, self.hold)
+        return ModelConfig.on_dial(self.width, self.sparsity, self.hold).replace(n_layers=self.n_layers)
 
     @property
     def twin(self) -> ModelConfig:
-        return ModelConfig.on_dial(self.width, 0.0, self.hold)
+        return ModelConfig.on_dial(self.width, 0.0, self.hold).replace(n_layers=self.n_layers)
 
     @property
     def run(self) -> RunConfig:
@@ -49,8 +50,9 @@ class Settings(Config):
         """Returns the Python that does what the dials do."""
         hold = "" if self.hold == "active" else ', hold="total"'
         backend = "" if self.backend == "grouped" else f", backend={self.backend!r}"
+        depth = "" if self.n_layers == ModelConfig().n_layers else f".replace(n_layers={self.n_layers})"
         names = ["model", "dense"][: len(self.pairs)]
-        models = [f"ModelConfig.on_dial({self.width}, {model.sparsity or 0!r}{hold})" for model, _ in self.pairs]
+        models = [f"ModelConfig.on_dial({self.width}, {model.sparsity or 0!r}{hold}){depth}" for model, _ in self.pairs]
         return f"""from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.training import train
 

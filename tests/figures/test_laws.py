@@ -1,7 +1,5 @@
 """Figures of IsoFLOPs and laws show the numbers they are given."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -10,6 +8,7 @@ import pytest
 from benchmarks.fit import grid, measured
 from sparsity_lab.figures import laws
 from sparsity_lab.laws import isoflop
+from sparsity_lab.laws.curves import curves
 from sparsity_lab.runs import measured as shipped
 from sparsity_lab.units import flops
 
@@ -24,15 +23,28 @@ def optima(runs: pd.DataFrame) -> pd.DataFrame:
     return isoflop.optima(runs, bootstraps=20)
 
 
-def test_every_run_is_a_dot_and_every_minimum_a_star(runs: pd.DataFrame) -> None:
+@pytest.mark.parametrize("size", laws.SIZES)
+def test_every_run_is_a_dot_and_every_minimum_a_star(runs: pd.DataFrame, size: str) -> None:
     budget = runs["budget"].min()
     here = runs[runs["budget"] == budget]
-    parabolas = [p for p in isoflop.parabolas(runs, bootstraps=20) if p.budget == budget]
-    figure = laws.isoflops(here, parabolas)
+    fitted = [curve for curve in curves(runs, bootstraps=20) if curve.budget == budget]
+    figure = laws.isoflops(here, fitted, size)
     dots = [trace for trace in figure.data if trace.mode == "markers"]
     assert sorted(y for trace in dots for y in trace.y) == sorted(here["val_loss"])
-    stars = [(trace.x[-1], trace.y[-1]) for trace in figure.data if trace.mode == "lines+markers"]
-    assert stars == [(math.exp(p.best[0][0]), p.best[1][0]) for p in parabolas]
+    assert sorted(x for trace in dots for x in trace.x) == sorted(here[size])
+
+    lines = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    assert len(figure.data) == len(dots) + len(lines) == 2 * here["sparsity"].nunique()
+    for trace, curve in zip(lines, fitted, strict=True):
+        best = curve.at(curve.best[0][:1], size)[0], curve.best[1][0]
+        assert (trace.x[-1], trace.y[-1]) == pytest.approx(best)
+        assert [n > 0 for n in trace.marker.size] == [False] * (len(trace.x) - 1) + [True]  # the star alone
+        widths = here.loc[here["sparsity"] == curve.sparsity, size]
+        assert (trace.x[0], trace.x[-3]) == pytest.approx((widths.min(), widths.max()))
+        along = np.linspace(*curve.edges, len(trace.x) - 2)
+        np.testing.assert_allclose(trace.x[:-2], curve.at(along, size))
+        np.testing.assert_allclose(trace.y[:-2], curve.loss(np.exp(along)))
+        assert trace.x[-2] is trace.y[-2] is None  # a gap before the star
 
 
 def test_shipped_budgets_look_different() -> None:

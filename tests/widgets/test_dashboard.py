@@ -505,9 +505,10 @@ def test_tables_escape_what_they_show() -> None:
 def test_labels_tell_runs_apart(corpus_file: Path) -> None:
     labels = set()
     settings = [
-        Settings(sparsity=s, width=w, budget=b, hold=h, seed=seed)  # type: ignore[arg-type]
+        Settings(sparsity=s, width=w, n_layers=n, budget=b, hold=h, seed=seed)  # type: ignore[arg-type]
         for s in (0.0, 0.5, 0.875)
         for w in (8, 16)
+        for n in (1, 2)
         for b in (1e10, 3e11)
         for h in ("active", "total")
         for seed in (0, 1)
@@ -518,7 +519,7 @@ def test_labels_tell_runs_apart(corpus_file: Path) -> None:
 
 
 def test_a_dead_kernels_run_with_its_twin_held_total(session: Session, start: dict[str, Any]) -> None:
-    settings = Settings(sparsity=0.5, budget=2e9, width=8, hold="total", seed=4, corpus=start["corpus"])
+    settings = Settings(sparsity=0.5, budget=2e9, width=8, n_layers=1, hold="total", seed=4, corpus=start["corpus"])
     for model, run in settings.pairs:
         training = Training(model, run)
         training.step()

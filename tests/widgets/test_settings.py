@@ -15,6 +15,7 @@ SETTINGS = st.builds(
     sparsity=st.sampled_from(ModelConfig().sparsities()) | st.floats(0, 4095 / 4096),
     budget=st.sampled_from([1e10, 3e11, 1e13]) | st.floats(1e10, 1e13),
     width=st.integers(2, 64).map(lambda n: 4 * n),
+    n_layers=st.integers(1, 5),
     hold=st.sampled_from(["active", "total"]),
     seed=st.integers(0, 2**31 - 1),
     corpus=st.sampled_from(["python", '/a folder/it\'s "here"', "C:\\texts\\new", "Größe"]),
@@ -38,6 +39,7 @@ def test_json_there_and_back(settings: Settings) -> None:
         ({"budget": -1}, "budget=-1 is out of range"),
         ({"width": 7}, "d_model=7 must be a positive multiple of 4"),
         ({"width": 16.5}, "width=16.5 must be a whole number"),
+        ({"n_layers": 0}, "n_layers=0 is out of range"),
         ({"hold": ["total"]}, "hold=.* is not known"),
         ({"seed": 0.5}, "seed=0.5 must be a whole number"),
         ({"corpus": 5}, "corpus=5 must be text"),
@@ -61,7 +63,8 @@ def test_no_settings_at_all(text: str) -> None:
 def test_what_train_trains(settings: Settings) -> None:
     pairs = settings.pairs
     assert pairs[0] == (settings.model, settings.run)
-    assert settings.model == ModelConfig.on_dial(settings.width, settings.sparsity, settings.hold)
+    shape = ModelConfig.on_dial(settings.width, settings.sparsity, settings.hold)
+    assert settings.model == shape.replace(n_layers=settings.n_layers)
     assert settings.run == RunConfig(budget=settings.budget, seed=settings.seed, corpus=settings.corpus)
     if settings.dense_twin and settings.model.sparsity > 0:
         assert pairs[1:] == [(settings.twin, settings.run)]
