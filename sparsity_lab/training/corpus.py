@@ -163,7 +163,7 @@ def _tasks_source() -> _Source:
         report("drawing examples", 0.8)
         return tasks.training_text(source.train[: tasks.TEXT_BYTES].tobytes()), ""
 
-    return _Source([tasks.FORMAT, _python_source(PACKAGES).stamp], read)
+    return _Source([tasks.stamp(), _python_source(PACKAGES).stamp], read)
 
 
 def _text_source(name: str, path: str) -> _Source:

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
 
-FORMAT = 2  # raise it when the lines of a task or their mixture change: cached texts are then made anew
 TEXT_BYTES = 5_000_000  # more than 1e12 FLOPs read at width 32
 SOURCE_SHARE = 0.15  # of the bytes
 SOURCE_PIECE = 1_024  # bytes of source that stay together, several windows
@@ -94,6 +93,12 @@ def training_text(source: bytes, n_bytes: int = TEXT_BYTES, seed: int = 0) -> by
         lines_NL = lines(task, round(task.share * n_bytes / length), seed + number, held_out=False)
         pieces += [line.tobytes() + b"\n" for line in lines_NL]
     return bytearray().join([pieces[i] for i in Random(seed).permutation(len(pieces))])
+
+
+def stamp() -> list[object]:
+    """Returns what tells this text from that of other tasks: lines of each task, and how they are mixed."""
+    drawn = [lines(task, 16, seed=0, held_out=False).tobytes().hex() for task in TASKS.values()]
+    return [SOURCE_SHARE, SOURCE_PIECE, TEXT_BYTES, [task.share for task in TASKS.values()], drawn]
 
 
 def _line(n: int, *parts: Bytes | bytes) -> Bytes:
