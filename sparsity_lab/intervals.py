@@ -100,7 +100,7 @@ def ratio_interval(line: LinearFit, top: int, bottom: int) -> tuple[float, float
     )
     square = b * b - v_bb  # a quadratic in the ratio is below 0 within the interval
     if square <= 0:
-        return float(a / b), -math.inf, math.inf
+        return float(a / b) if b else math.nan, -math.inf, math.inf
     middle, root = a * b - v_ab, math.sqrt((a * b - v_ab) ** 2 - square * (a * a - v_aa))
     return float(a / b), float((middle - root) / square), float((middle + root) / square)
 

@@ -266,9 +266,10 @@ def _removable(evidence: Evidence) -> Sentence:
         for row in _rows(table)
     ]
     text = f"With a rise of the loss below {MARGIN} nats: {'; '.join(parts)}."
-    verdicts = [set(own) for _, own in table.groupby("part")["verdict"]]
+    # Some share of some part of the model, and some share of the text.
+    verdicts = [set(table.loc[(table["part"] == "text") == of_text, "verdict"]) for of_text in (False, True)]
     verdict: Verdict = "holds" if all("can" in own for own in verdicts) else "undecided"
-    if {"cannot"} in verdicts:  # a part of which not even the smallest share can go
+    if {"cannot"} in verdicts:
         verdict = "does not hold"
     return Sentence(11, sentence, verdict, text, "07_turning_things_off")
 

@@ -204,7 +204,7 @@ def test_half_of_the_resamples_belong_to_the_simpler_shape() -> None:
 
 @pytest.mark.parametrize(("sparsities", "widths", "degree"), [(1, 3, 2), (1, 4, 3), (1, 5, 4), (4, 5, 4)])
 def test_few_widths_are_fitted_with_a_simpler_shape(sparsities: int, widths: int, degree: int) -> None:
-    """Of as many parameters as there are sparsities and widths, at most."""
+    """Three points tell a parabola, four a cubic, and five a quartic."""
     runs = made(TRUE["a parabola"], 0.001, 2, widths=widths, minima=MINIMA[:sparsities])
     for curve in curves(runs, bootstraps=10):
         assert (curve.shape[0] != 0).tolist() == [True, degree > 2, degree > 3]
