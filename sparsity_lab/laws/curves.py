@@ -178,10 +178,14 @@ def _alike(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _degrees(level: pd.DataFrame) -> list[int]:
-    """The degrees of `SHAPES` that these runs can be fitted with, and noise estimated."""
-    curves_n = level["sparsity"].nunique()
-    cells = len(level.drop_duplicates(["sparsity", "width"]))
-    return [d for d in SHAPES if 2 * curves_n + d - 1 <= cells and 2 * curves_n + d - 1 < len(level)]
+    """The degrees of `SHAPES` that these runs can be fitted with, and noise estimated. A shape of degree d needs d + 1
+    widths of at least one curve."""
+    widths = level.groupby("sparsity")["width"].nunique()
+    return [
+        d
+        for d in SHAPES
+        if d < widths.max() and 2 * len(widths) + d - 1 <= widths.sum() and 2 * len(widths) + d - 1 < len(level)
+    ]
 
 
 def _places(level: pd.DataFrame) -> tuple[Array, Array, Any]:

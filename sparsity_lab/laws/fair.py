@@ -19,6 +19,7 @@ from sparsity_lab.laws.fitting import finished
 
 COLUMNS = ["budget", "sparsity", "width", "n_layers", "val_loss", "status"]
 CELL = ["budget", "sparsity", "width", "n_layers"]
+TIMED = {"cpu_seconds", "flops", "compiled"}  # columns that give a rate
 DRAWS = 2_000  # of all losses, for the interval of a leverage
 
 
@@ -44,7 +45,7 @@ def best_shapes(runs: pd.DataFrame) -> pd.DataFrame:
     if "top_k" in runs and (kinds := runs.groupby("sparsity")["top_k"].nunique()).max() > 1:
         raise ValueError(f"sparsity={kinds.idxmax():g} has runs of several top_k: compare those of one")
     runs = runs.assign(
-        rate=(runs["cpu_seconds"] / runs["flops"]).where(~runs["compiled"]) if "cpu_seconds" in runs else math.nan
+        rate=(runs["cpu_seconds"] / runs["flops"]).where(~runs["compiled"]) if set(runs) >= TIMED else math.nan
     )
     kept = {"loss": ("val_loss", "mean"), "runs": ("val_loss", "count"), "squares": ("val_loss", _squares)}
     cells = runs.groupby(CELL).agg(**kept, rate=("rate", "median")).reset_index()
@@ -113,11 +114,13 @@ def curve_gains(best: list[Curve], sparsity: float, than: float = 0.0) -> pd.Dat
     """Compares the minima of `best_curves` at this sparsity and at a lower one, one row per budget with both: columns
     budget, layers and layers_than (of each side), gain (nats), low, high (95 %), p (two-sided, from the resamples, not
     adjusted for their number), and sd, the standard error."""
-    at = {(curve.budget, curve.sparsity): curve for curve in best}
+
+    def at(level: float) -> dict[float, Curve]:
+        return {curve.budget: curve for curve in best if math.isclose(curve.sparsity, level)}
+
     rows = []
-    for budget in sorted({curve.budget for curve in best}):
-        one, other = at.get((budget, sparsity)), at.get((budget, than))
-        if one and other:
+    for budget, one in at(sparsity).items():
+        if other := at(than).get(budget):
             gain = other.best[1] - one.best[1]
             beyond = (np.sign(gain[0]) * gain[1:] <= 0).sum()
             p = min(1.0, 2 * (beyond + 1) / len(gain))
@@ -145,13 +148,14 @@ def leverages(best: pd.DataFrame, sparsity: float, seed: int = 0) -> pd.DataFram
     in_seconds, the same for seconds of a processor core: it holds for the machine that trained these runs, with one
     core for each, and is NaN where no run of one of the shapes knows its own.
 
-    Dense losses between budgets are interpolated, log loss over log FLOPs. NaN where the sparse loss is below that of
-    the largest dense budget, and the high end infinite where it may be.
+    Dense losses between budgets are interpolated, log loss over log FLOPs. NaN where no dense budget has the sparse loss:
+    where that is below the loss of the largest one, or above that of the smallest. An end of the interval is infinite or
+    0 where that may be so.
     """
     budgets, log_ratio = _log_leverages(best, sparsity, seed)
     ratio = np.exp(log_ratio)
     low, high = percentile_interval(ratio[1:])
-    value = np.where(np.isinf(ratio[0]), np.nan, ratio[0])
+    value = np.where(np.isfinite(log_ratio[0]), ratio[0], np.nan)
     rate = _sides(best, sparsity)
     seconds = value * (rate["rate"] / rate["rate_sparse"]).to_numpy(float)
     return pd.DataFrame({"budget": budgets, "leverage": value, "low": low, "high": high, "in_seconds": seconds})
@@ -165,7 +169,7 @@ def leverage_growth(best: pd.DataFrame, sparsity: float, seed: int = 0) -> Slope
         return Slope(math.nan, 0.0, math.inf)
     x = np.log10(budgets[known])
     centred = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-    # A leverage without an end is infinite at the largest budgets, where it makes the slope infinite too.
+    # A leverage is infinite at the largest budgets, or 0 at the smallest ones; either makes the slope infinite.
     slopes = np.where(np.isfinite(log_ratio[:, known]).all(1), np.nan_to_num(log_ratio[:, known]) @ centred, np.inf)
     return Slope(*(float(math.exp(v)) for v in (slopes[0], *percentile_interval(slopes[1:]))))
 
@@ -176,9 +180,14 @@ def _log_leverages(best: pd.DataFrame, sparsity: float, seed: int) -> tuple[Any,
     dense = best[best["sparsity"] == 0].sort_values("budget")
     log_budgets, rng = np.log(dense["budget"].to_numpy(float)), np.random.default_rng(seed)
 
+    # As in Student's t, a standard deviation is itself uncertain. Budgets that share one are wrong together.
+    free = best.groupby("sd")["free"].first()
+    wrong = {sd: np.sqrt(n / rng.chisquare(n, DRAWS)) for sd, n in free.items()}
+
     def drawn(side: pd.DataFrame, suffix: str) -> Any:
         loss, error = side[f"loss{suffix}"].to_numpy(float), side["sd"] / np.sqrt(side[f"runs{suffix}"])
-        return np.vstack([loss, loss + error.to_numpy(float) * rng.standard_normal((DRAWS, len(loss)))])
+        scale = np.stack([wrong[sd] for sd in side["sd"]], 1) * error.to_numpy(float)
+        return np.vstack([loss, loss + scale * rng.standard_normal((DRAWS, len(loss)))])
 
     falling, sparse = drawn(dense, ""), drawn(both, "_sparse")
     found = np.array([_budgets_for(row, curve, log_budgets) for row, curve in zip(sparse, falling, strict=True)])
@@ -187,9 +196,9 @@ def _log_leverages(best: pd.DataFrame, sparsity: float, seed: int) -> tuple[Any,
 
 
 def _budgets_for(losses: np.ndarray, curve: np.ndarray, log_budgets: np.ndarray) -> np.ndarray:
-    """The log FLOPs at which a curve of losses, made falling, reaches each loss; infinite below its end."""
+    """The log FLOPs at which a curve of losses, made falling, reaches each loss; infinite beyond its ends."""
     falling = np.minimum.accumulate(curve)
-    return np.interp(-np.log(losses), -np.log(falling), log_budgets, right=np.inf)
+    return np.interp(-np.log(losses), -np.log(falling), log_budgets, left=-np.inf, right=np.inf)
 
 
 def _squares(losses: "pd.Series[float]") -> float:

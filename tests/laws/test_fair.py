@@ -284,6 +284,36 @@ def test_growth_of_leverage_covers_the_truth() -> None:
     assert 0.9 <= np.mean(covered) <= 0.99
 
 
+def test_no_dense_budget_is_too_small_for_a_poor_sparse_model() -> None:
+    """Where the sparse loss is above that of the smallest dense budget, its leverage is not known, only that it is low."""
+    budgets = np.geomspace(1e11, 1e13, 9)
+    rows = [(b, s, 16, 2, (b / (2 if s else 1)) ** -0.05) for b in budgets for s in (0.0, S) for _ in range(2)]
+    columns = ["budget", "sparsity", "width", "n_layers", "val_loss"]
+    best = fair.best_shapes(pd.DataFrame(rows, columns=columns).assign(status="finished"))
+    table = fair.leverages(best, S)
+    assert table["leverage"][:2].isna().all()
+    assert table["low"][:2].tolist() == [0, 0]
+    assert table["leverage"][2:].tolist() == pytest.approx([0.5] * 7)
+    assert fair.leverage_growth(best, S).value == pytest.approx(1)
+
+
+def test_few_degrees_of_freedom_widen_the_interval_of_a_leverage() -> None:
+    """Two runs of each of two shapes tell their scatter badly."""
+    budgets, rows, covered = np.geomspace(1e11, 1e13, 5), [], []
+    columns = ["budget", "sparsity", "width", "n_layers", "val_loss"]
+    for random in range(300):
+        rng = np.random.default_rng(random)
+        rows = [
+            (b, s, 16, 2, (b * (2 if s else 1)) ** -0.05 + 0.001 * rng.standard_normal())
+            for b in budgets
+            for s in (0.0, S)
+            for _ in range(2)
+        ]
+        table = fair.leverages(fair.best_shapes(pd.DataFrame(rows, columns=columns).assign(status="finished")), S)
+        covered += [low <= 2 <= high for low, high in zip(table["low"][:3], table["high"][:3], strict=True)]
+    assert 0.92 <= np.mean(covered) <= 0.985
+
+
 def test_leverage_covers_the_truth() -> None:
     runs = [fair.leverages(fair.best_shapes(raced(0.005, random=random)), S).iloc[0] for random in range(200)]
     true = fair.leverages(fair.best_shapes(raced(1e-9)), S)["leverage"][0]
