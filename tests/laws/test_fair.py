@@ -285,7 +285,7 @@ def test_growth_of_leverage_covers_the_truth() -> None:
 
 
 def test_no_dense_budget_is_too_small_for_a_poor_sparse_model() -> None:
-    """Where the sparse loss is above that of the smallest dense budget, its leverage is not known, only that it is low."""
+    """Where the sparse loss is above that of the smallest dense budget, leverage is not known, only that it is low."""
     budgets = np.geomspace(1e11, 1e13, 9)
     rows = [(b, s, 16, 2, (b / (2 if s else 1)) ** -0.05) for b in budgets for s in (0.0, S) for _ in range(2)]
     columns = ["budget", "sparsity", "width", "n_layers", "val_loss"]
