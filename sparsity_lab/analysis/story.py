@@ -164,7 +164,10 @@ def _fewer_active(evidence: Evidence) -> Sentence:
     sentence = "A sparse model reaches the same accuracy with fewer active weights."
     budgets = sorted(set(evidence.scores["budget"]))
     found = {budget: worth_in_weights(evidence.scores, "recall", budget) for budget in budgets}
-    parts = [f"{value:.2f} {_range(low, high)} at {flops(budget)}" for budget, (value, low, high) in found.items()]
+    parts = [
+        f"{value:.2f} {_range(low, high if high < 100 else math.inf)} at {flops(budget)}"
+        for budget, (value, low, high) in found.items()
+    ]
     text = f"In recalling facts, four times as many experts do as much as active weights times {', '.join(parts)}."
     verdict = by_interval(min(low for _, low, _ in found.values()) - 1, min(high for *_, high in found.values()) - 1)
     return Sentence(3, sentence, verdict, text, "09_what_the_sleeping_experts_know")

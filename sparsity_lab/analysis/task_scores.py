@@ -146,8 +146,9 @@ def trends(scores: pd.DataFrame, equal: Literal["FLOPs", "loss"]) -> pd.DataFram
     loss of a shape over its seeds: in a single run a task that happens to be learnt lowers the loss itself.
 
     Columns: budget, task, slope, half (of the 95 % interval), p (adjusted by Holm's method for the number of rows),
-    verdict (rises, falls or undecided), note, which says that all accuracies are at chance or perfect, so that no
-    difference could show. Raises ValueError if the runs cannot tell experts from widths or losses.
+    verdict (rises, falls or undecided), runs, needed (about how many runs would decide, in 80 % of cases, a slope as
+    large as this one: Cohen 1988, section 2.4), and note, which says that all accuracies are at chance or perfect, so
+    that no difference could show. Raises ValueError if the runs cannot tell experts from widths or losses.
     """
     rows = []
     for (budget, task), own in scores[scores["task"].isin(TASKS)].groupby(["budget", "task"], sort=False):
@@ -158,8 +159,11 @@ def trends(scores: pd.DataFrame, equal: Literal["FLOPs", "loss"]) -> pd.DataFram
             away = loss - loss.mean()
             beside = [away**0, away, away**2]
         line = least_squares(np.stack([_fourfold(own), *beside], 1), own["accuracy"])
-        rows.append((budget, task, *slope_interval(line, 0), _note(own["accuracy"], str(task))))
-    table = pd.DataFrame(rows, columns=["budget", "task", "slope", "half", "p", "note"])
+        slope, half, p = slope_interval(line, 0)
+        error = line.covariance[0, 0] ** 0.5
+        needed = len(own) * (2.8 * error / slope) ** 2 if slope else np.inf
+        rows.append((budget, task, slope, half, p, len(own), needed, _note(own["accuracy"], str(task))))
+    table = pd.DataFrame(rows, columns=["budget", "task", "slope", "half", "p", "runs", "needed", "note"])
     table["p"] = holm(table["p"])
     words = np.where(table["slope"] > 0, "rises", "falls")
     table.insert(5, "verdict", np.where(table["p"] < 1 - CONFIDENCE, words, "undecided"))

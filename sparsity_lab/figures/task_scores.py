@@ -10,7 +10,6 @@ from plotly.subplots import make_subplots
 
 from sparsity_lab.figures import style
 from sparsity_lab.figures.style import GREY, ORDERED, Look, Trace, line, lines_with_intervals, styled
-from sparsity_lab.intervals import over_seeds
 from sparsity_lab.training.tasks import RANKS, TASKS
 from sparsity_lab.units import flops
 
@@ -22,13 +21,15 @@ CHANCE = style.ROLES["reference"]
 
 def accuracy(scores: pd.DataFrame, budget: float, tasks: Sequence[str] = tuple(TASKS)) -> go.Figure:
     """Right answers against active weights at one budget, a panel for each task, a line for each sparsity: means over
-    seeds with 95 % intervals. ``scores``: as `task_scores.score_table` gives them. The dotted line is chance. There are
-    always as many traces per panel, so that a slider can move them."""
+    seeds, with bars from the worst seed to the best, because many tasks are learnt suddenly or not at all. ``scores``:
+    as `task_scores.score_table` gives them. The dotted line is chance. There are always as many traces per panel, so
+    that a slider can move them."""
     columns = min(len(tasks), 2)
     rows = math.ceil(len(tasks) / columns)
     figure = make_subplots(rows, columns, subplot_titles=tasks, vertical_spacing=0.16, horizontal_spacing=0.1)
     here = scores[scores["budget"] == budget]
-    means = over_seeds(here, ["task", "sparsity", "width"], "accuracy").sort_values(["sparsity", "width"])
+    seeds = here.groupby(["task", "sparsity", "width"], sort=False)["accuracy"]
+    means = seeds.agg(accuracy="mean", low="min", high="max").reset_index().sort_values(["sparsity", "width"])
     # Models of one width differ by a few weights of their routers; one place for all keeps intervals apart readable.
     place = here[here["sparsity"] == here["sparsity"].min()].groupby("width")["params_active"].first()
     rank = means["sparsity"].rank(method="dense")
@@ -39,7 +40,7 @@ def accuracy(scores: pd.DataFrame, budget: float, tasks: Sequence[str] = tuple(T
         hover = "width %{customdata}: %{y:.1%}"
         ends = [own["at"].min(), own["at"].max()]
         chance = line(ends, [TASKS[task].chance] * 2, "chance", CHANCE, "%{y:.3%}", "lines")
-        for trace in (*lines_with_intervals(own, "at", "accuracy", "half", hover, ORDERED, **more), chance):
+        for trace in (*lines_with_intervals(own, "at", "accuracy", ("low", "high"), hover, ORDERED, **more), chance):
             trace.update(legendgroup=trace["name"], showlegend=i == 0)
             figure.add_trace(trace, i // columns + 1, i % columns + 1)
 

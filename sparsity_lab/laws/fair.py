@@ -148,9 +148,9 @@ def leverages(best: pd.DataFrame, sparsity: float, seed: int = 0) -> pd.DataFram
     in_seconds, the same for seconds of a processor core: it holds for the machine that trained these runs, with one
     core for each, and is NaN where no run of one of the shapes knows its own.
 
-    Dense losses between budgets are interpolated, log loss over log FLOPs. NaN where no dense budget has the sparse loss:
-    where that is below the loss of the largest one, or above that of the smallest. An end of the interval is infinite or
-    0 where that may be so.
+    Dense losses between budgets are interpolated, log loss over log FLOPs. Leverage is NaN where the sparse loss is
+    below that of the largest dense budget, or above that of the smallest; an end of the interval is infinite or 0 where
+    that may be so.
     """
     budgets, log_ratio = _log_leverages(best, sparsity, seed)
     ratio = np.exp(log_ratio)
