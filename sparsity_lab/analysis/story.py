@@ -67,9 +67,9 @@ def as_table(findings: Sequence[Sentence]) -> str:
     """Returns the findings as a table in Markdown, with links to the notebooks beside this one."""
     lines = ["| | The story says | Verdict | What was found | Tested in |", "|---|---|---|---|---|"]
     for f in findings:
-        found = f.evidence + (f" Runs that would decide what is open: {f.needed}." if f.needed else "")
+        needed = f" Runs that would decide it: {f.needed}." if f.verdict == "undecided" and f.needed else ""
         link = f"[{f.notebook[:2]}]({f.notebook}.ipynb)"
-        lines.append(f"| {f.number} | {f.sentence} | **{SIGNS[f.verdict]}** | {found} | {link} |")
+        lines.append(f"| {f.number} | {f.sentence} | **{SIGNS[f.verdict]}** | {f.evidence}{needed} | {link} |")
     return "\n".join(lines)
 
 
