@@ -29,7 +29,7 @@ def leverage_by_budget(table: pd.DataFrame) -> go.Figure:
 def yardsticks(table: pd.DataFrame) -> go.Figure:
     """A gain by several yardsticks, each in multiples of its value at the smallest budget. ``table``: as
     `story.yardsticks` gives it."""
-    return _by_budget(table, "value", "%{y:.2f} times", "× its value at the smallest budget", 1)
+    return _by_budget(table, "value", "%{y:.2f} times", "× value at the<br>smallest budget", 1)
 
 
 def rise_by_share(table: pd.DataFrame) -> go.Figure:

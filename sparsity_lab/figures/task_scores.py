@@ -46,7 +46,7 @@ def accuracy(scores: pd.DataFrame, budget: float, tasks: Sequence[str] = tuple(T
 
     legend = {"y": 1 + 40 / (270 * rows)}  # above the names of the panels
     styled(figure, 60 + 270 * rows, margin={"t": 70}, legend=legend).update_yaxes(_share(""))
-    figure.update_xaxes(style.log_axis("", fine=True))
+    figure.update_xaxes(style.log_axis("", tickvals=list(place), ticktext=[f"{weights:,}" for weights in place]))
     return figure.update_xaxes(title="active weights", row=rows)
 
 
