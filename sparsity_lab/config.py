@@ -363,7 +363,7 @@ class RunConfig(Config):
 
 def resolve(model: ModelConfig, run: RunConfig) -> RunConfig:
     """Returns ``run`` with every choice made that was left to the lab: `RunConfig.sequences`, and a learning rate of
-    8e-3 at 1e11 FLOPs and 0.63 times as much for each tenfold budget, which was tried at the corners of the lab
+    8e-3 at 1e11 FLOPs and 0.63 times as much for each tenfold budget, which was tried at the best shapes
     (`benchmarks/learning_rate.py`). Resolving twice changes nothing."""
     rate = run.learning_rate or 8e-3 * math.pow(run.budget / 1e11, -0.2)
     return run.replace(batch_size=run.sequences, learning_rate=rate)
