@@ -1,4 +1,4 @@
-"""Is the story true? Eleven sentences that people tell of sparsity, each judged by the runs that ship, or by counting.
+"""Is the story true? Eleven claims that people make about sparsity, each judged by the runs that ship, or by counting.
 
 A finding says what was found, with intervals. Claims that are tested at several budgets are judged together by Holm's
 method: such a sentence holds if all of its tests do, and fails if one of them decidedly points the other way.
@@ -67,7 +67,11 @@ def as_table(findings: Sequence[Sentence]) -> str:
     """Returns the findings as a table in Markdown, with links to the notebooks beside this one."""
     lines = ["| | The story says | Verdict | What was found | Tested in |", "|---|---|---|---|---|"]
     for f in findings:
-        needed = f" Runs that would decide it: {f.needed}." if f.verdict == "undecided" and f.needed else ""
+        needed = (
+            f" Runs that would decide it, if the true changes are as large as the measured ones: {f.needed}."
+            if f.verdict == "undecided" and f.needed
+            else ""
+        )
         link = f"[{f.notebook[:2]}]({f.notebook}.ipynb)"
         lines.append(f"| {f.number} | {f.sentence} | **{SIGNS[f.verdict]}** | {f.evidence}{needed} | {link} |")
     return "\n".join(lines)
@@ -141,13 +145,13 @@ def _never_all(evidence: Evidence) -> Sentence:
     counted = count_parameters(most)
     text = (
         f"With one active expert of E, S = 1 − 1/E: {most.sparsity:.2%} with {most.n_experts}. Of all weights of such "
-        f"a model {1 - counted.active / counted.total:.1%} are inactive; attention, router and output always work."
+        f"a model {1 - counted.active / counted.total:.1%} are inactive; attention, router and output never are."
     )
     return Sentence(1, sentence, "holds" if most.sparsity < 1 else "does not hold", text, "02_counting_flops")
 
 
 def _more_is_better(evidence: Evidence) -> Sentence:
-    sentence = "At a fixed budget, more sparsity with more weights in total lowers the loss."
+    sentence = "At a fixed budget, more sparsity with more weights in total lowers the loss, up to 15 of 16 inactive."
     table = steps(evidence.best)
     grows = evidence.claims.loc[evidence.claims["claim"] == "1a", "verdict"]
     least = min(_rows(table), key=lambda row: row["gain"])
@@ -161,14 +165,14 @@ def _more_is_better(evidence: Evidence) -> Sentence:
 
 
 def _fewer_active(evidence: Evidence) -> Sentence:
-    sentence = "A sparse model reaches the same accuracy with fewer active weights."
+    sentence = "A sparse model recalls as many facts with fewer active weights."
     budgets = sorted(set(evidence.scores["budget"]))
     found = {budget: worth_in_weights(evidence.scores, "recall", budget) for budget in budgets}
     parts = [
         f"{value:.2f} {_range(low, high if high < 100 else math.inf)} at {flops(budget)}"
         for budget, (value, low, high) in found.items()
     ]
-    text = f"In recalling facts, four times as many experts do as much as active weights times {', '.join(parts)}."
+    text = f"For recall, four times as many experts are worth this many times the active weights: {', '.join(parts)}."
     verdict = by_interval(min(low for _, low, _ in found.values()) - 1, min(high for *_, high in found.values()) - 1)
     return Sentence(3, sentence, verdict, text, "09_what_the_sleeping_experts_know")
 
@@ -182,7 +186,7 @@ def _always_further(evidence: Evidence) -> Sentence:
         for row in _rows(table[table["p"] < ALPHA])
     ]
     text = (
-        f"Of {len(table)} steps beyond S = {DIAL} these change the loss decidedly: {'; '.join(parts) or 'none'} (nats; "
+        f"Of {len(table)} steps beyond S = {DIAL} these clearly change the loss: {'; '.join(parts) or 'none'} (nats; "
         "above 0 the loss rises)."
     )
     verdict = _together(table["gain"], table["p"])
@@ -196,7 +200,7 @@ def _same_for_less(evidence: Evidence) -> Sentence:
         f"{row['leverage']:.1f} {_range(row['low'], row['high'], '.1f')} at {flops(row['budget'])}"
         for row in _rows(table.dropna(subset="leverage"))
     ]
-    text = f"For the loss of S = {DIAL} dense models need so many times the FLOPs: {', '.join(parts)}."
+    text = f"To reach the loss of S = {DIAL}, dense models need this many times its FLOPs: {', '.join(parts)}."
     verdict = by_interval(float(table["low"].min()) - 1, float(table["high"].min()) - 1)
     return Sentence(5, sentence, verdict, text, "08_better_or_cheaper")
 
@@ -206,9 +210,11 @@ def _better_for_same(evidence: Evidence) -> Sentence:
     table, fitted = fair.fair_gains(evidence.shapes, DIAL), fair.curve_gains(evidence.best, DIAL)
     parts = [f"{row['gain']:.3f} ± {row['half']:.3f} at {flops(row['budget'])}" for row in _rows(table)]
     others = ", ".join(f"{gain:.3f}" for gain in fitted["gain"])
+    edges = ", ".join(flops(budget) for budget in table.loc[table["edge"], "budget"])
+    edge = f" At {edges} a best width is the last one tried, so the gain may be another." if edges else ""
     text = (
         f"At S = {DIAL}, with the best width and depth on each side, the loss is lower by {', '.join(parts)} (nats). "
-        f"The minima of fitted curves say {others}."
+        f"Fitted curves give {others}.{edge}"
     )
     return Sentence(6, sentence, _together(table["gain"], table["p"]), text, "04_isoflop")
 
@@ -230,9 +236,9 @@ def _pays_more(evidence: Evidence) -> Sentence:
     times = fair.leverage_growth(evidence.shapes, DIAL)
     text = (
         f"With each tenfold budget the gain changes by {nats.value:+.3f} nats {_range(nats.low, nats.high, '+.3f')}, "
-        f"and the verdict is about that. Its share of the loss changes by {share.value:+.1%} "
-        f"{_range(share.low, share.high, '+.1%')}, the leverage by a factor of {times.value:.2f} "
-        f"{_range(times.low, times.high)}."
+        f"and the verdict is about that (depth is free up to 1e12 FLOPs; beyond, all models have two layers). Its "
+        f"share of the loss changes by {share.value:+.1%} {_range(share.low, share.high, '+.1%')}, the leverage by a "
+        f"factor of {times.value:.2f} {_range(times.low, times.high)}."
     )
     return Sentence(8, sentence, by_interval(nats.low, nats.high), text, "04_isoflop")
 
@@ -242,9 +248,10 @@ def _optimum(evidence: Evidence) -> Sentence:
     inner = evidence.claims[(evidence.claims["claim"] == "2a") & evidence.claims["p"].notna()]
     places = ", ".join(flops(budget) for budget in inner["budget"])
     text = (
-        "For a given number of weights, a sparsity between the lowest and the highest is best, wherever this was "
-        f"measured ({places}): towards either side the loss rises by {inner['estimate'].min():.3f} nats at least, for "
-        "each factor of e in 1 − S. If the number of weights is free, see sentence 4."
+        f"At a given budget and a given number of weights, a sparsity between 0 and {DIAL} is best wherever this was "
+        f"measured ({places}): at either end of that range the loss rises outwards by at least "
+        f"{inner['estimate'].min():.3f} nats for each factor of e in 1 − S. If the number of weights is free, see "
+        "sentence 4."
     )
     return Sentence(9, sentence, _together(inner["estimate"], inner["p"]), text, "04_isoflop")
 

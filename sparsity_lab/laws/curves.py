@@ -1,9 +1,9 @@
 """IsoFLOP curves: loss against the size of the model at one budget, and where it is lowest.
 
-Hoffmann et al. 2022 (arXiv 2203.15556, approach 2) fit a parabola to each curve. Parabolas do not fit the runs that
-ship (`lack_of_fit`), and a wrong shape puts the minimum in a wrong place (arXiv 2603.22339). But the curves of a budget
-have the same shape, only moved: loss ≈ floorᵢ + a·u² + b·u³ + c·u⁴ with u = log N_a − minimumᵢ. With a, b and c shared
-by all sparsities of a budget, every run helps to tell how flat the valley is.
+Hoffmann et al. 2022 (arXiv 2203.15556, approach 2) fit a parabola to each curve. Parabolas do not fit all of the runs
+that ship (`lack_of_fit`), and a wrong shape puts the minimum in a wrong place (arXiv 2603.22339). We assume that the
+curves of a budget have one shape, only moved: loss ≈ floorᵢ + a·u² + b·u³ + c·u⁴ with u = log N_a − minimumᵢ. With a, b
+and c shared by all sparsities of a budget, every run helps to tell how flat the valley is.
 
 Legend: R runs of a budget, n curves, P = 2n + q parameters (minima, floors, and q of a, b, c), B resamples. Arrays of
 (1 + B) samples hold the estimate first.
@@ -78,8 +78,8 @@ def curves(runs: pd.DataFrame, *, bootstraps: int = BOOTSTRAPS, seed: int = 0) -
     without more runs than its curves have parameters is left out, because nothing is left there to estimate noise.
 
     Two shapes are fitted, the richest that the number of widths allows and the next simpler one (`SHAPES`). The richest
-    gives the estimate, and half of the resamples belong to each, so that intervals hold what the choice of the shape
-    does. A resample adds to each fitted loss the residual of some run of the same budget, as wide as a new run's, and
+    gives the estimate, and half of the resamples belong to each, so that intervals include the uncertainty about the
+    shape. A resample adds to each fitted loss the residual of some run of the same budget, as wide as a new run's, and
     widened further by how badly few residuals tell their width (as in Student's t).
 
     Raises ValueError for missing columns, a sparsity measured with several ``top_k``, and if no run or budget is left.

@@ -1,7 +1,7 @@
 """Fair races: sparse models against dense ones at equal FLOPs, each side at its own best width and depth.
 
 A cell is a shape (width and number of layers) at one budget and sparsity. The best cell is the one with the lowest mean
-loss, which is a little too good on both sides, because it is the best of several noisy ones. `curve_gains` asks the
+loss, and that mean is a little too low on both sides, because it is the lowest of several. `curve_gains` asks the
 minima of fitted curves instead, so two estimators with different faults can be compared.
 
 There are four yardsticks of a gain: nats, its share of the dense loss, leverage in FLOPs, and leverage in seconds.

@@ -96,7 +96,7 @@ def test_noise_leaves_it_open_and_says_how_many_runs_it_takes() -> None:
     steps = findings[1]
     assert steps.verdict == "undecided"
     assert "S = 0.75 to 0.9375 at" in steps.needed
-    assert "Runs that would decide it: S = 0" in story.as_table(findings)
+    assert "as large as the measured ones: S = 0" in story.as_table(findings)
 
 
 def test_the_table_has_a_row_and_a_link_for_each() -> None:
