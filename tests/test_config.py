@@ -129,7 +129,7 @@ def test_none_only_where_it_means_something(kind: Any, name: str) -> None:
     optional = {field.name for field in dataclasses.fields(kind) if field.default is None}
     assert optional <= {
         "batch_size", "learning_rate", "n_kv_heads", "d_head", "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim",
-        "qk_rope_head_dim", "v_head_dim", "d_dense", "window", "full_attention_every", "top_groups",
+        "qk_rope_head_dim", "v_head_dim", "d_dense", "window", "full_attention_every", "top_groups", "order_seed",
     }  # fmt: skip
     if name in optional:
         assert getattr(kind(**{name: None}), name) is None

@@ -107,7 +107,7 @@ def test_isoflop(page: Page, address: str) -> None:
     expect(curves.get_by_role("status")).to_contain_text("1e11 FLOPs. S = 0: best at")
     page.wait_for_function(
         """() => { const plot = document.querySelector('.sparsity-lab-explorer .js-plotly-plot');
-        return plot.data[0].y.length === 15 && plot.data[0].customdata.length === 15; }"""
+        return plot.data[0].y.length === 18 && plot.data[0].customdata.length === 18; }"""
     )
     curves.screenshot(path=str(SCREENSHOTS / "isoflop.png"))
 
@@ -136,8 +136,8 @@ def test_tasks_dark(page: Page, address: str) -> None:
     scores = page.locator(".sparsity-lab-explorer")
     scores.scroll_into_view_if_needed()
     scores.get_by_role("combobox").select_option("copying")
-    expect(scores.get_by_role("status")).to_contain_text("copying at 1e12 FLOPs, chance 0.00%")
+    expect(scores.get_by_role("status")).to_contain_text("copying at 1e12 FLOPs, width 32, chance 0.00%")
     press(scores, "Home")
-    expect(scores.get_by_role("status")).to_contain_text("copying at 1e11 FLOPs")
+    expect(scores.get_by_role("status")).to_contain_text("copying at 1e12 FLOPs, width 16")
     expect(scores.locator(".js-plotly-plot .infolayer")).to_contain_text("copying")
     scores.screenshot(path=str(SCREENSHOTS / "tasks_dark.png"))

@@ -88,6 +88,7 @@ OTHER: dict[str, Any] = {
     "weight_decay": 0.06,
     "grad_clip": 1.1,
     "seed": 1,
+    "order_seed": 1,
     "corpus": "standard-library",
     "eval_tokens": 131_073,
     "dtype": "bfloat16",
