@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any, Self
 
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
-from sparsity_lab.units import scientific
+from sparsity_lab.units import flops, power
 
 UNFINISHED = ("stopped", "failed")  # the status of runs that are worth another try
 CURVE_POINTS = 512
@@ -101,7 +101,7 @@ class Record:
             return f"{kind}: diverged after {self.steps:,} steps; lower the learning rate."
         measured = self.val_loss is not None
         loss = f"held-out loss {self.val_loss:.3f} nats per byte" if measured else "held-out loss not measured"
-        return f"{kind}: {self.status} after {self.flops:.3g} FLOPs, {loss}."
+        return f"{kind}: {self.status} after {flops(self.flops)}, {loss}."
 
 
 def run_id(model: ModelConfig, run: RunConfig) -> str:
@@ -119,7 +119,7 @@ def run_label(model: ModelConfig, run: RunConfig) -> str:
     """A run's name in legends and tables."""
     kind = "dense" if model.sparsity == 0 else f"S {model.sparsity:.3g}"
     held = "" if model.d_expert == 3 * model.d_model else ", total held"
-    budget = scientific(float(f"{run.budget:.0e}"))
+    budget = power(float(f"{run.budget:.0e}"))
     depth = "" if model.n_layers == ModelConfig().n_layers else f", {model.n_layers} layer{'s'[: model.n_layers > 1]}"
     order = "" if run.order_seed is None else f", order {run.order_seed}"
     return f"{kind}, width {model.d_model}{depth}, {budget}, seed {run.seed}{order}{held}"

@@ -1,5 +1,7 @@
 """Numbers as people read them: bytes, FLOPs, parameters, money and durations."""
 
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 def size(n_bytes: float) -> str:
     """Bytes, in powers of 1,000: 9.21 GB."""
@@ -22,8 +24,15 @@ def money(dollars: float) -> str:
 
 
 def flops(budget: float) -> str:
-    """A round budget of FLOPs: 1e11 FLOPs."""
-    return f"{scientific(float(f'{budget:.0e}'))} FLOPs"
+    """A round budget of FLOPs: 10¹¹ FLOPs."""
+    return f"{power(float(f'{budget:.0e}'))} FLOPs"
+
+
+def power(value: float) -> str:
+    """At most three digits and a power of ten: 10¹¹, 2.5×10¹¹."""
+    digits, exponent = f"{value:.2e}".split("e")
+    raised = "10" + str(int(exponent)).translate(SUPERSCRIPT)
+    return raised if float(digits) == 1 else f"{float(digits):g}×{raised}"
 
 
 def scientific(value: float) -> str:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsity_lab.units import billions, duration, flops, money, number, scientific, size
+from sparsity_lab.units import billions, duration, flops, money, number, power, scientific, size
 
 
 @pytest.mark.parametrize(
@@ -26,8 +26,10 @@ from sparsity_lab.units import billions, duration, flops, money, number, scienti
         (money(4_500), "$ 4.5 k"),
         (money(5_576_000), "$ 5.58 M"),
         (money(2e12), "$ 2 T"),
-        (flops(1e11), "1e11 FLOPs"),
-        (flops(2.96e12), "3e12 FLOPs"),
+        (flops(1e11), "10¹¹ FLOPs"),
+        (flops(2.96e12), "3×10¹² FLOPs"),
+        (power(2.5e9), "2.5×10⁹"),
+        (power(1e-3), "10⁻³"),
         (scientific(1e11), "1e11"),
         (scientific(1.23456789e11), "123456789000.0"),
         (duration(8.4), "8 s"),

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from sparsity_lab.analysis.routing import KINDS, kinds
 from sparsity_lab.intervals import (
     CONFIDENCE,
     contrast_interval,
@@ -24,6 +23,7 @@ from sparsity_lab.intervals import (
 from sparsity_lab.models import Transformer
 from sparsity_lab.record import Record
 from sparsity_lab.training.corpus import load_corpus
+from sparsity_lab.training.kinds import KINDS, kinds
 from sparsity_lab.training.tasks import RANKS, TASKS, Bytes, facts, lines, recall_lines
 from sparsity_lab.training.trainer import Training
 

@@ -187,7 +187,8 @@ def _log_leverages(best: pd.DataFrame, sparsity: float, seed: int) -> tuple[Any,
     def drawn(side: pd.DataFrame, suffix: str) -> Any:
         loss, error = side[f"loss{suffix}"].to_numpy(float), side["sd"] / np.sqrt(side[f"runs{suffix}"])
         scale = np.stack([wrong[sd] for sd in side["sd"]], 1) * error.to_numpy(float)
-        return np.vstack([loss, loss + scale * rng.standard_normal((DRAWS, len(loss)))])
+        draws = loss + scale * rng.standard_normal((DRAWS, len(loss)))
+        return np.vstack([loss, draws.clip(min=np.finfo(float).tiny)])  # no loss is below zero
 
     falling, sparse = drawn(dense, ""), drawn(both, "_sparse")
     found = np.array([_budgets_for(row, curve, log_budgets) for row, curve in zip(sparse, falling, strict=True)])

@@ -3,6 +3,7 @@
 Torch is imported where it is needed, because a dashboard does without.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_REPORTS = 0.1
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
+SECONDS_TO_THE_FIRST = 1.0  # so that little is lost even of a run that was hardly begun
 SECONDS_BETWEEN_LOOKS = 60.0  # while paused, if nothing is heard
 PROMPT = "def "
+LINE = 'for name in names:  # greet 3 friends\n    print("hello", name)\n'  # read while it learns
 SAMPLE_TOKENS = 160
 
+Chosen = list[list[list[int]]]  # by layer and character, the experts that read it
 News = tuple[int, int, "Lane"]  # of which lane of a job; the step after which its losses begin; and as it is now
 
 
@@ -38,6 +42,8 @@ class Lane:
     last: Step | None = None
     losses: list[float] = field(default_factory=list)  # of all steps
     routing: list[list[float]] = field(default_factory=list)  # share of the assignments that each expert got, by layer
+    reads: Chosen = field(default_factory=list)  # who reads `LINE` now
+    favourites: list[list[str]] = field(default_factory=list)  # kind of token that each expert came to read, by layer
     text_before: str = ""
     text_after: str = ""
     record: Record | None = None
@@ -47,8 +53,8 @@ class Lane:
     @property
     def share(self) -> float:
         """The share of the budget that is spent, 0 to 1."""
-        if self.record is not None:
-            return 1.0
+        if self.record is not None:  # of a run that was stopped, its share
+            return 1.0 if self.record.status != "stopped" else min(1.0, self.record.flops / self.run.budget)
         return self.last.step / self.last.steps if self.last else 0.0
 
     def hear(self, first: int, told: "Lane") -> None:
@@ -124,6 +130,7 @@ class _Run:
     """A lane and its training."""
 
     def __init__(self, line: Line, place: int, lane: Lane, checkpoints: Path):
+        from sparsity_lab.training.reading import read
         from sparsity_lab.training.trainer import Training
 
         self.lane, self._line, self._place = lane, line, place
@@ -133,11 +140,16 @@ class _Run:
         )
         self._told = 0  # losses
         self._next = 0.0  # time of the next report
+        self._checkpoint, self._save_at = path, time.monotonic() + SECONDS_TO_THE_FIRST
         lane.text_before = sample(self.training)
+        lane.reads = read(self.training.model, LINE.encode())
         self.tell("Getting ready.")
 
     def step(self, show: bool) -> None:
         self.lane.last = self.training.step()
+        if time.monotonic() >= self._save_at:
+            self.training.save(self._checkpoint)
+            self._save_at = math.inf
         if show or time.monotonic() >= self._next:
             self._look()
             self.tell("Training.")
@@ -146,18 +158,24 @@ class _Run:
         """Measures the run and keeps its record, unless it has not even begun."""
         if self.lane.last is None and not self.training.done:
             return
+        from sparsity_lab.training.reading import favourites
+
         self._look()
         self.tell("Measuring the loss on held-out text.")
         record = self.training.record(self.training.evaluate(orders.hurried))
         if not orders.hurry and record.status != "diverged":
             self.lane.text_after = sample(self.training)
+            self.lane.favourites = favourites(self.training.model, self.training.corpus.val)
         store.save(record)
         self.lane.record = record
         self.tell(record.summary())
 
     def _look(self) -> None:
-        """Notes the experts' load, of a training batch: writing a text leaves that of a single token."""
+        """Notes the experts' load, of a training batch, before another text is read; and who reads a certain line."""
+        from sparsity_lab.training.reading import read
+
         self.lane.routing = [stats.load for stats in self.training.model.routing()]
+        self.lane.reads = read(self.training.model, LINE.encode())
 
     def tell(self, message: str) -> None:
         self.lane.message = message

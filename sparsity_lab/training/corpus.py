@@ -110,6 +110,13 @@ def load_corpus(name: str = "python", *, progress: Progress | None = None) -> Co
     return corpus
 
 
+def check_corpus(name: str) -> None:
+    """Raises the ValueError of `load_corpus` for a source that is not there, without preparing it. The Hub is not
+    asked."""
+    if not name.startswith("hf:"):
+        _find(name)
+
+
 # ---- Sources: a stamp that changes when the source does (cheap), and a way to read it (seconds).
 
 

@@ -10,16 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsity_lab.analysis import routing as inside
-from sparsity_lab.analysis.routing import KINDS, Readings
+from sparsity_lab.analysis.routing import Readings
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.figures import routing as inside_charts
 from sparsity_lab.models import Transformer
+from sparsity_lab.training.kinds import KINDS, kinds
 
 
 def labelled(text: str) -> list[tuple[str, str]]:
     """Runs of one kind and what they hold."""
     found: list[tuple[str, str]] = []
-    for character, kind in zip(text, inside.kinds(text.encode("latin-1")), strict=True):
+    for character, kind in zip(text, kinds(text.encode("latin-1")), strict=True):
         if found and found[-1][0] == KINDS[kind]:
             found[-1] = (KINDS[kind], found[-1][1] + character)
         else:
@@ -50,14 +51,14 @@ def test_a_piece_that_does_not_parse_costs_only_itself() -> None:
 @settings(max_examples=60)
 @given(st.binary(max_size=300))
 def test_any_bytes_get_a_kind_each(text: bytes) -> None:
-    found = inside.kinds(text)
+    found = kinds(text)
     assert len(found) == len(text)
     assert found.max(initial=0) < len(KINDS)
 
 
 def test_a_source_file_is_labelled() -> None:
     source = Path(inside.__file__).read_bytes()
-    assert (inside.kinds(source) == KINDS.index("other")).mean() < 0.01
+    assert (kinds(source) == KINDS.index("other")).mean() < 0.01
 
 
 # ---- Information

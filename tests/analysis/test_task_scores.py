@@ -11,7 +11,6 @@ import pytest
 import torch
 from scipy import stats
 
-from sparsity_lab.analysis import routing as inside
 from sparsity_lab.analysis import task_scores
 from sparsity_lab.analysis.task_scores import (
     cloze,
@@ -29,6 +28,7 @@ from sparsity_lab.runs.store import RunStore
 from sparsity_lab.training import tasks
 from sparsity_lab.training.batches import encode
 from sparsity_lab.training.corpus import Corpus
+from sparsity_lab.training.kinds import KINDS, kinds
 from sparsity_lab.training.tasks import TASKS, lines
 from sparsity_lab.training.trainer import Training, train
 
@@ -102,7 +102,7 @@ def test_guessing_by_simulation() -> None:
 
 def plain_cloze(model: Transformer, source: bytes, context: int) -> dict[str, list[bool]]:
     """Word by word, each from the window it stands in."""
-    labels, found = inside.kinds(source), {}
+    labels, found = kinds(source), {}
     n = (len(source) - 1) // context
     begin = 1
     while begin < n * context + 1:
@@ -116,7 +116,7 @@ def plain_cloze(model: Transformer, source: bytes, context: int) -> dict[str, li
             for place in range(begin, end):
                 read = torch.tensor([list(source[window * context : place])])
                 said.append(int(model(read)[0, -1].argmax()))
-            found.setdefault(inside.KINDS[labels[begin]], []).append(bytes(said) == source[begin:end])
+            found.setdefault(KINDS[labels[begin]], []).append(bytes(said) == source[begin:end])
         begin = end
     return found
 

@@ -318,3 +318,10 @@ def test_leverage_covers_the_truth() -> None:
     runs = [fair.leverages(fair.best_shapes(raced(0.005, random=random)), S).iloc[0] for random in range(200)]
     true = fair.leverages(fair.best_shapes(raced(1e-9)), S)["leverage"][0]
     assert 0.9 <= np.mean([row["low"] <= true <= row["high"] for row in runs]) <= 0.99
+
+
+@pytest.mark.filterwarnings("error")
+def test_leverage_of_very_noisy_runs() -> None:
+    """Some losses that could have been are drawn below zero, where no loss is."""
+    table = fair.leverages(fair.best_shapes(noisy(power_law(2, 1), 0.06, 0)), S)
+    assert (table["low"] < table["high"]).any()

@@ -173,9 +173,38 @@ def test_the_dashboard_shows_what_it_was_asked_for_and_clear_loses_nothing(pair:
     assert user_store().finished(*pair, load_corpus(pair[1].corpus).fingerprint) == record
 
 
-@pytest.mark.parametrize("torn", ["", "{", "[[[", '{"a": 1}', "[1, null]", "7", "[" * 100_000])
+TORN = ["", "{", "[[[", '{"a": 1}', "[1, null]", "7", "[" * 100_000, '{"runs": null}', '{"runs": [], "names": []}']
+
+
+@pytest.mark.parametrize("torn", [*TORN, '{"runs": 7, "names": {"a": 1}}', '{"runs": [["a"]], "names": {"b": null}}'])
 def test_a_list_of_shown_runs_that_is_not_understood(torn: str, record: Record) -> None:
     RunStore(home() / "live").save(record)
     assert Session().records == [record], "as older dashboards left them"
     (home() / "dashboard.json").write_text(torn)
-    assert Session().records in ([], [record])
+    session = Session()
+    assert session.records in ([], [record])
+    session.rename(record.id, "mine")
+    assert Session().names[record.id] == "mine", "and it can be written again"
+
+
+def test_a_list_of_shown_runs_as_older_dashboards_wrote_it(record: Record) -> None:
+    user_store().save(record)
+    (home() / "dashboard.json").write_text(json.dumps([record.id]))
+    session = Session()
+    assert session.records == [record]
+    assert session.names == {}
+
+
+def test_names_are_kept_in_a_later_kernel(pair: Pair, record: Record) -> None:
+    user_store().save(record)
+    on_dashboard(pair)
+    session = Session()
+    session.rename(record.id, "  my first run  ")
+    session.rename("another", "x" * 200)
+    later = Session()
+    assert later.records == [record]
+    assert later.names[record.id] == "my first run"
+    assert 0 < len(later.names["another"]) <= 40
+    later.rename(record.id, " ")
+    assert Session().names.keys() == {"another"}
+    assert Session().records == [record], "the run itself stays"

@@ -67,7 +67,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
 
 def test_a_calibration_tells_when_it_is_through(session: Session, slow: Slow, corpus_file: Path) -> None:
     told: list[Any] = []
-    session.listener = lambda: told.append(session.speed)
+    session.listeners.append(lambda: told.append(session.speed))
     session.calibrate(str(corpus_file))
     session.calibrate(str(corpus_file))
     assert [thread.name for thread in threading.enumerate()].count("calibration") == 1
