@@ -7,7 +7,7 @@ import sys
 from sparsity_lab import __version__
 
 REPORTS = ("count", "cost", "compare", "cache", "optimum", "fit", "measure", "prune", "doctor")  # have --json
-VERBS = ("train", "sweep", *REPORTS, "notebooks", "gallery", "course")
+VERBS = ("train", "sweep", *REPORTS, "guesses", "notebooks", "gallery", "course")
 
 
 def main(arguments: list[str] | None = None) -> int:

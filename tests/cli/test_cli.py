@@ -21,6 +21,7 @@ from sparsity_lab.cli import prune as prune_file
 from sparsity_lab.cli.main import VERBS, main
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.files import home
+from sparsity_lab.guesses import Guess, guess_table, guesses_csv, keep_guess, read_guesses
 from sparsity_lab.laws.fitting import load_fits
 from sparsity_lab.runs import store as runs
 from sparsity_lab.runs.grid import read_grid
@@ -646,3 +647,39 @@ def test_prune_mistakes(trained: Path, tmp_path: Path, capsys: Capture) -> None:
         (trained, "merge", "0.9", "n_experts=0 must be from 2 to 4"),
     ):
         assert failed(["prune", str(path), "--method", method, "--sparsity", sparsity], capsys).startswith(message)
+
+
+# ---- guesses
+
+
+def made(key: str, hit: bool | None) -> Guess:
+    result = None if hit is None else "yes" if hit else "no"
+    return Guess(key, "Will it?", "yes", None, 0.9, "2030", result=result, hit=hit)
+
+
+def test_guesses_are_shown_with_their_score_and_written(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["guesses"]) == 0
+    assert "no guesses yet" in capsys.readouterr().out
+    for guess in (made("a", True), made("b", False), made("c", None)):
+        keep_guess(guess)
+    assert main(["guesses", "--csv", str(tmp_path / "ada.csv")]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("Will it?") == 3
+    assert "3 guesses, 2 of them counted: Brier score 0.410 (always 50 % sure: 0.25)" in out  # (0.01 + 0.81) / 2
+    assert "ada.csv" in err
+    assert len(read_guesses(tmp_path / "ada.csv")) == 3
+
+
+def test_guesses_of_a_class_are_joined(tmp_path: Path, capsys: Capture) -> None:
+    for name in ("ada", "=ben"):
+        (tmp_path / f"{name}.csv").write_text(guesses_csv(guess_table([made("a", True)])))
+    (tmp_path / "foreign.csv").write_text("a,b\n")
+    arguments = ["guesses", "--class", str(tmp_path), "--csv", str(tmp_path / "out/class.csv")]
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert "2 students, 2 guesses, 2 of them counted: Brier score 0.010" in out
+    assert "left out: foreign.csv" in err
+    assert pd.read_csv(tmp_path / "out/class.csv")["student"].tolist() == ["'=ben", "ada"]
+    assert "is not a folder" in failed(["guesses", "--class", str(tmp_path / "nowhere")], capsys)
+    (tmp_path / "empty").mkdir()
+    assert "holds no guesses" in failed(["guesses", "--class", str(tmp_path / "empty")], capsys)
