@@ -1,3 +1,4 @@
-from . import criteria as criteria, data_pruning as data_pruning, expert_pruning as expert_pruning, graphs as graphs
-from . import pruning as pruning, routing as routing, sparse_formats as sparse_formats
-from . import sparsity_measures as sparsity_measures, story as story, task_scores as task_scores
+from . import comparisons as comparisons, criteria as criteria, data_pruning as data_pruning
+from . import expert_pruning as expert_pruning, graphs as graphs, pruning as pruning, routing as routing
+from . import sparse_formats as sparse_formats, sparsity_measures as sparsity_measures, story as story
+from . import task_scores as task_scores

@@ -90,6 +90,22 @@ def further(best: list[Curve]) -> pd.DataFrame:
     return steps(best, [(DIAL, more) for more in FURTHER])
 
 
+def effect(evidence: Evidence, sentence: int, budget: float) -> float:
+    """Returns the number that a sentence rests on at one budget, in nats; NaN if no runs have that budget. Sentence 2:
+    the fall of the loss from `STEPS`' second sparsity to `DIAL`; 4: from there to the last of `FURTHER`; 6: the gain of
+    `DIAL` over dense models. Raises ValueError for the other sentences."""
+    if sentence == 2:
+        table = steps(evidence.best, [(STEPS[1], DIAL)])
+    elif sentence == 4:
+        table = steps(evidence.best, [(DIAL, FURTHER[-1])])
+    elif sentence == 6:
+        table = fair.fair_gains(evidence.shapes, DIAL)
+    else:
+        raise ValueError(f"sentence={sentence}: choose 2, 4 or 6")
+    own = table.loc[table["budget"] == budget, "gain"]
+    return float(own.iloc[0]) if len(own) else math.nan
+
+
 def yardsticks(shapes: pd.DataFrame) -> pd.DataFrame:
     """Returns the gain of `DIAL` by three yardsticks, each in multiples of its value at the smallest budget: columns
     line (the yardstick), budget, value, low, high (95 %, of the value at that budget alone). ``shapes`` is from
@@ -236,7 +252,7 @@ def _pays_more(evidence: Evidence) -> Sentence:
     times = fair.leverage_growth(evidence.shapes, DIAL)
     text = (
         f"With each tenfold budget the gain changes by {nats.value:+.3f} nats {_range(nats.low, nats.high, '+.3f')}, "
-        f"and the verdict is about that (depth is free up to 1e12 FLOPs; beyond, all models have two layers). Its "
+        f"and the verdict is about that (depth is free up to {flops(1e12)}; beyond, all models have two layers). Its "
         f"share of the loss changes by {share.value:+.1%} {_range(share.low, share.high, '+.1%')}, the leverage by a "
         f"factor of {times.value:.2f} {_range(times.low, times.high)}."
     )

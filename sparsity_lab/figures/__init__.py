@@ -1,8 +1,10 @@
 """DataFrame in, figure out: every plot of the suite. A figure is its data and its titles; its look is in `style`.
 
 `style` holds the template, the colours, roles and looks, and the pieces that several figures share: lines with
-intervals, axes, heat maps. `training` draws a run under way; every other file draws the data of the file of its name.
-No state, no widgets, no training. Notebooks write ``from sparsity_lab import figures`` and ``figures.costs.caches(…)``.
+intervals, axes, heat maps. `training` draws a run's loss, `race` that of two models side by side, `here` where the
+dial stands on the map of measured gains, `runs_so_far` and `seeds` runs as dots; every other file draws the data of
+the file of its name. No state, no widgets, no training. Notebooks write ``from sparsity_lab import figures`` and
+``figures.costs.caches(…)``.
 """
 
 import sys

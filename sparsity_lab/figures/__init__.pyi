@@ -1,8 +1,13 @@
 from . import costs as costs
+from . import guesses as guesses
+from . import here as here
 from . import laws as laws
 from . import pruning as pruning
+from . import race as race
 from . import repeat as repeat
 from . import routing as routing
+from . import runs_so_far as runs_so_far
+from . import seeds as seeds
 from . import sparse_formats as sparse_formats
 from . import sparsity_measures as sparsity_measures
 from . import story as story

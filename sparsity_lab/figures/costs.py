@@ -1,6 +1,6 @@
 """Figures of what models cost, from configs: active and inactive weights, FLOPs, memory, rooflines, bills."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -61,7 +61,7 @@ def stacked(
         figure.add_bar(y=list(bars), x=values, orientation="h", marker=look, **shown)
     margin, legend = {"l": 150, "t": 60}, {"traceorder": "normal"}
     xaxis = style.share_axis(axis, range=[0, 1]) if share else {"title": axis, "rangemode": "tozero"}
-    height = height or 130 + 34 * len(bars)
+    height = height or 200 + 34 * len(bars)  # a narrow notebook breaks the legend into four rows
     return styled(figure, height, barmode="stack", margin=margin, legend=legend, xaxis=xaxis, yaxis=DOWN)
 
 
@@ -72,8 +72,9 @@ def flops_by_context(config: ModelConfig, contexts: Sequence[int]) -> go.Figure:
     for key, (label, colour, pattern) in PARTS.items():
         values = [p[key] for p in parts]
         area = {"stackgroup": "flops", "fillpattern_shape": pattern}
+        hover = "%{y:.3s} forward FLOPs per token at %{x:,} tokens of context"
         if any(values):
-            traces.append(line(list(contexts), values, label, Look(colour, width=1), "%{y:.3s}", "lines", **area))
+            traces.append(line(list(contexts), values, label, Look(colour, width=1), hover, "lines", **area))
     yaxis = {"title": "forward FLOPs per token", "rangemode": "tozero"}
     return styled(traces, 380, margin={"l": 70, "t": 60}, xaxis=log_axis("tokens of context"), yaxis=yaxis)
 
@@ -82,16 +83,18 @@ def compute_and_memory(models: Mapping[str, ModelConfig], tokens: int) -> go.Fig
     """What grows with sparsity and what does not: FLOPs per token and bytes of training, as multiples of the first."""
     flops = [sum(flops_by_part(config).values()) for config in models.values()]
     memory = [training_memory(config, tokens).total for config in models.values()]
+    hover, pink, green = "%{y:.3g} × the dense model's at S = %{x}", LOOKS[3], LOOKS[2]
     traces = [
-        line(list(models), [value / values[0] for value in values], label, look, "%{y:.3g} ×")
-        for label, values, look in (("memory of training", memory, LOOKS[1]), ("FLOPs per token", flops, LOOKS[0]))
+        line(list(models), [value / values[0] for value in values], label, look, hover)
+        for label, values, look in (("memory of training", memory, pink), ("FLOPs per token", flops, green))
     ]
-    yaxis = log_axis("multiples of the dense model's", fine=True)
+    yaxis = log_axis("multiples of the dense model's", **style.fine_ticks(y for trace in traces for y in trace["y"]))
     return styled(traces, 360, xaxis={"title": "sparsity S", "type": "category"}, yaxis=yaxis)
 
 
-def roofline(work: Mapping[str, Work], device: Device, dtype: str) -> go.Figure:
-    """Attainable FLOP/s against arithmetic intensity, and where pieces of work lie under the roof."""
+def roofline(work: Mapping[str, Work], device: Device, dtype: str, dense: Collection[str] = ()) -> go.Figure:
+    """Attainable FLOP/s against arithmetic intensity, and where pieces of work lie under the roof; ``dense`` names
+    those of dense models."""
     peak = device.peak(dtype)
     x = np.geomspace(0.1, max(1e5, 10 * peak / device.bandwidth), 200)
     roof = np.minimum(peak, x * device.bandwidth)
@@ -99,28 +102,30 @@ def roofline(work: Mapping[str, Work], device: Device, dtype: str) -> go.Figure:
     for (name, piece), look in zip(work.items(), cycle(LOOKS), strict=False):
         attainable = min(peak, piece.intensity * device.bandwidth)
         hover = f"{name}<br>%{{x:.3g}} FLOPs per byte<br>at most %{{y:.3s}}FLOP/s"
+        look = look._replace(colour=ORANGE if name in dense else BLUE)
         traces.append(line([piece.intensity], [attainable], name, look, hover, "markers", marker_size=13))
     xaxis, yaxis = log_axis("arithmetic intensity (FLOPs per byte moved)"), log_axis("FLOP/s at most")
     return styled(traces, 420, margin={"l": 70}, xaxis=xaxis, yaxis=yaxis)
 
 
 def dollars(bills: Mapping[str, float]) -> go.Figure:
-    """Horizontal bars of money, on a logarithmic axis: bills differ by powers of ten."""
-    colours = [BLUE, ORANGE, style.GREEN][: len(bills)]
-    bars = style.labelled_bars(bills, map(money, bills.values()), colours, textposition="auto")
-    bars["insidetextfont"] = {"color": "black"}  # plotly's own choice, white, is too faint on blue and on green
-    top = np.log10(max(bills.values()))
-    xaxis = log_axis("dollars", range=[top - 4, top + 0.3], exponentformat="B", tickprefix="$ ")
+    """Horizontal bars of money. The first is the sparse model's, the others are dense."""
+    colours = [BLUE, *[ORANGE] * (len(bills) - 1)]
+    bars = style.labelled_bars(bills, map(money, bills.values()), colours, textposition="outside", cliponaxis=False)
+    ends = [0, 1.15 * max(bills.values())]  # with room for the last label
+    xaxis = {"title": "dollars", "range": ends, "exponentformat": "B", "tickprefix": "$ "}
     return styled([bars], 260, margin={"l": 210, "t": 20}, showlegend=False, xaxis=xaxis, yaxis=DOWN)
 
 
 def caches(bytes_: Mapping[str, float], memory: float) -> go.Figure:
-    """Horizontal bars of bytes on a logarithmic axis, and a line where the memory of a device ends."""
+    """Dots at the bytes of each cache on a logarithmic axis, and a line where the memory of a device ends."""
     colours = [BLUE if "MLA" in name else GREY for name in bytes_]
-    bars = style.labelled_bars(bytes_, map(size, bytes_.values()), colours, textposition="outside", cliponaxis=False)
-    xaxis = log_axis("bytes", range=[6, 14], dtick=2)
-    figure = styled([bars], 280, margin={"l": 100}, xaxis=xaxis, yaxis=DOWN)
-    figure.add_vline(x=memory, line={"color": ORANGE, "dash": "dash", "width": 3})
+    texts: style.Trace = {"text": list(map(size, bytes_.values())), "textposition": "middle right", "cliponaxis": False}
+    more = texts | {"marker": {"color": colours, "size": 15}}
+    dots = line(list(bytes_.values()), list(bytes_), "", Look(GREY), "%{y}: %{text}", "markers+text", **more)
+    xaxis, yaxis = log_axis("bytes", range=[6, 14.5], dtick=2), {"autorange": "reversed"}
+    figure = styled([dots], 280, margin={"l": 100}, showlegend=False, xaxis=xaxis, yaxis=yaxis)
+    figure.add_vline(x=memory, line=style.ROLES["reference"]._replace(width=3).line)
     above = {"y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
     at = float(np.log10(memory))  # an annotation on a logarithmic axis stands at a logarithm, a shape does not
     return figure.add_annotation(x=at, text=f"memory of one processor: {size(memory)}", **above)
@@ -142,7 +147,8 @@ def pareto(points: pd.DataFrame, chosen: str) -> go.Figure:
 
 
 def against_length(lines: Mapping[str, Sequence[float]], lengths: Sequence[int], axis: str) -> go.Figure:
-    """Lines over the length of a text, both axes logarithmic."""
-    hover = "%{y:.3s} at %{x:,} tokens"
-    traces = [line(lengths, y, name, look, hover) for (name, y), look in zip(lines.items(), cycle(LOOKS), strict=False)]
-    return styled(traces, 380, xaxis=log_axis("tokens before it", fine=True), yaxis=log_axis(axis))
+    """Lines over the length of a text, both axes logarithmic. The others are compared with the first."""
+    hover = f"%{{y:.2g}} {axis} at %{{x:,}} tokens"
+    looks = cycle(style.OTHERS)
+    traces = [line(lengths, y, name, look, hover) for (name, y), look in zip(lines.items(), looks, strict=False)]
+    return styled(traces, 380, xaxis=log_axis("tokens", **style.fine_ticks(lengths)), yaxis=log_axis(axis))

@@ -8,12 +8,29 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from sparsity_lab.figures import style
-from sparsity_lab.figures.style import GREY, ORDERED, Trace, halvings, line, lines_with_intervals, log_axis, styled
+from sparsity_lab.figures.style import (
+    GREY,
+    ORDERED,
+    Look,
+    Trace,
+    halvings,
+    line,
+    lines_with_intervals,
+    log_axis,
+    styled,
+)
 from sparsity_lab.laws.curves import Curve
 from sparsity_lab.laws.isoflop import Surface
 from sparsity_lab.units import flops
 
 ROWS, COLUMNS = 90, 150  # of a surface
+# Lines of budgets, from small to large. Blue and orange are the sparse and the dense model.
+BUDGETS = tuple(
+    Look(colour, symbol=look.symbol)
+    for colour, look in zip(
+        (style.GREEN, style.PINK, style.VERMILION, style.BROWN, GREY, style.OLIVE), ORDERED, strict=True
+    )
+)
 SIZES = {"params_active": "active weights", "params_total": "all weights"}
 
 
@@ -23,8 +40,10 @@ def isoflops(runs: pd.DataFrame, fitted: Sequence[Curve], size: str = "params_ac
     traces = []
     for curve, look in zip(fitted, cycle(ORDERED), strict=False):
         here = runs[runs["sparsity"] == curve.sparsity]
-        name = style.sparsity_name(curve.sparsity)
-        hover = "width %{customdata[0]}, seed %{customdata[1]}: %{y:.3f}"
+        name, look = style.sparsity_name(curve.sparsity), look._replace(dash="solid" if curve.sparsity else "dash")
+        hover = (
+            f"width %{{customdata[0]}}, seed %{{customdata[1]}}: %{{y:.3f}} nats per byte at %{{x:.3s}} {SIZES[size]}"
+        )
         more = {"customdata": here[["width", "seed"]], "legendgroup": name, "marker_size": 8}
         traces.append(line(here[size], here["val_loss"], name, look, hover, "markers", **more))
 
@@ -34,15 +53,19 @@ def isoflops(runs: pd.DataFrame, fitted: Sequence[Curve], size: str = "params_ac
         y.insert(60, None)
         star = {"symbol": "star", "size": [0] * 61 + [15], "color": look.colour, "line": {"width": 0}}
         traces.append(line(x, y, name, look, hover="", marker=star, legendgroup=name, showlegend=False))
-    return styled(traces, 420, xaxis=log_axis(SIZES[size], fine=True), yaxis={"title": style.LOSS})
+    xaxis = log_axis(SIZES[size], **style.fine_ticks(runs[size]))
+    return styled(traces, 420, xaxis=xaxis, yaxis={"title": style.LOSS})
 
 
 def best_sizes(optima: pd.DataFrame, size: str) -> go.Figure:
     """The best size against sparsity, a line for each budget, with 95 % intervals. ``optima``: as
     `laws.isoflop.optima` gives it; ``size``: n_active or n_total. Hollow where the best width was the last one tried.
     """
-    yaxis = {"title": f"best number of {'active' if size == 'n_active' else 'all'} weights", "type": "log"}
-    return styled(_by_budget(optima, size, "%{y:.3s}"), 380, xaxis=style.sparsity_axis(optima["sparsity"]), yaxis=yaxis)
+    kind = SIZES["params_active" if size == "n_active" else "params_total"]
+    ticks = style.fine_ticks(optima[[f"{size}_low", f"{size}_high"]].to_numpy().ravel())
+    yaxis = log_axis(f"best number of {kind}", **ticks)
+    traces = _by_budget(optima, size, f"%{{y:.3s}} {kind}")
+    return styled(traces, 380, xaxis=style.sparsity_axis(optima["sparsity"]), yaxis=yaxis)
 
 
 def loss_against_sparsity(optima: pd.DataFrame) -> go.Figure:
@@ -54,7 +77,7 @@ def loss_against_sparsity(optima: pd.DataFrame) -> go.Figure:
 def _by_budget(optima: pd.DataFrame, value: str, hover: str) -> list[Trace]:
     rows = optima.assign(at=halvings(optima["sparsity"])).sort_values("budget", kind="stable")
     ends = f"{value}_low", f"{value}_high"
-    traces = lines_with_intervals(rows, "at", value, ends, hover, ORDERED, by="budget", named=flops)
+    traces = lines_with_intervals(rows, "at", value, ends, hover, BUDGETS, by="budget", named=flops)
     for trace, (_, part) in zip(traces, rows.groupby("budget"), strict=True):
         symbol = trace["marker"]["symbol"]
         trace["marker"]["symbol"] = [symbol if known else f"{symbol}-open" for known in part["bracketed"]]
@@ -64,13 +87,13 @@ def _by_budget(optima: pd.DataFrame, value: str, hover: str) -> list[Trace]:
 def surface_3d(surface: Surface, runs: pd.DataFrame, own: pd.DataFrame | None = None) -> go.Figure:
     """The IsoFLOP surface of a budget: loss over all weights and sparsity; the reader's own runs are diamonds."""
     traces = [_area(surface, runs) | {"type": "surface", "opacity": 0.85, "hoverinfo": "skip"}]
-    for dots in _dots(runs, own, "%{z:.3f} at %{x:.3s} weights", ("circle", 4), ("diamond", 4)):
+    for dots in _dots(runs, own, "%{z:.3f} nats per byte at %{x:.3s} weights", ("circle", 4), ("diamond", 4)):
         traces.append(dots | {"type": "scatter3d", "z": dots["customdata"]})
     plain = dict.fromkeys(("gridcolor", "linecolor"), style.GRID) | {"backgroundcolor": style.CLEAR, "color": GREY}
     scene = {
         "xaxis": plain | {"title": "all weights", "type": "log", "dtick": 1},
         "yaxis": plain | style.sparsity_axis(runs["sparsity"], "S"),
-        "zaxis": plain | {"title": "loss"},
+        "zaxis": plain | {"title": "loss (nats per byte)"},
         "camera": {"eye": {"x": 1.5, "y": -1.6, "z": 0.8}},
     }
     return styled(traces, 520, margin={"l": 0, "r": 0, "b": 0}, scene=scene)
@@ -78,10 +101,15 @@ def surface_3d(surface: Surface, runs: pd.DataFrame, own: pd.DataFrame | None = 
 
 def contours(surface: Surface, runs: pd.DataFrame, own: pd.DataFrame | None = None) -> go.Figure:
     """The same from above."""
-    area = _area(surface, runs) | {"type": "contour", "ncontours": 20, "hovertemplate": "%{z:.3f}<extra></extra>"}
-    dots = _dots(runs, own, "%{customdata:.3f}", ("circle", 7), ("star", 12))
+    area = _area(surface, runs) | {
+        "type": "contour",
+        "ncontours": 20,
+        "hovertemplate": "%{z:.3f} nats per byte<extra></extra>",
+    }
+    dots = _dots(runs, own, "%{customdata:.3f} nats per byte", ("circle", 7), ("star", 12))
     yaxis = style.sparsity_axis(runs["sparsity"], "sparsity S")
-    return styled([area, *dots], 420, xaxis=log_axis("all weights", fine=True), yaxis=yaxis)
+    xaxis = log_axis("all weights", **style.fine_ticks(runs["params_total"]))
+    return styled([area, *dots], 420, xaxis=xaxis, yaxis=yaxis)
 
 
 def _area(surface: Surface, runs: pd.DataFrame) -> Trace:
@@ -95,7 +123,7 @@ def _area(surface: Surface, runs: pd.DataFrame) -> Trace:
 
     low, high = (np.exp(np.interp(places, halvings(levels), np.log(edges[side]))) for side in ("min", "max"))
     known = (sizes >= low[:, None]) & (sizes <= high[:, None])
-    look = {"reversescale": True, "colorbar": {"title": {"text": "loss"}}}
+    look = {"reversescale": True, "colorbar": {"title": {"text": "loss (nats<br>per byte)"}}}
     return {"x": sizes, "y": places, "z": np.where(known, loss, np.nan)} | look
 
 
@@ -121,9 +149,9 @@ def predicted_against_measured(table: pd.DataFrame) -> go.Figure:
 
 
 def curves(lines: Mapping[str, pd.Series], x: str, y: str) -> go.Figure:
-    """A line for each series: its index along ``x``, its values along ``y``."""
-    traces = []
-    for (name, values), order, look in zip(lines.items(), cycle(ORDERED), cycle(style.LOOKS), strict=False):
+    """A line for each series: its index along ``x``, its values along ``y``. One that is called dense comes first."""
+    traces, colours = [], ORDERED if "dense" in lines else BUDGETS
+    for (name, values), order, look in zip(lines.items(), cycle(colours), cycle(style.AGAINST), strict=False):
         told_apart = look._replace(colour=order.colour, width=2.5)
-        traces.append(line(values.index, values, name, told_apart, "%{y:.4g} at %{x:.3g}", "lines"))
+        traces.append(line(values.index, values, name, told_apart, f"%{{y:.4g}} at %{{x:.3g}} {x}", "lines"))
     return styled(traces, 380, xaxis=log_axis(x), yaxis={"title": y})

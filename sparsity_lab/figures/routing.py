@@ -1,11 +1,14 @@
 """Figures of what experts do: which tokens they read, and how many."""
 
 import html
+from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from sparsity_lab.figures import style
 from sparsity_lab.figures.style import DOWN, ROLES, heatmap, load_map, styled
@@ -15,6 +18,11 @@ COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.PINK, style.SKY, style.V
 LINES = ("solid", "double", "dotted", "dashed")
 TINT = "2e"  # opacity behind a character
 EXPERTS = {"title": "expert"} | DOWN
+KIND_COLOURS = {  # as in widgets/grid.js
+    "keyword": style.VERMILION, "name": style.BLUE, "number": style.PINK, "string": style.GREEN,
+    "comment": style.BROWN, "operator": style.ORANGE, "blank": style.SKY, "other": style.GREY,
+}  # fmt: skip
+SHOWN = {"\n": "⏎", " ": "·"}
 
 
 def preferences(lift: pd.DataFrame, across: str = "kind of token") -> go.Figure:
@@ -53,7 +61,7 @@ def blocks(counts: np.ndarray, width: int, block: int) -> go.Figure:
 def load_over_time(loads: pd.DataFrame) -> go.Figure:
     """Busiest expert's load in multiples of the even share. ``loads``: columns line, step, max_load."""
     hover = "%{y:.2f} × the even share at step %{x}"
-    traces = style.lines_with_intervals(loads, "step", "max_load", None, hover, style.AGAINST, mode="lines")
+    traces = style.lines_with_intervals(loads, "step", "max_load", None, hover, style.OTHERS, mode="lines")
     yaxis = {"title": "busiest expert's load<br>(× the even share)", "rangemode": "tozero"}
     figure = styled(traces, 360, xaxis={"title": "training step"}, yaxis=yaxis)
     return figure.add_hline(y=1, line=ROLES["reference"].line)
@@ -83,3 +91,37 @@ def _span(characters: str, expert: int) -> str:
     colour, line = COLOURS[expert % len(COLOURS)], LINES[expert // len(COLOURS) % len(LINES)]
     css = f"border-bottom:3px {line} {colour};background:{colour}{TINT}"
     return f'<span style="{css}" title="expert {expert}">{html.escape(characters)}</span>'
+
+
+def readers(line: str, experts_LTK: Sequence[Any], kinds_LE: Sequence[Sequence[str]], n_experts: int) -> go.Figure:
+    """Squares where an expert reads a character: characters to the right, the experts of each layer upwards, coloured
+    by the kind of token that an expert came to read where ``kinds_LE`` knows it (in the form of `training.reading`)."""
+    layers = max(1, len(experts_LTK))
+    figure = make_subplots(rows=layers, shared_xaxes=True, vertical_spacing=0.06)
+    named = set[str]()
+    for layer, experts_TK in enumerate(experts_LTK):
+        places = [(place, expert) for place, experts_K in enumerate(experts_TK) for expert in experts_K]
+        by_kind = sorted(places, key=lambda at: _kind(kinds_LE, layer, at[1]))
+        for kind, of_kind in groupby(by_kind, key=lambda at: _kind(kinds_LE, layer, at[1])):
+            x, y = zip(*of_kind, strict=True)
+            trace = {
+                "type": "scatter", "mode": "markers", "x": x, "y": [expert + 1 for expert in y], "name": kind,
+                "legendgroup": kind, "showlegend": kind not in named, "text": [repr(line[place]) for place in x],
+                "hovertemplate": f"layer {layer + 1}, expert %{{y}} reads %{{text}}<extra>{kind}</extra>",
+                "marker": {"symbol": "square", "size": 9, "color": KIND_COLOURS.get(kind, style.BLUE)},
+            }  # fmt: skip
+            named.add(kind)
+            figure.add_trace(trace, row=layer + 1, col=1)
+        title = f"experts of layer {layer + 1}"
+        figure.update_yaxes(
+            title=title, range=[0.2, n_experts + 0.8], dtick=max(1, n_experts // 4), row=layer + 1, col=1
+        )
+    ticks = {"tickvals": list(range(len(line))), "ticktext": [SHOWN.get(c, c) for c in line], "tickangle": 0}
+    figure.update_xaxes(**ticks, showgrid=False, row=layers, col=1)
+    legend = {"title": {"text": "came to read:"}} if any(any(kinds) for kinds in kinds_LE) else {}
+    return styled(figure, 130 + 130 * layers, legend=legend, showlegend=bool(legend))
+
+
+def _kind(kinds_LE: Sequence[Sequence[str]], layer: int, expert: int) -> str:
+    kind = kinds_LE[layer][expert] if len(kinds_LE) else ""
+    return "blank" if kind in ("indentation", "space", "newline") else kind

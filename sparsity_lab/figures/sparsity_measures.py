@@ -10,7 +10,19 @@ from plotly.subplots import make_subplots
 
 from sparsity_lab.analysis.sparsity_measures import Array
 from sparsity_lab.figures import style
-from sparsity_lab.figures.style import BLUE, DOWN, GREY, LOOKS, line, lines_with_intervals, log_axis, share_axis, styled
+from sparsity_lab.figures.style import (
+    BLUE,
+    DOWN,
+    GREY,
+    OTHERS,
+    line,
+    lines_with_intervals,
+    log_axis,
+    share_axis,
+    styled,
+)
+
+BEFORE_AFTER = (style.Look(GREY, "dot", "diamond"), style.ROLES["this"])
 
 
 def bars(vectors: Mapping[str, Array]) -> go.Figure:
@@ -43,7 +55,7 @@ def lorenz(vectors: Mapping[str, Array]) -> go.Figure:
     """The share of the sum that the smallest numbers hold; Gini is twice the area between a curve and the diagonal."""
     traces = [line([0, 1], [0, 1], "all alike", style.Look(GREY, width=1), hover="", mode="lines")]
     hover = "the smallest %{x:.0%} hold %{y:.1%}"
-    for (name, c), look in zip(vectors.items(), cycle(LOOKS), strict=False):
+    for (name, c), look in zip(vectors.items(), cycle(OTHERS), strict=False):
         held = np.concatenate([[0.0], np.cumsum(np.sort(c))]) / c.sum()
         traces.append(line(np.linspace(0, 1, len(held)), held, name, look, hover, marker_size=7))
     ends = [-0.02, 1.02]
@@ -63,7 +75,7 @@ def moved(before: Array, after: Array, changes: Mapping[str, float]) -> go.Figur
         numbers = [str(n) for n in range(1, len(c) + 1)]
         figure.add_bar(x=numbers, y=list(c), name=name, marker=look, hovertemplate=hover, row=1, col=1)
     drawn = {name: min(max(value, -1.0), 1.0) for name, value in changes.items()}
-    colours = [style.GREEN if value > 0 else style.ORANGE for value in changes.values()]
+    colours = [BLUE if value > 0 else GREY for value in changes.values()]
     said = [f"{value:+.3g} of its value" for value in changes.values()]
     change = style.labelled_bars(drawn, said, colours, name="change", showlegend=False, textposition="none")
     figure.add_trace(change | {"customdata": list(changes.values())}, row=1, col=2)
@@ -76,15 +88,18 @@ def moved(before: Array, after: Array, changes: Mapping[str, float]) -> go.Figur
 
 
 def by_layer(values: pd.DataFrame, axis: str) -> go.Figure:
-    """Means with intervals, a mark for each line. ``values``: columns line, at (a place on the x axis), value, half."""
-    traces = lines_with_intervals(values, "at", "value", "half", "%{y:.3f} ± %{error_y.array:.3f}", **style.ALONE)
+    """Means with intervals, a mark for each line, untrained before trained. ``values``: columns line, at (a place on
+    the x axis), value, half."""
+    hover = "%{y:.3f} ± %{error_y.array:.3f}"
+    traces = lines_with_intervals(values, "at", "value", "half", hover, BEFORE_AFTER, **style.ALONE)
     side_by_side = {"scattermode": "group", "scattergap": 0.6, "xaxis": {"type": "category", "showgrid": False}}
     return styled(traces, 380, yaxis={"title": axis, "rangemode": "tozero"}, **side_by_side)
 
 
 def by_density(values: pd.DataFrame, axis: str) -> go.Figure:
-    """Lines with intervals over the share of edges that are kept. ``values``: columns line, kept, value, half."""
+    """Lines with intervals over the share of edges that are kept, untrained before trained. ``values``: columns line,
+    kept, value, half."""
     hover = "%{y:.3f} ± %{error_y.array:.3f} with %{x:.1%} of the edges"
-    traces = lines_with_intervals(values, "kept", "value", "half", hover)
+    traces = lines_with_intervals(values, "kept", "value", "half", hover, BEFORE_AFTER)
     xaxis = log_axis("share of the edges that is kept, the largest weights", **style.stops(values["kept"], ".3g"))
     return styled(traces, 380, xaxis=xaxis, yaxis={"title": axis, "rangemode": "tozero"})

@@ -14,6 +14,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly import io
 
+from sparsity_lab.units import power
+
 BLUE, ORANGE, GREEN, PINK = "#2b8fd6", "#e69f00", "#009e73", "#cc79a7"
 VERMILION, SKY, BROWN, OLIVE = "#d55e00", "#56b4e9", "#8c564b", "#b0a300"
 GREY, PALE, GRID, CLEAR = "#7f8790", "rgba(128,128,128,0.55)", "rgba(128,128,128,0.25)", "rgba(0,0,0,0)"
@@ -58,6 +60,7 @@ LOOKS = (  # lines that are told apart
     Look(SKY, "solid", "triangle-down"),
     Look(BROWN, "dash", "pentagon"),
 )
+OTHERS = (LOOKS[0], *LOOKS[2:])  # lines of which none is the dense model's
 AGAINST = (LOOKS[1], LOOKS[0], *LOOKS[2:])  # the first is what the others are compared with, say the dense model
 ORDERED = (  # lines in an order: from dense to sparsest, from the smallest budget to the largest
     Look(ORANGE, symbol="square"),
@@ -147,10 +150,26 @@ def load_map(load: Any, hover: str, **more: Any) -> Trace:
     return heatmap(load, hover + ": %{z:.2f} × the even share", "load,<br>× even", zmin=0, zmax=3, **more)
 
 
-def log_axis(title: str, fine: bool = False, **more: Any) -> dict[str, Any]:
-    """Returns a logarithmic axis with ticks at powers of ten, or, if ``fine``, also at twice and five times them."""
-    ticks = {"dtick": "D2"} if fine else {"dtick": 1, "exponentformat": "power"}
-    return {"title": title, "type": "log"} | ticks | more
+def log_axis(title: str | dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Returns a logarithmic axis with ticks at powers of ten, unless ``more`` has others, say those of `fine_ticks`."""
+    return {"title": title, "type": "log", "dtick": 1, "exponentformat": "power"} | more
+
+
+def fine_ticks(values: Iterable[float]) -> dict[str, Any]:
+    """Returns ticks for a logarithmic axis of these values, each written in full: 0.5, 20, 5,000 or 2×10⁶.
+
+    They stand at 1, 2 and 5 times powers of ten; closer where the values are, and at the powers alone where they span
+    more than three.
+    """
+    known = np.asarray([value for value in values if 0 < value < np.inf])
+    if not len(known):
+        return {}
+    low, high = np.log10([known.min(), known.max()])
+    digits = (1, 1.5, 2, 3, 4, 5, 7) if high - low < 0.5 else (1, 2, 5) if high - low <= 3 else (1,)
+    exponents = range(int(np.floor(low)), int(np.ceil(high)) + 1)
+    places = [float(f"{digit}e{exponent}") for exponent in exponents for digit in digits]
+    written = "{:,g}".format if known.min() >= 1e-4 and known.max() < 1e5 else power
+    return {"tickvals": places, "ticktext": list(map(written, places))}
 
 
 def share_axis(title: str, **more: Any) -> dict[str, Any]:

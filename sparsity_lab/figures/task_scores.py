@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sparsity_lab.figures import style
+from sparsity_lab.figures.laws import BUDGETS
 from sparsity_lab.figures.style import GREY, ORDERED, Look, Trace, line, lines_with_intervals, styled
 from sparsity_lab.training.tasks import RANKS, TASKS
 from sparsity_lab.units import flops
@@ -57,7 +58,7 @@ def trend_by_task(table: pd.DataFrame) -> go.Figure:
     rank = table["budget"].rank(method="dense") - 1
     rows = table.assign(at=table["task"].map(names.index) + (rank - rank.max() / 2) * APART, details=table["task"])
     more: Trace = {"by": "budget", "named": flops, "mode": "markers"}
-    traces = lines_with_intervals(rows, "at", "slope", "half", "%{customdata}: %{y:+.1%}", ORDERED, **more)
+    traces = lines_with_intervals(rows, "at", "slope", "half", "%{customdata}: %{y:+.1%}", BUDGETS, **more)
     yaxis = {"title": "right answers, change with<br>four times as many experts", "tickformat": "+.0%"}
     xaxis = _places({name: name for name in names})
     return styled(traces, 380, xaxis=xaxis, yaxis=yaxis).add_hline(0, line=CHANCE.line)
@@ -85,12 +86,22 @@ def cloze_by_kind(summary: pd.DataFrame, budget: float, chance: Mapping[str, flo
     return styled(traces, 420, xaxis=_places(names), yaxis=_share("words completed"))
 
 
-def gains(paired: pd.DataFrame, budget: float, tasks: Sequence[str] = tuple(TASKS)) -> go.Figure:
-    """How much more sparse models get right than the dense one, by task, with 95 % intervals. ``paired``: as
-    `task_scores.score_gains` gives it."""
+def gains(paired: pd.DataFrame, own: pd.DataFrame, tasks: Sequence[str] = tuple(TASKS)) -> go.Figure:
+    """How much more sparse models get right than the dense one, by task, with 95 % intervals, and a star for one's
+    ``own`` pair at its budget. Both tables: as `task_scores.score_gains` gives them, of one budget each."""
     names = {task: task for task in tasks}
-    traces = _side_by_side(paired, budget, names, "gain", "markers", ORDERED[1:])  # the first look is the dense one's
-    yaxis = {"title": "right answers, sparse minus dense", "tickformat": "+.0%"}
+    looks = ORDERED[1:]  # the first look is the dense one's
+    traces = _side_by_side(paired, paired["budget"].max(), names, "gain", "markers", looks)
+    mine = _side_by_side(own, own["budget"].max(), names, "gain", "markers", [style.ROLES["this"]])
+    for trace in mine:
+        at = [place - 0.5 * APART * (paired["sparsity"].nunique() + 1) for place in trace["x"]]
+        trace |= {
+            "x": at,
+            "name": f"your pair, {trace['name']}",
+            "marker": trace["marker"] | {"symbol": "star", "size": 14},
+        }
+        traces.append(trace)
+    yaxis = {"title": "right answers, sparse minus dense", "tickformat": "+.0%", "range": [-1.05, 1.05]}
     return styled(traces, 380, xaxis=_places(names), yaxis=yaxis).add_hline(0, line=CHANCE.line)
 
 

@@ -109,6 +109,17 @@ def test_the_table_has_a_row_and_a_link_for_each() -> None:
         assert line.count("|") == 6
 
 
+def test_the_number_of_a_sentence_is_that_of_its_table() -> None:
+    evidence = story.gather(told(), scored(0.05), removed(weights=(0.0,), text=(0.0,)))
+    assert story.effect(evidence, 2, 1e12) == pytest.approx(0.05, abs=0.02), "a step from 4 experts to 16"
+    assert story.effect(evidence, 4, 1e11) == pytest.approx(2 * 0.02, abs=0.02), "two steps, from 16 to 256"
+    gains = fair.fair_gains(evidence.shapes, story.DIAL).set_index("budget")["gain"]
+    assert story.effect(evidence, 6, 1e13) == gains[1e13]
+    assert np.isnan(story.effect(evidence, 6, 1e9))
+    with pytest.raises(ValueError, match="sentence=3"):
+        story.effect(evidence, 3, 1e12)
+
+
 def test_yardsticks_begin_at_one() -> None:
     runs = told()
     table = story.yardsticks(fair.best_shapes(runs))

@@ -12,6 +12,7 @@ from sparsity_lab.accounting.devices import device
 from sparsity_lab.accounting.presets import PRESETS, preset
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.figures import costs
+from sparsity_lab.figures.style import ROLES
 
 
 @given(config=st.from_type(ModelConfig))
@@ -60,24 +61,29 @@ def test_compute_and_memory() -> None:
 
 def test_roofline() -> None:
     machine = device("h100")
-    figure = costs.roofline({"slow": Work(1.0, 1.0), "fast": Work(1e6, 1.0)}, machine, "bf16")
+    figure = costs.roofline({"slow": Work(1.0, 1.0), "fast": Work(1e6, 1.0)}, machine, "bf16", dense=["slow"])
     roof, slow, fast = figure.data
     assert max(roof.y) == fast.y[0] == machine.peak("bf16")
     assert slow.y[0] == machine.bandwidth
     assert np.all(np.diff(roof.y) >= 0)
     assert slow.marker.symbol != fast.marker.symbol
+    assert (slow.marker.color, fast.marker.color) == (ROLES["dense"].colour, ROLES["this"].colour)
 
 
 def test_dollars() -> None:
-    (bars,) = costs.dollars({"a": 5.576e6, "b": 1.2e9}).data
+    figure = costs.dollars({"a": 5.576e6, "b": 1.2e9})
+    (bars,) = figure.data
     assert list(bars.text) == ["$ 5.58 M", "$ 1.2 B"]
+    assert figure.layout.xaxis.type is None, "bars need an axis that begins at zero"
+    assert figure.layout.xaxis.range[0] == 0
 
 
 def test_caches() -> None:
     figure = costs.caches({"MHA": 8e9, "MLA 512": 1e9}, 80e9)
-    (bars,) = figure.data
-    assert list(bars.text) == ["8.00 GB", "1.00 GB"]
-    assert bars.marker.color[0] != bars.marker.color[1]
+    (dots,) = figure.data
+    assert (dots.type, list(dots.x)) == ("scatter", [8e9, 1e9]), "a bar on a logarithmic axis begins nowhere"
+    assert list(dots.text) == ["8.00 GB", "1.00 GB"]
+    assert dots.marker.color[0] != dots.marker.color[1]
     assert figure.layout.shapes[0].x0 == 80e9
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.fit import grid, measured
 from sparsity_lab.figures import laws
+from sparsity_lab.figures.style import ROLES
 from sparsity_lab.laws import isoflop
 from sparsity_lab.laws.curves import curves
 from sparsity_lab.runs import measured as shipped
@@ -36,6 +37,7 @@ def test_every_run_is_a_dot_and_every_minimum_a_star(runs: pd.DataFrame, size: s
     lines = [trace for trace in figure.data if trace.mode == "lines+markers"]
     assert len(figure.data) == len(dots) + len(lines) == 2 * here["sparsity"].nunique()
     for trace, curve in zip(lines, fitted, strict=True):
+        assert (trace.line.dash == ROLES["dense"].dash) == (curve.sparsity == 0)
         best = curve.at(curve.best[0][:1], size)[0], curve.best[1][0]
         assert (trace.x[-1], trace.y[-1]) == pytest.approx(best)
         assert [n > 0 for n in trace.marker.size] == [False] * (len(trace.x) - 1) + [True]  # the star alone
@@ -52,6 +54,7 @@ def test_shipped_budgets_look_different() -> None:
     figure = laws.loss_against_sparsity(isoflop.optima(coarse, bootstraps=2))
     looks = {(trace.line.color, trace.marker.symbol[0]) for trace in figure.data}
     assert len(looks) == len(figure.data) == coarse["budget"].nunique()
+    assert not {colour for colour, _ in looks} & {ROLES["this"].colour, ROLES["dense"].colour}, "these are models"
 
 
 @pytest.mark.parametrize("size", ["n_active", "n_total"])
@@ -106,3 +109,6 @@ def test_curves() -> None:
         ("b", [10, 100], [3, 4]),
     ]
     assert figure.layout.xaxis.type == "log"
+    models = laws.curves({"dense": lines["a"], "S = 0.5": lines["b"]}, "x", "y").data
+    assert (models[0].line.color, models[0].line.dash) == ROLES["dense"][:2]
+    assert not {trace.line.color for trace in figure.data} & {trace.line.color for trace in models[:1]}

@@ -8,6 +8,7 @@ import pytest
 
 from sparsity_lab.analysis.sparse_formats import EXPERTS, FORMATS
 from sparsity_lab.figures import sparse_formats
+from sparsity_lab.figures.style import ROLES
 from sparsity_lab.widgets.explorer import Explorer, choice
 
 TIMES = pd.DataFrame(
@@ -25,6 +26,7 @@ TIMES = pd.DataFrame(
 def test_times(at: float) -> None:
     dense, csr, star = sparse_formats.times(TIMES, pd.DataFrame({"format": ["csr"], "at": [at]})).data
     assert (dense.mode, list(dense.y)) == ("lines", [2, 2]), "one measurement is a level"
+    assert (dense.line.color, dense.line.dash) == (ROLES["dense"].colour, "dash")
     np.testing.assert_allclose(csr.x, [1, 2])
     np.testing.assert_allclose(csr.y, [3, 1])
     np.testing.assert_allclose(np.array(csr.y) + csr.error_y.array, [3.1, 1.2])
@@ -63,7 +65,9 @@ def test_losses_come_in_order() -> None:
 
 
 def test_every_line_is_drawn_and_every_format_has_a_look_of_its_own() -> None:
-    names = [*FORMATS, EXPERTS, "one more"]
-    traces = sparse_formats.losses(pd.DataFrame({"line": names, "kept": 1.0, "loss": 1.0, "half": 0.1})).data
+    names = [*FORMATS, EXPERTS]
+    rows = [(name, sparsity, 1.0, 1.0, 1.0) for name in names for sparsity in (0.5, 0.75)]
+    table = pd.DataFrame(rows, columns=TIMES.columns)
+    *traces, _ = sparse_formats.times(table, pd.DataFrame({"format": [], "at": []})).data
     assert [trace.name for trace in traces] == names
-    assert len({(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in traces[:-1]}) == len(names) - 1
+    assert len({(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in traces}) == len(names)

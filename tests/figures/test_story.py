@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from sparsity_lab.analysis.story import MARGIN
+from sparsity_lab.analysis.story import MARGIN, Sentence
 from sparsity_lab.figures import story
 
 STEPS = pd.DataFrame(
@@ -20,12 +20,25 @@ STEPS = pd.DataFrame(
 
 def test_steps_have_a_mark_for_each_budget() -> None:
     first, second = story.fall_by_step(STEPS).data
-    assert (first.name, second.name) == ("S = 0 to 0.75", "S = 0.75 to 0.9375")
+    assert (first.name, second.name) == ("dense to S = 0.75", "S = 0.75 to 0.9375")
     assert list(first.y) == [0.1, 0.2]
     np.testing.assert_allclose(first.error_y.array, [0.1, 0.05])
     np.testing.assert_allclose(first.error_y.arrayminus, [0.05, 0.1])
     assert first.x[0] != second.x[0], "intervals at one budget stand apart"
     assert round(first.x[0]) == round(second.x[0]) == 0
+
+
+def test_each_sentence_has_a_mark_in_the_column_of_its_verdict() -> None:
+    findings = [
+        Sentence(1, "One.", "holds", "", ""),
+        Sentence(2, "Two.", "does not hold", "", ""),
+        Sentence(3, "Three.", "holds", "", ""),
+    ]
+    figure = story.verdicts(findings)
+    marks = {(x, y) for trace in figure.data for x, y in zip(trace.x, trace.y, strict=True)}
+    assert marks == {(0, "1 · One"), (0, "3 · Three"), (2, "2 · Two")}
+    assert figure.layout.xaxis.ticktext[2] == "✗ does<br>not hold"
+    assert list(figure.layout.yaxis.categoryarray) == ["1 · One", "2 · Two", "3 · Three"]
 
 
 def test_an_interval_without_an_end_stays_on_the_axis() -> None:

@@ -1,6 +1,7 @@
 """The kit of figures: one template, looks that are told apart, axes whose ticks are what they say."""
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import plotly.graph_objects as go
 import pytest
 
 from sparsity_lab.figures import style
+from sparsity_lab.figures.laws import BUDGETS
 
 FRAME = pd.DataFrame({"line": ["b", "b", "a"], "x": [1, 2, 1], "y": [3.0, 4.0, 5.0], "half": [0.1, 0.2, 0.3]})
 
@@ -24,6 +26,10 @@ def test_one_look_for_light_and_dark_themes() -> None:
 def test_looks_are_told_apart(looks: tuple[style.Look, ...]) -> None:
     assert len(set(looks)) == len(looks)
     assert len({(look.dash, look.symbol, look.width) for look in looks}) == len(looks), "without colours too"
+
+
+def test_other_lines_look_like_no_dense_model() -> None:
+    assert not {style.ORANGE} & {look.colour for look in (*style.OTHERS, *BUDGETS)}
 
 
 def test_lines_with_intervals() -> None:
@@ -57,5 +63,26 @@ def test_axes() -> None:
     np.testing.assert_allclose(axis["tickvals"], [0, 2, 4])
     assert axis["ticktext"] == ["0", "0.75", "0.9375"]
     assert style.stops([0.5, 0.1], ".0%") == {"tickvals": [0.1, 0.5], "ticktext": ["10%", "50%"]}
-    assert style.log_axis("x")["type"] == style.log_axis("x", fine=True)["type"] == "log"
+    assert style.log_axis("x")["type"] == "log"
     assert [style.sparsity_name(s) for s in (0, 0.9375)] == ["dense", "S = 0.938"]
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        ([0.3, 20], "0.1 0.2 0.5 1 2 5 10 20 50 100 200 500"),
+        ([300, 30_000], "100 200 500 1,000 2,000 5,000 10,000 20,000 50,000 100,000 200,000 500,000"),
+        ([3e5, 2e6], "10⁵ 2×10⁵ 5×10⁵ 10⁶ 2×10⁶ 5×10⁶ 10⁷ 2×10⁷ 5×10⁷"),
+        ([5, 5e5], "10⁰ 10¹ 10² 10³ 10⁴ 10⁵ 10⁶"),
+        ([math.nan, 0, -1, math.inf, 3, 4], "1 1.5 2 3 4 5 7 10 15 20 30 40 50 70"),
+    ],
+)
+def test_fine_ticks_are_written_in_full(values: list[float], written: str) -> None:
+    ticks = style.fine_ticks(values)
+    assert ticks["ticktext"] == written.split()
+    assert ticks["tickvals"][0] <= min(value for value in values if value > 0)
+    assert len(ticks["tickvals"]) == len(ticks["ticktext"])
+
+
+def test_fine_ticks_of_nothing() -> None:
+    assert style.fine_ticks([]) == {}

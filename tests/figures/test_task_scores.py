@@ -100,8 +100,13 @@ def test_cloze_shows_chance_of_its_kind(scores: pd.DataFrame) -> None:
 
 def test_gains_are_those_of_the_table_in_the_looks_of_their_sparsity(scores: pd.DataFrame) -> None:
     paired = score_gains(scores)
-    marks = by_name(task_scores.gains(paired, BUDGET))
-    assert set(marks) == {"S = 0.75", "S = 0.938", "S = 0.984"}
+    pair = paired[paired["sparsity"] == 0.9375].assign(budget=3e11, gain=0.5)
+    marks = by_name(task_scores.gains(paired, pair))
+    assert set(marks) == {"S = 0.75", "S = 0.938", "S = 0.984", "your pair, S = 0.938"}
+    yours = marks.pop("your pair, S = 0.938")
+    assert set(yours.y) == {0.5}
+    assert list(np.round(yours.x)) == list(range(len(TASKS)))
+    assert max(yours.x) < max(marks["S = 0.75"].x), "it stands beside the others, not on them"
     own = paired[(paired["budget"] == BUDGET) & (paired["sparsity"] == 0.75)].set_index("task")
     assert list(marks["S = 0.75"].y) == [own.loc[task, "gain"] for task in TASKS]
     assert list(marks["S = 0.75"].error_y.array) == [own.loc[task, "half"] for task in TASKS]
