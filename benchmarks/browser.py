@@ -88,13 +88,11 @@ def measure() -> list[float]:
         open_notebook(page, address, "00_start_here.ipynb")
         run_all(page)
         dial = Dial(page)
-        field = dial.box.locator(".sparsity-lab-settings input")
-        field.fill(Settings(budget=1e13, dense_twin=False).to_json())
-        field.press("Enter")
+        dial.set(Settings(budget=1e13, dense_twin=False).to_json())
         dial.button("Train").click()
         dial.status.get_by_text("left").wait_for()
         times = presses(page, dial)
-        dial.button("Clear").click()
+        dial.button("Stop").click()
     return times
 
 

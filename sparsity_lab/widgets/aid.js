@@ -7,19 +7,51 @@ function nameSliders(box) {
             const text = slider?.querySelector(selector)?.textContent;
             if (text && handle.getAttribute(attribute) !== text) handle.setAttribute(attribute, text);
         }
+        slider?.querySelector(".widget-readout")?.removeAttribute("contenteditable"); // typing there does nothing
     }
 }
 
+// The settings of a dashboard travel in the address: Copy link puts them there, and a page that was opened with them
+// tells the first dashboard on it. JupyterLab rewrites the address, so the one that was navigated to is asked.
+function copyLink(model, button) {
+    const link = new URL(location.href);
+    link.searchParams.delete("token");
+    link.searchParams.set("dial", model.get("settings"));
+    const done = (text) => { button.textContent = text; setTimeout(() => { button.textContent = "Copy link"; }, 1500); };
+    navigator.clipboard.writeText(link.href).then(() => done("Copied"), () => prompt("The link:", link.href));
+}
+
+function openLink(model) {
+    const entry = performance.getEntriesByType("navigation")[0];
+    const asked = entry && new URL(entry.name).searchParams.get("dial");
+    if (!asked || window.sparsityLabLinkRead) return;
+    window.sparsityLabLinkRead = true;
+    model.set("opened", asked);
+    model.save_changes();
+}
+
 // Plotly draws a plot before its place has a width, and after that only listens to the window.
-function render({ el }) {
-    let texts;
+function render({ model, el }) {
+    let texts, plots = 0;
+    const fit = () => window.dispatchEvent(new Event("resize"));
     const watcher = new ResizeObserver(() => {
-        window.dispatchEvent(new Event("resize"));
+        fit();
         const box = el.closest(".sparsity-lab-dial, .sparsity-lab-explorer");
         if (box && !texts) {
-            texts = new MutationObserver(() => nameSliders(box));
+            texts = new MutationObserver(() => {
+                nameSliders(box);
+                const now = box.querySelectorAll(".js-plotly-plot .main-svg").length;
+                if (now !== plots) setTimeout(fit, 50);
+                plots = now;
+            });
             texts.observe(box, { subtree: true, childList: true, characterData: true });
             nameSliders(box);
+            for (const view of box.querySelectorAll(".sl-view")) watcher.observe(view);
+            const copy = box.querySelector(".sparsity-lab-copy-link");
+            if (copy) {
+                copy.addEventListener("click", () => copyLink(model, copy));
+                openLink(model);
+            }
         }
     });
     watcher.observe(el);

@@ -1,33 +1,45 @@
 """Where a learner sets what to train: sliders and switches, which stand for `Settings`. They train nothing."""
 
+import html
 import importlib.util
+import re
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as ipw
 
 from sparsity_lab.config import BACKENDS, ModelConfig
+from sparsity_lab.files import atomic, home
 from sparsity_lab.runs.lanes import why_no_megablocks
 from sparsity_lab.runs.pool import pool
+from sparsity_lab.training.corpus import check_corpus
+from sparsity_lab.units import power
 from sparsity_lab.widgets.settings import Settings
 
 BUDGETS = [m * 10.0**e for e in (10, 11, 12) for m in (1, 2, 3, 5)] + [1e13]
 WIDTHS = [8, 12, 16, 24, 32, 48, 64, 96, 128]
 DEPTHS = [1, 2, 3, 4]
-LABEL = {"description_width": "110px"}
+CORPORA = ["python", "standard-library", "tasks"]
+LABEL = {"description_width": "58px"}
+FIELD = re.compile(r"(\w+)=")  # how an error names what it is about
+BESIDE = {"d_model": "width"}  # names in errors → names of controls
 
 
-class Dials(ipw.VBox):
-    """The sliders and switches. Budgets, widths and depths in ``start`` that are no stop of a slider become one.
+class Dials:
+    """The sliders and switches: those in ``front``, and those in the fold ``more``. Budgets, widths and depths in
+    ``start`` that are no stop of a slider become one.
 
-    ``moved`` is called when they have been moved, ``refused`` with what a learner asked for and can't have.
+    ``moved`` is called when they have been moved. What a learner asks for and can't have is said beside its control
+    (`refuse`).
     """
 
-    def __init__(self, start: Settings, moved: Callable[[], None], refused: Callable[[ValueError], None]):
-        self._moved, self._refused, self._setting = moved, refused, False
-        self.sparsity = _slider("sparsity S", [("0", 0.0)])
-        self.budget = _slider("budget", [(f"{budget:.3g} FLOPs", budget) for budget in BUDGETS])
+    def __init__(self, start: Settings, moved: Callable[[], None]):
+        self._moved, self._setting = moved, False
+        self.sparsity = _slider("sparsity", [("0", 0.0)])
+        self.budget = _slider("budget", [(f"{power(budget)} FLOPs", budget) for budget in BUDGETS])
         self.width = _slider("width", [(str(width), width) for width in WIDTHS])
         self.n_layers = _slider("layers", [(str(depth), depth) for depth in DEPTHS])
         self.hold = ipw.ToggleButtons(
@@ -36,60 +48,101 @@ class Dials(ipw.VBox):
                 "experts keep their width; with more of them the total grows",
                 "the same hidden units are cut into more experts; the active part shrinks",
             ],
-            style={"button_width": "110px"},
+            style={"button_width": "96px"},
         )
-        self.seed = ipw.BoundedIntText(min=0, max=2**31 - 1, description="seed", style=LABEL, layout={"width": "220px"})
+        self.seed = ipw.BoundedIntText(min=0, max=2**31 - 1, description="seed", style=LABEL, layout={"width": "170px"})
         text = "train the dense twin beside it"
-        self.dense_twin = ipw.Checkbox(description=text, indent=False, layout={"width": "225px"})
+        self.dense_twin = ipw.Checkbox(description=text, indent=False, layout={"width": "240px"})
         missing = importlib.util.find_spec("megablocks") is None  # quick, and may be wrong
         self.backend = ipw.Dropdown(
             options=[(f"{b} (not installed)" if b == "megablocks" and missing else b, b) for b in BACKENDS],
             description="experts by",
             tooltip="how the experts are computed; the results are the same",
-            style=LABEL,
-            layout={"width": "320px"},
+            style={"description_width": "72px"},
+            layout={"width": "260px"},
         )
+        self.corpus = ipw.Combobox(
+            options=CORPORA,
+            description="text",
+            tooltip="what the models read: a name, or the path of a text file or folder",
+            continuous_update=False,
+            style=LABEL,
+            layout={"width": "230px"},
+        )
+        self.upload = ipw.FileUpload(description="Upload", tooltip="a text file to read", layout={"width": "auto"})
+        self._problems = {
+            name: ipw.HTML() for name in ("sparsity", "budget", "width", "n_layers", "seed", "corpus", "")
+        }
         self._show(start)
 
         # The classes are for style sheets and tests.
         for dial in (self.sparsity, self.budget, self.width, self.n_layers):
-            dial.add_class(f"sparsity-lab-{dial.description.split()[0]}")
-        self.backend.add_class("sparsity-lab-backend")
+            dial.add_class(f"sparsity-lab-{dial.description}")
+            dial.add_class("sparsity-lab-slider")
+        for name in ("backend", "corpus", "upload"):
+            getattr(self, name).add_class(f"sparsity-lab-{name}")
 
-        for dial in (self.sparsity, self.budget, self.n_layers, self.seed, self.dense_twin):
+        for dial in (self.sparsity, self.budget, self.seed, self.dense_twin):
             dial.observe(self._dial_moved, "value")
-        for dial in (self.width, self.hold):  # they decide which stops the sparsity dial has
+        for dial in (self.width, self.hold, self.n_layers):  # they decide which models the sparsity dial has
             dial.observe(self._stops_moved, "value")
         self.backend.observe(self._backend_moved, "value")
+        self.corpus.observe(self._corpus_moved, "value")
+        self.upload.observe(self._uploaded, "value")
 
-        hold = ipw.Label("hold constant", layout={"width": "112px", "display": "flex", "justify_content": "flex-end"})
-        rows = [ipw.HBox([hold, self.hold]), ipw.HBox([self.seed, self.dense_twin]), self.backend]
-        super().__init__([self.sparsity, self.budget, self.width, self.n_layers, *rows])
+        self._ticks = ipw.HTML()
+        self._ticks.add_class("sparsity-lab-ticks")
+        self._stops_shown()
+        problem = self._problems
+        sliders = [self.sparsity, self._ticks, problem["sparsity"], self.budget, problem["budget"]]
+        sliders += [self.width, problem["width"], self.n_layers, problem["n_layers"], problem[""]]
+        self.front = ipw.VBox(sliders)
+        hold = ipw.HBox([ipw.Label("hold constant"), self.hold], layout={"flex_flow": "row wrap"})
+        text = ipw.HBox([self.corpus, self.upload], layout={"flex_flow": "row wrap"})
+        self.more = [hold, self.seed, problem["seed"], self.dense_twin, text, problem["corpus"], self.backend]
 
     @property
     def settings(self) -> Settings:
         """The settings that the dials show now."""
-        names = [field.name for field in fields(Settings) if field.name != "corpus"]  # those of the dials
-        return Settings(corpus=self._corpus, **{name: getattr(self, name).value for name in names})
+        return Settings(**{field.name: getattr(self, field.name).value for field in fields(Settings)})
+
+    @property
+    def models(self) -> list[ModelConfig]:
+        """The models at the stops of the sparsity dial."""
+        dense = ModelConfig.on_dial(self.width.value, 0.0, self.hold.value).replace(n_layers=self.n_layers.value)
+        return [dense.with_sparsity(sparsity, self.hold.value) for _, sparsity in self.sparsity.options]
 
     def set(self, settings: Settings) -> None:
         """Moves all dials, and then calls ``moved`` once."""
-        self._setting = True
-        try:
+        with self._quiet():
             self._show(settings)
-        finally:
-            self._setting = False
         self._moved()
 
+    def refuse(self, error: Exception) -> None:
+        """Says beside the control that an error is about, or under the sliders, what is wrong."""
+        named = FIELD.match(str(error))
+        name = BESIDE.get(named[1], named[1]) if named else ""
+        text = f'<div role="alert" class="sparsity-lab-alert">{html.escape(str(error))}</div>'
+        self._problems.get(name, self._problems[""]).value = text
+
+    def accept(self) -> None:
+        """Takes away what `refuse` has said."""
+        for problem in self._problems.values():
+            problem.value = ""
+
+    @property
+    def problem(self) -> str:
+        """What `refuse` has said, with its markup."""
+        return "".join(problem.value for problem in self._problems.values())
+
     def _show(self, settings: Settings) -> None:
-        self._corpus = settings.corpus
         stops = {
-            self.budget: (f"{settings.budget:.3g} FLOPs", settings.budget),
+            self.budget: (f"{power(settings.budget)} FLOPs", settings.budget),
             self.width: (str(settings.width), settings.width),
             self.n_layers: (str(settings.n_layers), settings.n_layers),
         }
         for slider, stop in stops.items():
-            if stop not in slider.options:
+            if stop[1] not in [value for _, value in slider.options]:
                 slider.options = sorted([*slider.options, stop], key=lambda option: option[1])
             slider.value = stop[1]
 
@@ -98,17 +151,29 @@ class Dials(ipw.VBox):
         self.seed.value = settings.seed
         self.dense_twin.value = settings.dense_twin
         self.backend.value = settings.backend
+        if settings.corpus not in self.corpus.options:
+            self.corpus.options = [*self.corpus.options, settings.corpus]
+        self.corpus.value = settings.corpus
 
     def _snap(self, sparsity: float) -> None:
         """Gives the sparsity dial its stops for this width and hold; moves it to the one nearest to ``sparsity``."""
         dense = ModelConfig.on_dial(self.width.value, 0.0, self.hold.value)
         stops = sorted({*dense.sparsities(self.hold.value), dense.with_sparsity(sparsity, self.hold.value).sparsity})
-        models = [dense.with_sparsity(s, self.hold.value) for s in stops]
-        self.sparsity.options = [(f"{m.sparsity:.4g} ({m.top_k} of {m.n_experts})", m.sparsity) for m in models]
-        self.sparsity.value = min(stops, key=lambda s: abs(s - sparsity))
+        options = [(_words(dense.with_sparsity(s, self.hold.value)), s) for s in stops]
+        with self.sparsity.hold_sync():  # or the browser would see the dial at its first stop for a moment
+            if list(self.sparsity.options) != options:
+                self.sparsity.options = options
+            self.sparsity.value = min(stops, key=lambda s: abs(s - sparsity))
+
+    def _stops_shown(self) -> None:
+        experts = "".join(f"<span>{model.n_experts}</span>" for model in self.models)
+        self._ticks.value = f'<div aria-hidden="true"><i>{experts}</i>experts, of which one works on each token</div>'
 
     def _stops_moved(self, _change: Any) -> None:
-        self._snap(self.sparsity.value)
+        if not self._setting:
+            with self._quiet():
+                self._snap(self.sparsity.value)
+        self._stops_shown()
         self._dial_moved()
 
     def _backend_moved(self, _change: Any) -> None:
@@ -116,14 +181,53 @@ class Dials(ipw.VBox):
         missing = pool().submit(why_no_megablocks, at_once=True).result() if asks else None
         if missing:
             self.backend.value = "grouped"
-            self._refused(ValueError(missing))
+            self.refuse(ValueError(missing))
         else:
             self._dial_moved()
+
+    def _corpus_moved(self, change: Any) -> None:
+        if self._setting:
+            return
+        try:
+            check_corpus(self.corpus.value)
+        except (ValueError, OSError) as error:
+            with self._quiet():
+                self.corpus.value = change.old
+            self.refuse(error if str(error).startswith("corpus=") else ValueError(f"corpus={change.new!r}: {error}"))
+        else:
+            self._dial_moved()
+
+    def _uploaded(self, _change: Any) -> None:
+        """Keeps an uploaded text in the user's folder, because a run that resumes needs it again."""
+        for file in self.upload.value:
+            path = home() / "texts" / (Path(file["name"].replace("\\", "/")).name or "text")
+            try:
+                with atomic(path) as temporary:
+                    temporary.write_bytes(bytes(file["content"]))
+            except OSError as error:
+                self.refuse(ValueError(f"corpus={file['name']!r} can't be kept: {error}"))
+            else:
+                self.corpus.options = [*dict.fromkeys([*self.corpus.options, str(path)])]
+                self.corpus.value = str(path)
 
     def _dial_moved(self, _change: Any = None) -> None:
         if not self._setting:
             self._moved()
 
+    @contextmanager
+    def _quiet(self) -> Any:
+        before, self._setting = self._setting, True
+        try:
+            yield
+        finally:
+            self._setting = before
+
+
+def _words(model: ModelConfig) -> str:
+    if model.n_experts == model.top_k:
+        return "S = 0: dense, nothing sleeps"
+    return f"S = {model.sparsity:.4g}: {model.n_experts - model.top_k} of {model.n_experts} experts sleep"
+
 
 def _slider(name: str, stops: list[tuple[str, Any]]) -> ipw.SelectionSlider:
-    return ipw.SelectionSlider(options=stops, description=name, style=LABEL, layout={"width": "420px"})
+    return ipw.SelectionSlider(options=stops, description=name, style=LABEL, layout={"width": "100%"})

@@ -1,67 +1,105 @@
-"""The magic dial: sliders, buttons and a live loss curve around the kernel's one training session.
+"""The magic dial: controls on the left; on the right the experts at work, the race, and who has won.
 
 No mathematics here: numbers come from `accounting` and `runs`, figures from `figures`, training from `session`.
 """
 
 import html
+import json
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import ipywidgets as ipw
 import pandas as pd
 import plotly.graph_objects as go
+from IPython.core.getipython import get_ipython
 
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
-from sparsity_lab.figures import training
-from sparsity_lab.record import Record, decimate, run_label
+from sparsity_lab.figures.here import gains_map
+from sparsity_lab.figures.race import GHOSTS, End, Line, race, race_parts
+from sparsity_lab.figures.routing import readers
+from sparsity_lab.record import decimate, run_label
 from sparsity_lab.runs import measured as shipped
-from sparsity_lab.runs.lanes import Lane
+from sparsity_lab.runs.lanes import LINE, Lane
 from sparsity_lab.runs.store import to_frame
 from sparsity_lab.training.timing import Speed
 from sparsity_lab.units import duration
 from sparsity_lab.widgets.accessibility import Aid, answer_at_once
 from sparsity_lab.widgets.controls import LABEL, Dials
-from sparsity_lab.widgets.html import expected_label, html_table, measured_label, samples
-from sparsity_lab.widgets.live_figure import GHOSTS, Line, LiveFigure
+from sparsity_lab.widgets.expert_grid import ExpertGrid
+from sparsity_lab.widgets.html import describe, expected_label, html_table, samples, who_won, winner
+from sparsity_lab.widgets.live_figure import LiveFigure
+from sparsity_lab.widgets.predict import Predict
+from sparsity_lab.widgets.runs_table import RunsTable
 from sparsity_lab.widgets.session import Session, current
 from sparsity_lab.widgets.settings import Settings
 
-SHOWN_RUNS = 8
+VIEWS = ("race", "writing", "runs", "code")
+ALONG = (0.25, 0.5, 1.0, 2.0, 3.0)  # times the budget: where the expected loss is drawn
+SETTLED = 0.4  # seconds after which a slider has told its last move
+LONGEST = 7 * 24 * 3600  # seconds of training that a dashboard starts
+HIDDEN = "Measured and expected losses are hidden until you have made your guess."
 COLUMNS = {  # of `to_frame` → of `MagicDial.results`
     "params_total": "total parameters", "params_active": "active parameters", "tokens": "tokens", "flops": "FLOPs",
     "val_loss": "held-out loss", "seconds": "seconds", "status": "status",
 }  # fmt: skip
 
 
+@dataclass
+class _Cell:
+    """The dashboards that a notebook cell made when it was run last, and those before of which none has taken over."""
+
+    execution: str = ""
+    now: list["MagicDial"] = field(default_factory=list)
+    before: list["MagicDial"] = field(default_factory=list)
+
+
+_cells: dict[tuple[int, str], _Cell] = {}  # by session and cell
+
+
 class MagicDial(ipw.VBox):
     """The dashboard. Display it as the last expression of a cell.
 
-    The arguments are the `Settings` with which the dials start. Without a browser, `run` trains what the dials show and
-    `figure` is the static twin of the live plot.
+    The arguments are the `Settings` with which the dials start. Until ``guess`` (a `Predict`) is given, measured and
+    expected losses stay hidden. Without a browser, `run` trains what the dials show and `figure` is the static twin of
+    the live plot.
     """
 
-    def __init__(self, *, session: Session | None = None, calibrate: bool = True, **settings: Any):
+    def __init__(
+        self, *, session: Session | None = None, calibrate: bool = True, guess: Predict | None = None,
+        **settings: Any,
+    ):  # fmt: skip
         self._session = session or current()
+        self._guess = guess
         self._lock = threading.RLock()
-        self._speed: Speed | None = None
-        self._shown: list[Record] = []  # in the table of runs, which is sent again only when they change
-        start = Settings(**settings)
+        self._speed: Speed | None = None  # when the numbers beside the dials were computed
+        self._moved_at = 0.0  # and that was then, by the monotonic clock
+        self._asked = False  # and whether a guess was awaited then
+        self._mine: list[Lane] = []  # what this dashboard trains or has trained last
+        self._start_settings = start = Settings(**settings)
         _ = start.pairs  # raises ValueError for an impossible start
 
-        self.dials = Dials(start, self._dial_moved, self._say_problem)
+        self.dials = Dials(start, self._dial_moved)
         self._build_buttons()
         self._build_outputs()
-        top = ipw.HBox([self.dials, self._facts], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
-        progress = ipw.HBox([self._progress, self._status], layout={"align_items": "center"})
-        outputs = [self._figure.widget, self._summary, self._texts, self._runs, self._code]
-        super().__init__([top, self._buttons, self._problem, progress, *outputs, Aid()])
+        left = _box("sl-controls", self.dials.front, self._buttons, self._progress, self._status, self._facts)
+        left.children += (self._map, self._fold)
+        right = _box("sl-picture", self.grid, self._view, *self._views.values(), self._verdict, self._summary)
+        self._aid = Aid()
+        super().__init__([_box("sl-main", left, right), self._aid])
         self.add_class("sparsity-lab-dial")
+        ipw.jslink((self.dials.sparsity, "index"), (self.grid, "stop"))  # in the browser: no kernel between
         answer_at_once(self)
 
-        self._session.listener = self._refresh
+        self._take_over()
+        self._session.listeners.append(self._refresh)
+        self._aid.observe(self._link_opened, "opened")
+        if guess is not None:
+            guess.observe(self._dial_moved, "given")
         cut_off = self._session.interrupted()
         if cut_off is not None:
             self._offer(*cut_off)
@@ -79,9 +117,8 @@ class MagicDial(ipw.VBox):
 
     def run(self) -> pd.DataFrame:
         """Trains what the dials show, unless the store has it, waits for the end, and returns `curves`."""
-        pairs = self.settings.pairs
-        if not self._session.has_finished(pairs):
-            self._session.start(pairs)
+        pairs, session = self.settings.pairs, self._session
+        self._mine = session.lanes if session.has_finished(pairs) else session.start(pairs)
         try:
             self._session.wait()
         except KeyboardInterrupt:
@@ -100,22 +137,39 @@ class MagicDial(ipw.VBox):
 
     def results(self) -> pd.DataFrame:
         """Returns the runs in front, one row each, with the columns in `COLUMNS`; losses are in nats per byte."""
-        return _results([lane.record for lane in self._session.lanes if lane.record is not None])
+        records = [lane.record for lane in self._mine if lane.record is not None]
+        index = pd.Index([record.label for record in records], name="run")
+        return to_frame(records).set_axis(index)[list(COLUMNS)].rename(columns=COLUMNS)
 
     def verdict(self) -> str:
-        """Returns the comparison with the dense twin in a sentence; empty if there is none."""
-        losses = [lane.record.val_loss for lane in self._session.lanes if lane.record is not None]
-        if len(losses) != 2 or losses[0] is None or losses[1] is None:
-            return ""
-        return (
-            f"On held-out text the model on the dial ends {abs(losses[0] - losses[1]):.3f} nats per byte "
-            f"{'lower' if losses[0] < losses[1] else 'higher'} than its dense twin "
-            f"({losses[0]:.3f} against {losses[1]:.3f}). One seed: not yet a finding."
-        )
+        """Returns who has won, and how far to trust it; empty if there are no two results."""
+        return " ".join(filter(None, who_won(self._mine)))
 
     def figure(self) -> go.Figure:
         """Returns the live plot as it stands, as a figure that stays in the saved notebook."""
-        return training.loss_figure(self.curves())
+        return race(**self._race())
+
+    def experts(self) -> go.Figure:
+        """Returns who read which character of the line that the experts play, as a figure: of the run in front, or
+        what was recorded of a model with as many experts and layers."""
+        model = self.settings.model
+        lane = self._mine[0] if self._mine else None
+        if lane is not None and lane.reads:
+            return readers(LINE, lane.reads, lane.favourites, lane.model.n_experts)
+        found = shipped.routes()["layers"].get(str(model.n_layers), {}).get(str(model.n_experts), {})
+        return readers(LINE, found.get("trained", []), found.get("favourites", []), model.n_experts)
+
+    def winner(self) -> str:
+        """Returns "sparse", "dense" or "too close to call"; empty if there are no two results."""
+        return winner(self._mine)
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        """Returns the widget, which JupyterLab prefers, beside the plot for those who can't show it. The plot lacks the
+        earlier runs of whoever makes the page, and is left out if there is nothing else to draw."""
+        shown = self._race()
+        shown["lines"] = [line for line in shown["lines"] if line[1] != "ghost"]
+        twin = {"application/vnd.plotly.v1+json": json.loads(race(**shown).to_json())} if shown["lines"] else {}
+        return super()._repr_mimebundle_(**options) | twin
 
     # ---- building
 
@@ -125,48 +179,84 @@ class MagicDial(ipw.VBox):
         self.step = ipw.Button(description="Step", tooltip="make one training step, then pause")
         self.stop = ipw.Button(description="Stop", tooltip="end the run and keep it for comparison")
         self.clear = ipw.Button(description="Clear", tooltip="hide all runs; the saved results stay on disk")
-        self.show_code = ipw.ToggleButton(description="Show code", tooltip="the Python that does the same")
+        self.reset = ipw.Button(description="Reset", tooltip="move the dials back to where they began")
+        self.copy = ipw.Button(description="Copy link", tooltip="copy the address of this page with these settings")
 
-        buttons = [self.train, self.pause, self.step, self.stop, self.clear, self.show_code]
-        for button in buttons:
-            button.layout.width = "96px"
+        actions: list[tuple[ipw.Button, Callable[[], None]]] = [(self.train, self._train), (self.step, self._step)]
+        actions += [(self.pause, self._pause_or_resume), (self.stop, self._session.stop)]
+        actions += [(self.clear, self._clear_or_undo), (self.reset, self._reset), (self.copy, lambda: None)]
+        for button, action in actions:
             button.add_class(f"sparsity-lab-{button.description.lower().replace(' ', '-')}")
-        actions = (self._start, self._pause_or_resume, self._step, self._session.stop, self._session.clear)
-        for button, action in zip(buttons[:-1], actions, strict=True):
             button.on_click(partial(self._pressed, action))
-        self.show_code.observe(self._dial_moved, "value")
-        self._buttons = ipw.HBox(buttons, layout={"flex_flow": "row wrap"})
+        self._buttons = ipw.HBox([self.train, self.pause, self.step, self.stop])
+        self._buttons.add_class("sl-buttons")
 
     def _build_outputs(self) -> None:
-        self._facts = _text("sparsity-lab-facts", min_width="330px")
-        self._problem = _text("sparsity-lab-problem")
-        self._progress = ipw.FloatProgress(max=1.0, layout={"width": "220px"})
-        self._status = _text("sparsity-lab-status", min_height="58px")
-        self._summary = _text("sparsity-lab-summary", min_height="118px")
-        self._texts = _text("sparsity-lab-texts")
-        self._runs = _text("sparsity-lab-runs")
+        self.grid = ExpertGrid()
+        self.grid.add_class("sparsity-lab-grid")
+        self._facts, self._map = _text("sparsity-lab-facts"), _text("sparsity-lab-map")
+        self._progress = ipw.FloatProgress(max=1.0, layout={"width": "100%", "height": "12px"})
+        self._status = _text("sparsity-lab-status")
+        self._verdict, self._summary = _text("sparsity-lab-verdict"), _text("sparsity-lab-summary")
+        self._texts, self._listing = _text("sparsity-lab-texts"), _text("sparsity-lab-code")
+        self.runs = RunsTable(self._session)
         self.share = ipw.Text(description="settings", continuous_update=False, style=LABEL, layout={"width": "98%"})
         self.share.add_class("sparsity-lab-settings")
         self.share.observe(self._settings_pasted, "value")
-        self._listing = _text("sparsity-lab-code")
-        self._code = ipw.VBox([self._listing, self.share])
-        self._figure = LiveFigure()
+
+        self._figure: LiveFigure | None = None
+        self._plot = ipw.VBox()
+        parts = {"race": self._plot, "writing": self._texts, "runs": self.runs, "code": self._listing}
+        self._views = {name: _box(f"sl-view sl-{name}", part) for name, part in parts.items()}
+        self._view = ipw.ToggleButtons(options=VIEWS, style={"button_width": "76px"})
+        self._view.add_class("sparsity-lab-view")
+        self._view.observe(self._view_chosen, "value")
+        self._view_chosen()
+
+        tools = ipw.HBox([self.clear, self.reset, self.copy], layout={"flex_flow": "row wrap"})
+        self._fold = ipw.Accordion([ipw.VBox([*self.dials.more, tools, self.share])], titles=["More"])
+        self._fold.selected_index = None
+        self._fold.add_class("sparsity-lab-more")
+
+    def _take_over(self) -> None:
+        """A cell that is run again goes on with what its dashboard showed before; the old one is on no page now. A
+        session's runs that no other dashboard shows, say of an earlier page, are shown too."""
+        cell, execution = _cell()
+        of_cell = _cells.setdefault((id(self._session), cell or str(id(self))), _Cell())
+        if execution != of_cell.execution:
+            of_cell.execution, of_cell.before, of_cell.now = execution, of_cell.now, []
+        if of_cell.before:
+            old = of_cell.before.pop(0)  # a cell may hold several dashboards
+            self._mine = old._mine
+            self._session.listeners.remove(old._refresh)
+        elif not any(
+            dial._mine is self._session.lanes
+            for (session, _), of in _cells.items()
+            if session == id(self._session)
+            for dial in (*of.now, *of.before)
+        ):
+            self._mine = self._session.lanes
+        of_cell.now.append(self)
 
     # ---- dials
 
     def _dial_moved(self, _change: Any = None) -> None:
         """Computes every derived number anew, also while training."""
         with self._lock:
-            settings = self.settings
+            settings, self._speed, self._asked = self.settings, self._session.speed, self._asks
+            self._moved_at = time.monotonic()
             try:
                 self._facts.value = self._facts_table(settings)
-                self._problem.value = ""
+                self.dials.accept()
             except ValueError as error:
-                self._say_problem(error)
+                self.dials.refuse(error)
             with self.share.hold_trait_notifications():
-                self.share.value = settings.to_json()
-            self._figure.show_measured(self._measured())
-            self._listing.value = f"<pre>{html.escape(settings.code())}</pre>" if self.show_code.value else ""
+                self.share.value = self._aid.settings = settings.to_json()
+            self._map.value = self._map_text(settings)
+            self.grid.show_dial(self.dials.models)
+            self._show_race()
+            self._show_runs()
+            self._listing.value = f"<pre>{html.escape(settings.code())}</pre>"
 
     def _facts_table(self, settings: Settings) -> str:
         models = {"on the dial": settings.model, "dense twin": settings.twin}
@@ -178,16 +268,28 @@ class MagicDial(ipw.VBox):
     def _facts_of(self, model: ModelConfig, run: RunConfig) -> dict[str, str]:
         params, bought = count_parameters(model), plan(model, run)
         speed = self._session.speed
-        return {
+        facts = {
             "active experts": f"{model.top_k} of {model.n_experts}",
             "total parameters": f"{params.total:,}",
             "active parameters": f"{params.active:,}",
-            "tokens": f"{bought.tokens:,}",
-            "steps": f"{bought.steps:,}",
+            "tokens read": f"{bought.tokens:,}",
             "time here": "measuring…" if speed is None else duration(speed.seconds(model, run)),
-            "similar run (dotted)": measured_label(shipped.nearest(model, run)),
-            "expected loss": expected_label(shipped.expected(model, run)),
         }
+        if not self._asks:
+            facts["expected loss"] = expected_label(shipped.expected(model, run))
+        return facts
+
+    @property
+    def _asks(self) -> bool:
+        """Whether the notebook waits for a guess, so that nothing may give the answer away: until this race is over."""
+        return self._guess is not None and not self._guess.given and not self.winner()
+
+    def _map_text(self, settings: Settings) -> str:
+        if self._asks:
+            return f'<div class="sl-note">{HIDDEN}</div>'
+        if settings.corpus != shipped.CORPUS:
+            return ""
+        return gains_map(shipped.gain_table(), settings.model.sparsity, settings.budget)
 
     def _settings_pasted(self, _change: Any) -> None:
         with self._lock:
@@ -195,7 +297,11 @@ class MagicDial(ipw.VBox):
                 if self.share.value != self.settings.to_json():
                     self.dials.set(Settings.from_json(self.share.value))
             except (ValueError, TypeError) as error:
-                self._say_problem(error)
+                self.dials.refuse(error)
+
+    def _link_opened(self, change: Any) -> None:
+        """Moves the dials to the settings in the address of the page."""
+        self.share.value = change.new
 
     def _offer(self, model: ModelConfig, run: RunConfig) -> None:
         """Moves the dials to a dead kernel's run, so that Train resumes it."""
@@ -207,8 +313,11 @@ class MagicDial(ipw.VBox):
                 self.dials.set(settings)
                 self._session.message = "A run was cut off, and the dials show it again. Press Train to resume it."
 
-    def _say_problem(self, error: Exception) -> None:
-        self._problem.value = f'<div role="alert"><b>Can\'t do that:</b> {html.escape(str(error))}</div>'
+    def _view_chosen(self, _change: Any = None) -> None:
+        for name, view in self._views.items():
+            view.layout.display = "" if name == self._view.value else "none"
+        if self._view.value == "runs":
+            self.runs.show_figure()
 
     # ---- buttons
 
@@ -216,15 +325,30 @@ class MagicDial(ipw.VBox):
         try:
             action()
         except ValueError as error:
-            self._say_problem(error)
+            self.dials.refuse(error)
         self._refresh()
 
+    def _train(self) -> None:
+        """Trains what the dials show. A browser holds a slider's last move back while the kernel answers the one before
+        it, and lets a press overtake it: then there is a moment to wait for."""
+        if _kernel() is not None and time.monotonic() - self._moved_at < SETTLED:
+            threading.Timer(SETTLED, self._pressed, (self._start, None)).start()
+        else:
+            self._start()
+
     def _start(self, paused: bool = False) -> None:
-        self._session.start(self.settings.pairs, paused)
-        self._problem.value = ""
+        settings, speed = self.settings, self._session.speed
+        seconds = 0.0 if speed is None else max(speed.seconds(*pair) for pair in settings.pairs)
+        if seconds > LONGEST:
+            days = f"about {seconds / 86_400:,.0f} days"
+            raise ValueError(f"budget={settings.budget:.3g} would take {days} here: choose a smaller one")
+        self._mine = self._session.start(settings.pairs, paused)
+        self.dials.accept()
+        self._view.value = "race"
+        self.grid.started += 1
 
     def _step(self) -> None:
-        if self._session.trains:
+        if self._session.trains and self._is_mine:
             self._session.step()
         else:
             self._start(paused=True)
@@ -235,49 +359,106 @@ class MagicDial(ipw.VBox):
         else:
             self._session.pause()
 
+    def _clear_or_undo(self) -> None:
+        if self.clear.description == "Undo clear":
+            self._session.undo_clear()
+            self._mine = self._mine or self._session.lanes
+        else:
+            self._session.clear()
+            self._mine = []
+
+    def _reset(self) -> None:
+        self.dials.set(self._start_settings)
+
     # ---- what the session reports, up to ten times a second, from its thread
+
+    @property
+    def _is_mine(self) -> bool:
+        """Whether the session's present training was started here."""
+        return self._mine is self._session.lanes
 
     def _refresh(self) -> None:
         with self._lock:
-            session, lanes = self._session, self._session.lanes
+            session, lanes = self._session, self._mine
             self._progress.value = sum(lane.share for lane in lanes) / len(lanes) if lanes else 0.0
-            self._status.value = f'<div role="status">{html.escape(session.message + self._time_left())}</div>'
-            self.pause.description = "Resume" if session.state == "paused" else "Pause"
-            self._figure.show(self._ghosts(), self._live(), lanes[0].routing if lanes else [])
-            self._summary.value = self._summary_text(lanes)
-            self._texts.value = samples(lanes[0].text_before, lanes[0].text_after) if lanes else ""
-            if session.records[-SHOWN_RUNS:] != self._shown:
-                self._shown = session.records[-SHOWN_RUNS:]
-                self._runs.value = self._runs_table(self._shown)
-            if session.speed is not self._speed:
-                self._speed = session.speed
+            self._status.value = f'<div role="status">{html.escape(self._message())}</div>'
+            self.pause.description = "Resume" if session.state == "paused" and self._is_mine else "Pause"
+            self.pause.disabled = self.stop.disabled = not (self._is_mine and session.trains)
+            self.clear.description = "Undo clear" if session.can_undo and not session.trains else "Clear"
+            self.grid.show_lane(lanes[0] if lanes else None)
+            self._show_race()
+            headline, caveat = map(html.escape, who_won(lanes))
+            self._verdict.value = f'<div role="status"><b>{headline}</b> {caveat}</div>' if headline else ""
+            self._summary.value = f'<div role="note" class="sl-hidden">{html.escape(describe(lanes))}</div>'
+            self._texts.value = samples(lanes) or "Train, and both models write a text here, before and after."
+            self._show_runs()
+            if session.speed is not self._speed or self._asks != self._asked:
                 self._dial_moved()
+
+    def _message(self) -> str:
+        if not self._is_mine and self._session.trains:
+            return "Another dial of this notebook is training. Train here ends that run."
+        ended = [lane.record.summary() for lane in self._mine if lane.record is not None]
+        return self._session.message + self._time_left() if self._is_mine or not ended else " ".join(ended)
 
     def _time_left(self) -> str:
         """Returns the share of the training that is done and the time it will take; empty if none is under way."""
-        steps = [lane.last for lane in self._session.lanes if lane.last is not None and lane.record is None]
+        steps = [lane.last for lane in self._mine if lane.last is not None and lane.record is None]
         if not steps or self._session.state not in ("running", "paused") or not self._session.busy:
             return ""
         together = max if self._session.parallel else sum
         return f" {self._progress.value:.0%}, {duration(together(step.seconds_left for step in steps))} left."
 
+    # ---- the race
+
+    def _race(self) -> dict[str, Any]:
+        """Returns the arguments of `figures.race.race`."""
+        settings = self.settings
+        ends = [
+            End(_role(lane, self._mine), run_label(lane.model, lane.run), lane.record.flops, lane.record.val_loss)
+            for lane in self._mine
+            if lane.record is not None and lane.record.val_loss is not None
+        ]
+        shown = {"ends": ends, "budget": self._mine[0].run.budget if self._mine else settings.budget}
+        pairs = [(lane.model, lane.run) for lane in self._mine] or settings.pairs
+        moved = self._mine and [pair[0] for pair in pairs] != [pair[0] for pair in settings.pairs]
+        if moved and not self._session.trains:  # somebody asks about other models now
+            pairs, shown = settings.pairs, {"ends": [], "budget": settings.budget}
+        bands = (
+            [] if self._asks else [_expected(role, *pair) for role, pair in zip(("this", "dense"), pairs, strict=False)]
+        )
+        at_budget = [end for band in bands for end in band if end.flops == shown["budget"]]
+        expected = [] if shown["ends"] else at_budget
+        lines = [*self._ghosts(), *self._measured(), *self._live()]
+        return shown | {"lines": lines, "expected": expected, "bands": bands}
+
+    def _show_race(self) -> None:
+        race_now = self._race()
+        if self._figure is None:
+            self._figure = LiveFigure(race(**race_now), race_parts(**race_now))
+            self._plot.children = [self._figure.widget]
+        else:
+            self._figure.show(race_parts(**race_now))
+
+    def _show_runs(self) -> None:
+        self.runs.show(None if self._asks else self.settings.budget)
+
     def _live(self) -> list[Line]:
         """Returns the lines of the runs in front."""
         lines = []
-        for lane in self._session.lanes:
-            role = "this" if lane is self._session.lanes[0] else "dense"
+        for lane in self._mine:
             if lane.record is not None:
                 curve = lane.record.curve
             elif lane.last is not None:
                 curve = decimate(lane.losses, lane.last.flops // lane.last.step)
             else:
                 continue
-            lines.append((run_label(lane.model, lane.run), role, curve["flops"], curve["loss"]))
+            lines.append((run_label(lane.model, lane.run), _role(lane, self._mine), curve["flops"], curve["loss"]))
         return lines
 
     def _ghosts(self) -> list[Line]:
         """Returns the lines of earlier runs on this corpus, the latest last."""
-        front, lines = {run_label(lane.model, lane.run) for lane in self._session.lanes}, []
+        front, lines = {run_label(lane.model, lane.run) for lane in self._mine}, []
         for record in reversed(self._session.records):  # perhaps thousands, and labels take time
             if record.run["corpus"] == self.settings.corpus and (label := record.label) not in front:
                 lines.append((label, "ghost", record.curve["flops"], record.curve["loss"]))
@@ -289,43 +470,49 @@ class MagicDial(ipw.VBox):
         """Returns the lines of the runs that ship with the suite and are nearest to what the dials show."""
         lines = []
         for role, pair in zip(("measured", "measured dense"), self.settings.pairs, strict=False):
-            if (record := shipped.nearest(*pair)) is not None:
+            if not self._asks and (record := shipped.nearest(*pair)) is not None:
                 lines.append((f"measured: {record.label}", role, record.curve["flops"], record.curve["loss"]))
         return lines[::-1]
 
-    def _summary_text(self, lanes: list[Lane]) -> str:
-        """Returns the plot in words, for those who can't see it."""
-        sentences = []
-        for label, _, flops, loss in self._live():
-            x, y = training.smooth(flops, loss)
-            if len(y):
-                sentences.append(f"{label}: training loss {y[-1]:.3f} after {x[-1]:.3g} FLOPs.")
-        sentences.append(self.verdict())
 
-        for lane in lanes:
-            law = shipped.expected(lane.model, lane.run)
-            if law is not None and lane.record is not None and lane.record.val_loss is not None:
-                ended = "inside" if law.low <= lane.record.val_loss <= law.high else "outside"
-                sentences.append(f"Expected of {lane.record.label}: {expected_label(law)}; it ended {ended}.")
-        for load in lanes[0].routing if lanes else []:
-            busiest, never = max(load) * len(load), load.count(0)
-            sentences.append(f"Busiest expert: {busiest:.1f} times its even share; {never} never chosen.")
-        return f'<div role="note">{html.escape(" ".join(sentences))}</div>'
-
-    def _runs_table(self, records: list[Record]) -> str:
-        frame, header = _results(records), ["run", "total parameters", "active parameters", "held-out loss", "status"]
-        frame[header[1:3]] = frame[header[1:3]].map("{:,}".format)
-        frame["held-out loss"] = [measured_label(record) for record in records]
-        rows = frame.reset_index()[header].to_numpy().tolist()
-        return "<b>Runs so far</b>" + html_table(header, rows) if rows else ""
+def _role(lane: Lane, lanes: list[Lane]) -> str:
+    return "this" if lane is lanes[0] else "dense"
 
 
-def _results(records: list[Record]) -> pd.DataFrame:
-    index = pd.Index([record.label for record in records], name="run")
-    return to_frame(records).set_axis(index)[list(COLUMNS)].rename(columns=COLUMNS)
+def _expected(role: str, model: ModelConfig, run: RunConfig) -> list[End]:
+    """Returns the losses that the law expects along the budgets, as far as it knows them."""
+    try:
+        found = [
+            (run.budget * times, shipped.expected(model, run.replace(budget=run.budget * times))) for times in ALONG
+        ]
+    except ValueError:  # one of the budgets does not pay for a step
+        return []
+    return [End(role, _kind(model), at, loss.value, loss.low, loss.high) for at, loss in found if loss is not None]
 
 
-def _text(css_class: str, **layout: str) -> ipw.HTML:
-    widget = ipw.HTML(layout=layout)
+def _kind(model: ModelConfig) -> str:
+    return "dense" if model.sparsity == 0 else f"S {model.sparsity:.3g}"
+
+
+def _kernel() -> Any:
+    return getattr(get_ipython(), "kernel", None)
+
+
+def _cell() -> tuple[str, str]:
+    """Returns the id of the notebook cell that is being run, and that of this execution; "" where there is none."""
+    kernel = _kernel()
+    parent = kernel.get_parent("shell") if kernel is not None else {}
+    return str(parent.get("metadata", {}).get("cellId", "")), str(parent.get("header", {}).get("msg_id", ""))
+
+
+def _box(css_class: str, *children: Any) -> ipw.VBox:
+    box = ipw.VBox(children)
+    for name in css_class.split():
+        box.add_class(name)
+    return box
+
+
+def _text(css_class: str) -> ipw.HTML:
+    widget = ipw.HTML()
     widget.add_class(css_class)
     return widget

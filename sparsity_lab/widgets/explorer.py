@@ -1,19 +1,20 @@
 """Sliders in front of a formula: move one, and figure and text follow at once. No training."""
 
 import html
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ipywidgets as ipw
-import numpy as np
 import plotly.graph_objects as go
 
 from sparsity_lab.widgets.accessibility import Aid, answer_at_once
+from sparsity_lab.widgets.live_figure import LiveFigure, parts_of
 
 
 class Explorer(ipw.VBox):
-    """Sliders, a figure and a text. Display it as the last expression of a cell; ``draw`` called with the same values
-    is its static twin.
+    """Sliders, a figure and a text. Display it as the last expression of a cell. Where there is no browser, its output
+    holds the figure and the text as they stand.
 
     ``draw`` and ``describe`` get the values of ``controls`` by name. They return a figure, always with the same number
     of traces, and a text that says what the figure shows. If one raises ValueError, its text is shown under the
@@ -24,10 +25,10 @@ class Explorer(ipw.VBox):
         self.controls: Mapping[str, Any] = controls
         self._draw, self._describe = draw, describe
         first = draw(**self.values)
-        self._shown = _parts(first)
-        self.figure = go.FigureWidget(first)
-        self.figure._config = {"responsive": True, "displayModeBar": False}  # plotly has no public name for it
-        self.summary, self.problem = ipw.HTML(self._prose(describe(**self.values))), ipw.HTML()
+        self._live = LiveFigure(first, parts_of(first))
+        self.figure = self._live.widget
+        self._text = describe(**self.values)
+        self.summary, self.problem = ipw.HTML(_prose(self._text)), ipw.HTML()
 
         super().__init__([ipw.VBox(list(controls.values())), self.problem, self.figure, self.summary, Aid()])
         self.add_class("sparsity-lab-explorer")
@@ -40,6 +41,14 @@ class Explorer(ipw.VBox):
         """The values at which the controls stand."""
         return {name: control.value for name, control in self.controls.items()}
 
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        """Returns the widget, which JupyterLab prefers, beside figure and text for those who can't show it."""
+        return super()._repr_mimebundle_(**options) | {
+            "application/vnd.plotly.v1+json": json.loads(self.figure.to_json()),
+            "text/html": self.summary.value,
+            "text/plain": self._text,
+        }
+
     def _moved(self, _: Any = None) -> None:
         try:
             figure, text = self._draw(**self.values), self._describe(**self.values)
@@ -48,34 +57,13 @@ class Explorer(ipw.VBox):
             return
 
         self.problem.value = ""
-        new = _parts(figure)
-        with self.figure.batch_update():  # only what changed: plotly takes a tenth of a second to check all of a figure
-            for part, old, now in zip((*self.figure.data, self.figure.layout), self._shown, new, strict=True):
-                part.update(changes(old, now))
-        self._shown = new
-        self.summary.value = self._prose(text)
-
-    @staticmethod
-    def _prose(text: str) -> str:
-        return f'<div role="status" style="line-height:1.5">{html.escape(text)}</div>'
+        self._live.show(parts_of(figure))
+        self._text = text
+        self.summary.value = _prose(text)
 
 
-def _parts(figure: go.Figure) -> list[dict[str, Any]]:
-    """Returns the traces of a figure and its layout. A whole figure would pack its arrays as bytes."""
-    return [part.to_plotly_json() for part in (*figure.data, figure.layout)]
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what has to be set, at any depth, to make ``old`` like ``new``; None for what ``new`` lacks."""
-    found: dict[str, Any] = dict.fromkeys(key for key in old if key not in new)
-    for key, value in new.items():
-        before = old.get(key)
-        if isinstance(value, dict) and isinstance(before, dict):
-            if inner := changes(before, value):
-                found[key] = inner
-        elif not np.array_equal(np.asarray(before, object), np.asarray(value, object)):
-            found[key] = value
-    return found
+def _prose(text: str) -> str:
+    return f'<div role="status" style="line-height:1.5">{html.escape(text)}</div>'
 
 
 def choice(label: str, options: Mapping[str, Any] | list[Any], value: Any) -> ipw.SelectionSlider:

@@ -2,7 +2,7 @@
 
 A kernel has one `Session`, however often the cells are run: a notebook's globals would leave an old training alive
 behind new widgets. Each lane trains in a worker of the pool. A thread waits for them, without needing the kernel's main
-one, and calls ``listener`` at most ten times a second.
+one, and calls its ``listeners`` at most ten times a second.
 """
 
 import json
@@ -35,7 +35,8 @@ from sparsity_lab.training import checkpoint
 from sparsity_lab.training.timing import Speed
 
 SECONDS_TO_DRAW = 1.5  # that kernel and browser need for the dashboard, before the calibration takes a core
-SHOWN, MOST_SHOWN = "dashboard.json", 100  # a file with the names of the runs that dashboards show, and how many
+SHOWN, MOST_SHOWN = "dashboard.json", 100  # a file with the runs that dashboards show, and how many
+LONGEST_NAME = 40
 KEPT = (
     "You already have this result, so nothing was trained (sample text and expert load are not kept). "
     "Press Train again to train the model on the dial anew."
@@ -53,11 +54,13 @@ class Session:
         self.folder = folder or home()
         self.store = user_store(self.folder)
         self._checkpoints = self.folder / "checkpoints"
+        self.names: dict[str, str] = {}  # that a learner gave to runs, by the runs' ids
         self.records: list[Record] = self._shown_before()
         self.lanes: list[Lane] = []
         self.state = "idle"
         self.message = "Ready."
-        self.listener: Callable[[], None] = lambda: None
+        self.listeners: list[Callable[[], None]] = []  # of the dashboards on the page
+        self._cleared: tuple[list[Record], list[Lane]] | None = None  # what `clear` hid
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -75,15 +78,15 @@ class Session:
 
     @property
     def trains(self) -> bool:
-        """True while it trains; the calibration does not count."""
-        return self._thread is not None and self._thread.is_alive() and self._thread.name == "training"
+        """True while it trains; the calibration does not count, nor what is left to do after the records are kept."""
+        return self.busy and self.state in ("running", "paused")
 
-    def start(self, pairs: list[tuple[ModelConfig, RunConfig]], paused: bool = False) -> None:
+    def start(self, pairs: list[tuple[ModelConfig, RunConfig]], paused: bool = False) -> list[Lane]:
         """Trains these models at the same time, or in turns where there is one core; ends what was running before.
 
         A run that the store holds is shown instead of trained; but if just these are shown already, the first of them
-        is trained anew. If just these are being trained, they resume. Raises ValueError if a budget does not pay for
-        one step.
+        is trained anew. If just these are being trained, they resume. Returns their lanes. Raises ValueError if a
+        budget does not pay for one step.
         """
         lanes = [Lane(model, resolve(model, run)) for model, run in pairs]
         for lane in lanes:
@@ -93,7 +96,7 @@ class Session:
             if self.trains and not self._stop.is_set() and _ids(lanes) == _ids(self.lanes):
                 if not paused:
                     self.proceed()
-                return
+                return self.lanes
 
             self._anew = self.has_finished(pairs)
             self._end()
@@ -104,6 +107,7 @@ class Session:
             self.state, self.message = "paused" if paused else "running", "Getting ready."
             self._thread = threading.Thread(target=self._work, args=(lanes,), daemon=True, name="training")
             self._thread.start()
+            return lanes
 
     def calibrate(self, corpus: str) -> None:
         """Measures ``speed`` in the background, unless that is done or a training is under way."""
@@ -149,28 +153,65 @@ class Session:
         return not self.busy
 
     def clear(self) -> None:
-        """Ends the run and hides all runs, in later kernels too. The store keeps their records: other cells, sweeps and
-        the command line still find them, and so does `start`."""
+        """Ends the run and hides all runs, in later kernels too, until `undo_clear`. The store keeps their records:
+        other cells, sweeps and the command line still find them, and so does `start`."""
         with self._lock:
             self._end()
-            for path in self._checkpoints.glob("*.safetensors"):
-                path.unlink(missing_ok=True)
+            if self.records or self.lanes or any(self._checkpoints.glob("*.safetensors")):
+                self._cleared = self.records, self.lanes
+                for path in self._checkpoints.glob("*.cleared"):
+                    path.unlink(missing_ok=True)
+                self._rename_checkpoints(".safetensors", ".cleared")
             self.records, self.lanes = [], []
             self._keep_shown()
             self.state, self.message = "idle", f"Cleared. No result is lost: records stay in {self.store.folder}."
+
+    def undo_clear(self) -> None:
+        """Shows again what the last `clear` has hidden. A run that it ended resumes from its checkpoint if trained."""
+        with self._lock:
+            if self._cleared is not None:
+                self._rename_checkpoints(".cleared", ".safetensors")
+                records, lanes = self._cleared
+                shown = {record.id for record in self.records}
+                self.records = [*(record for record in records if record.id not in shown), *self.records]
+                self.lanes = self.lanes or lanes
+                self._cleared = None
+                self._keep_shown()
+                self.message = "Your runs are shown again."
+
+    @property
+    def can_undo(self) -> bool:
+        return self._cleared is not None
+
+    def rename(self, run: str, name: str) -> None:
+        """Gives the run with this id a name of the learner's; an empty one takes it away."""
+        with self._lock:
+            self.names = {key: value for key, value in self.names.items() if key != run}
+            if name.strip():
+                self.names[run] = name.strip()[:LONGEST_NAME]
+            self._keep_shown()
+
+    def _rename_checkpoints(self, old: str, new: str) -> None:
+        for path in self._checkpoints.glob(f"*{old}"):
+            with suppress(OSError):
+                path.replace(path.with_suffix(new))
 
     def _shown_before(self) -> list[Record]:
         """Returns the runs that the dashboard has shown since the last `clear`, in this kernel or an earlier one. The
         store holds many more: a cell or a sweep may have trained hundreds."""
         try:
-            names = [str(name) for name in json.loads((self.folder / SHOWN).read_text())]
-        except (OSError, ValueError, TypeError, RecursionError):  # a folder without such a list, or with a torn one
-            names = [record.id for folder in self.store.older for record in RunStore(folder).load()]
-        return list(filter(None, map(self.store.read, names[-MOST_SHOWN:])))
+            found = json.loads((self.folder / SHOWN).read_text())
+            ids = [str(name) for name in (found["runs"] if isinstance(found, dict) else found)]
+            named = found.get("names", {}) if isinstance(found, dict) else {}
+            self.names = {str(run): str(name)[:LONGEST_NAME] for run, name in named.items()}
+        except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError):  # no list, or a torn one
+            ids = [record.id for folder in self.store.older for record in RunStore(folder).load()]
+        return list(filter(None, map(self.store.read, ids[-MOST_SHOWN:])))
 
     def _keep_shown(self) -> None:
         with suppress(OSError):  # on a full or read-only disk the next kernel shows what this one did
-            write_text(self.folder / SHOWN, json.dumps([record.id for record in self.records]))
+            shown = {"runs": [record.id for record in self.records], "names": self.names}
+            write_text(self.folder / SHOWN, json.dumps(shown))
 
     def interrupted(self) -> tuple[ModelConfig, RunConfig] | None:
         """Returns the run that a dead kernel left unfinished (the sparsest, not its twin) and that nobody has finished
@@ -219,7 +260,7 @@ class Session:
             self._say("hurry")
             wait([job.future for job in self._jobs])
             self.state, self.message = "failed", f"{type(error).__name__}: {error}"
-        self.listener()
+        self._tell()
 
     def _calibrate(self, corpus: str) -> None:
         self._stop.wait(SECONDS_TO_DRAW)
@@ -228,7 +269,11 @@ class Session:
             self.message = "Ready."
         except Exception as error:
             self.state, self.message = "failed", f"{type(error).__name__}: {error}"
-        self.listener()
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in list(self.listeners):
+            listener()
 
     def _look_up(self, lanes: list[Lane]) -> None:
         """Finds the records that spare training a lane, and those that were trained as the others will be."""
@@ -266,7 +311,7 @@ class Session:
             return self._jobs
 
     def _watch(self, jobs: Sequence[Job]) -> None:
-        """Calls the listener until the jobs have ended. If one fails, the others stop."""
+        """Calls the listeners until the jobs have ended. If one fails, the others stop."""
         futures = [job.future for job in jobs]
         for future in futures:
             future.add_done_callback(lambda _: self._news.set())
@@ -277,7 +322,7 @@ class Session:
             if not self._stop.is_set() and any(future.done() and future.exception() for future in futures):
                 self._say("stop")
             start = time.monotonic()
-            self.listener()
+            self._tell()
             # Where many share the machine, a report takes long, and must not take time from the training.
             wait(futures, max(SECONDS_BETWEEN_REPORTS, 10 * (time.monotonic() - start)))
 

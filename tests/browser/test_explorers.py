@@ -47,10 +47,13 @@ def test_counting(page: Page, address: str) -> None:
 def test_bill_dark(page: Page, address: str) -> None:
     open_notebook(page, address, "08_better_or_cheaper.ipynb")
     run_all(page)
-    bill = page.locator(".sparsity-lab-explorer")
+    bill, readings = (page.locator(".sparsity-lab-explorer").nth(i) for i in (0, 1))
     press(bill, "ArrowRight")
     expect(bill.get_by_role("status")).to_contain_text("With 4 of 256 experts active")
     bill.screenshot(path=str(SCREENSHOTS / "bill_dark.png"))
+    press(readings, "End")
+    expect(readings.get_by_role("status")).to_contain_text("10¹³ FLOPs. Read downwards: the sparse model ends")
+    readings.screenshot(path=str(SCREENSHOTS / "readings_dark.png"))
 
 
 def test_cache(page: Page, address: str) -> None:
@@ -92,7 +95,7 @@ def test_inside_dark(page: Page, address: str) -> None:
     teams = page.locator(".sparsity-lab-explorer")
     press(teams, "End")
     expect(teams.get_by_role("status")).to_contain_text("8 of 128 experts")
-    text = page.get_by_role("figure", name="text, each character marked")
+    text = page.get_by_role("figure", name="text, each character marked").last  # the first is of an untrained model
     text.scroll_into_view_if_needed()
     expect(text.locator("pre")).to_contain_text("for name in names:")
     assert len({span.get_attribute("title") for span in text.locator("pre span").all()}) > 2
@@ -104,7 +107,7 @@ def test_isoflop(page: Page, address: str) -> None:
     run_all(page)
     curves = page.locator(".sparsity-lab-explorer")
     press(curves, "Home")
-    expect(curves.get_by_role("status")).to_contain_text("1e11 FLOPs. S = 0: best at")
+    expect(curves.get_by_role("status")).to_contain_text("10¹¹ FLOPs. S = 0: best at")
     page.wait_for_function(
         """() => { const plot = document.querySelector('.sparsity-lab-explorer .js-plotly-plot');
         return plot.data[0].y.length === 18 && plot.data[0].customdata.length === 18; }"""
@@ -136,8 +139,8 @@ def test_tasks_dark(page: Page, address: str) -> None:
     scores = page.locator(".sparsity-lab-explorer")
     scores.scroll_into_view_if_needed()
     scores.get_by_role("combobox").select_option("copying")
-    expect(scores.get_by_role("status")).to_contain_text("copying at 1e12 FLOPs, width 32, chance 0.00%")
+    expect(scores.get_by_role("status")).to_contain_text("copying at 10¹² FLOPs, width 32, chance 0.00%")
     press(scores, "Home")
-    expect(scores.get_by_role("status")).to_contain_text("copying at 1e12 FLOPs, width 16")
+    expect(scores.get_by_role("status")).to_contain_text("copying at 10¹² FLOPs, width 16")
     expect(scores.locator(".js-plotly-plot .infolayer")).to_contain_text("copying")
     scores.screenshot(path=str(SCREENSHOTS / "tasks_dark.png"))

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import plotly.io
 import pytest
 from nbformat import v4
 from playwright.sync_api import Page, expect
 
 from sparsity_lab.classroom import gallery
-from sparsity_lab.figures import style, training
+from sparsity_lab.figures.routing import loads_by_expert
 from tests.browser.conftest import SCREENSHOTS
 from tests.browser.lab import browsing
 from tests.browser.test_app import FILLS, LOOKS_DIFFERENT, assert_accessible
@@ -22,14 +23,14 @@ pytestmark = pytest.mark.browser
 CODE = f'''def f(x: int) -> str:
     """What it does."""
     return f"{{x + 1}} of {{[2.5, None]}}"  # why, at {"great " * 30}length'''
-LOAD = [[0.2, 0.8], [0.5, 0.5]]
+LOAD = np.array([[0.2, 0.8], [0.5, 0.5]])  # of two experts, at two steps
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a notebook as if executed: a kernel takes seconds, and tests/notebooks has one."""
     folder = tmp_path_factory.mktemp("gallery")
-    figure = plotly.io.to_json(style.styled([training.load_trace(LOAD)], 180, **training.load_axes()))
+    figure = plotly.io.to_json(loads_by_expert(LOAD, 180))
     outputs = [
         v4.new_output("display_data", {gallery.PLOTLY: json.loads(figure)}),
         v4.new_output("execute_result", {gallery.WIDGET: {}, "text/plain": "Explorer()"}),
@@ -40,6 +41,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "# One\n\nA [paper](https://arxiv.org/abs/2501.12370), $S = 1$,\n\n$$L = \\frac{a}{N^\\alpha}$$\n\n## Part"
         ),
         v4.new_code_cell(CODE, outputs=outputs),
+        v4.new_code_cell(CODE, metadata={"jupyter": {"source_hidden": True}}),
     ]
     run = {"papermill": {"duration": 1.0, "parameters": {"n": 1}}}
     for name in ("01_one", "02_two"):
@@ -74,9 +76,17 @@ def test_gallery(page: Page, request: pytest.FixtureRequest) -> None:
     page.keyboard.press("Enter")
     page.wait_for_url("**/01_one.html")
     assert_legible()
-    assert page.locator("[role=img]").get_attribute("aria-label") == "Figure of expert; layer; load, × even"
+    assert page.locator("[role=img]").get_attribute("aria-label") == "Figure of training step; expert; load, × even"
     expect(page.locator(".formula math")).to_be_visible()
-    expect(page.locator(".input pre")).to_have_attribute("tabindex", "0")  # wider than the page: arrows scroll it
+    shown, folded = page.locator(".input pre").all()
+    expect(shown).to_have_attribute("tabindex", "0")  # wider than the page: arrows scroll it
+    expect(folded).to_be_hidden()
+    page.locator("summary").focus()
+    assert page.evaluate(LOOKS_DIFFERENT)
+    page.keyboard.press("Enter")
+    expect(folded).to_be_visible()
+    expect(folded).to_have_attribute("tabindex", "0")
+    assert_accessible(page)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=str(SCREENSHOTS / f"gallery_{request.node.callspec.id}.png"))
 

@@ -1,5 +1,6 @@
 """The dashboard without a browser: what a learner reads after moving, pasting and pressing."""
 
+import datetime
 import html
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig
+from sparsity_lab.files import home
 from sparsity_lab.laws.fitting import PredictedLoss
 from sparsity_lab.record import Record, run_id, run_label
 from sparsity_lab.runs import measured as shipped
@@ -25,9 +27,11 @@ from sparsity_lab.runs.repeat import run_all
 from sparsity_lab.runs.sweep import failed_record
 from sparsity_lab.training.timing import Speed
 from sparsity_lab.training.trainer import Training
+from sparsity_lab.widgets import dashboard
 from sparsity_lab.widgets import session as session_module
 from sparsity_lab.widgets.dashboard import MagicDial
 from sparsity_lab.widgets.html import html_table
+from sparsity_lab.widgets.predict import Predict
 from sparsity_lab.widgets.session import Session
 from sparsity_lab.widgets.settings import Settings
 from tests.pools import ThreadPool
@@ -64,9 +68,19 @@ def text(dial: MagicDial, name: str) -> str:
     return html.unescape(re.sub(r"<[^>]*>", " ", part.value)).strip()
 
 
+def problem(dial: MagicDial) -> str:
+    """What the dashboard refuses, without its markup."""
+    return html.unescape(re.sub(r"<[^>]*>", " ", dial.dials.problem)).strip()
+
+
 def plot(dial: MagicDial) -> go.FigureWidget:
-    (figure,) = [w for w in walk(dial) if isinstance(w, go.FigureWidget)]
+    (figure,) = [w for w in walk(dial._plot) if isinstance(w, go.FigureWidget)]
     return figure
+
+
+def lines_of(figure: Any) -> dict[str, Any]:
+    """The lines of losses in the race, by name, without the empty ones."""
+    return {t.name: t for t in figure.data if t.name and t.x is not None and len(t.x) and t.xaxis != "x2"}
 
 
 def test_starts_light(tmp_path: Path, corpus_file: Path) -> None:
@@ -106,38 +120,57 @@ def test_measured_runs_are_there_while_one_drags(session: Session, monkeypatch: 
 
     monkeypatch.setattr(shipped, "nearest", nearest)
     dial = MagicDial(session=session, calibrate=False, width=16, budget=1e11, sparsity=0.75)
-    traces = {trace.name: trace for trace in plot(dial).data if trace.name and trace.visible is not False}
+    drawn = lines_of(plot(dial))
     sparse, dense = (
         f"measured: {run_label(model, dial.settings.run)}" for model in (dial.settings.model, dial.settings.twin)
     )
-    assert len(traces[sparse].x) == len(traces[dense].x) == 50
-    assert "2.750" in text(dial, "facts")
-    assert plot(dial).layout.yaxis.range[0] <= 2 < plot(dial).layout.yaxis.range[1]
+    assert len(drawn[sparse].x) == len(drawn[dense].x) == 50
+    window = plot(dial).layout.yaxis2.range
+    assert window[0] <= 2 < window[1]
     assert set(dial.curves()["role"]) == {"measured", "measured dense"}
     dial.dials.sparsity.value = 0.9375
-    assert "2.938" in text(dial, "facts")
-    assert (
-        sum(trace.visible is not False and bool(trace.name) and "0.938" in trace.name for trace in plot(dial).data) == 1
-    )
+    assert [name for name in lines_of(plot(dial)) if "0.938" in name] == [sparse.replace("0.75", "0.938")]
     dial.dials.sparsity.value = 0.0
-    assert [t.name for t in plot(dial).data if t.name and "measured" in t.name and t.visible is not False] == [dense]
+    assert list(lines_of(plot(dial))) == [dense]
     dial.dials.budget.value = 1e10
     assert dial.curves().empty
-    assert not [t for t in plot(dial).data if t.name and "measured" in t.name and t.visible is not False]
+    assert lines_of(plot(dial)) == {}
 
 
-def test_the_law_is_asked_before_and_judged_after(dial: MagicDial, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {0.75: PredictedLoss(2.0, 1.9, 2.1), 0.0: PredictedLoss(1.0, 0.0, 99.0)}
+def test_the_law_is_asked_before_and_drawn_behind_the_race(
+    dial: MagicDial, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an interval beside the dials, as a band along the budgets, and at the budget as an end until there is one."""
+    told = {0.75: PredictedLoss(2.0, 1.9, 2.1), 0.0: PredictedLoss(1.0, 0.5, 1.5)}
     monkeypatch.setattr(shipped, "expected", lambda model, run: told[model.sparsity])
     dial.dials.sparsity.value = 0.75
-    assert "2.00 (1.90 to 2.10)" in text(dial, "facts")
-    assert "1.00 (0.00 to 99.00)" in text(dial, "facts")
-    assert "Expected of" not in text(dial, "summary")
+    assert "1.90–2.10" in text(dial, "facts")
+    assert "0.50–1.50" in text(dial, "facts")
+
+    def hollow() -> list[float]:
+        marks = [trace for trace in plot(dial).data if trace.mode == "markers" and "open" in trace.marker.symbol]
+        return [float(y) for trace in marks for y in trace.y]
+
+    def bands() -> list[list[float]]:
+        return [list(map(float, trace.y)) for trace in plot(dial).data if trace.fill == "toself" and len(trace.y)]
+
+    assert sorted(hollow()) == [1.0, 2.0]
+    assert bands() == [[1.5] * 5 + [0.5] * 5, [2.1] * 5 + [1.9] * 5]
     dial.run()
     dial._refresh()
-    model, twin = (run_label(config, dial.settings.run) for config in (dial.settings.model, dial.settings.twin))
-    assert f"Expected of {model}: 2.00 (1.90 to 2.10); it ended outside." in text(dial, "summary")
-    assert f"Expected of {twin}: 1.00 (0.00 to 99.00); it ended inside." in text(dial, "summary")
+    assert hollow() == []
+    assert len(bands()) == 2
+    dial.dials.sparsity.value = 0.75  # the same model: its ends stay
+    assert hollow() == []
+    told[0.5] = PredictedLoss(3.0, 2.5, 3.5)
+    dial.dials.sparsity.value = 0.5  # another question
+    assert sorted(hollow()) == [1.0, 3.0]
+
+
+def test_a_law_that_is_asked_about_less_than_a_step_says_nothing(session: Session) -> None:
+    dial = MagicDial(session=session, calibrate=False, budget=1e3)
+    assert "less than one step" in problem(dial)
+    assert MagicDial(session=session, calibrate=False, budget=1e8).dials.problem == "", "only a quarter of it is"
 
 
 # ---- Dials
@@ -172,7 +205,8 @@ def test_the_label_is_the_model_wherever_the_dials_stand(dial: MagicDial, hold: 
         for label, value in dial.dials.sparsity.options:
             dial.dials.sparsity.value = value
             model = dial.settings.model
-            assert label == f"{model.sparsity:.4g} ({model.top_k} of {model.n_experts})"
+            sleeping = f"{model.n_experts - 1} of {model.n_experts} experts sleep"
+            assert label == (f"S = {value:.4g}: {sleeping}" if value else "S = 0: dense, nothing sleeps")
             assert value == model.sparsity
     stops = [value for _, value in dial.dials.sparsity.options]
     assert stops == sorted(stops)
@@ -185,7 +219,7 @@ def test_the_width_may_change_below_a_stop_that_it_lacks(dial: MagicDial) -> Non
     dial.dials.width.value = 12
     model = dial.settings.model
     assert dial.dials.sparsity.value == model.sparsity
-    assert f"of {model.n_experts})" in dial.dials.sparsity.label
+    assert f"of {model.n_experts} experts" in dial.dials.sparsity.label
 
 
 def test_numbers_beside_the_dials(dial: MagicDial) -> None:
@@ -200,7 +234,7 @@ def test_numbers_beside_the_dials(dial: MagicDial) -> None:
         models = [dial.settings.model] + ([dial.settings.twin] if sparsity else [])
         for model in models:
             bought = plan(model, dial.settings.run)
-            for number in (count_parameters(model).total, count_parameters(model).active, bought.tokens, bought.steps):
+            for number in (count_parameters(model).total, count_parameters(model).active, bought.tokens):
                 assert f"{number:,}" in facts
             assert f"{model.top_k} of {model.n_experts}" in facts
         assert ("dense twin" in facts) == (sparsity > 0)
@@ -209,7 +243,7 @@ def test_numbers_beside_the_dials(dial: MagicDial) -> None:
 def test_time_is_told_once_it_is_known(dial: MagicDial, session: Session) -> None:
     assert "measuring" in text(dial, "facts")
     session.speed = Speed(np.array([0.05, 0, 0, 0, 0, 0]))  # 50 ms a step
-    session.listener()
+    session._tell()
     assert "measuring" not in text(dial, "facts")
     dial.dials.budget.value = 1e11
     steps = plan(dial.settings.model, dial.settings.run).steps
@@ -225,7 +259,7 @@ def test_a_pasted_string_moves_every_dial(dial: MagicDial, start: dict[str, Any]
     dial.share.value = other.share.value
     assert dial.settings == other.settings
     assert text(dial, "facts") == text(other, "facts")
-    assert text(dial, "problem") == ""
+    assert problem(dial) == ""
 
 
 @pytest.mark.parametrize(
@@ -248,9 +282,9 @@ def test_bad_settings_change_nothing(dial: MagicDial, pasted: str) -> None:
     dial.share.value = pasted
     assert dial.settings == before
     assert text(dial, "facts") == facts
-    assert "Can't do that:" in text(dial, "problem")
+    assert 'role="alert"' in dial.dials.problem
     dial.dials.seed.value = 5
-    assert text(dial, "problem") == "", "the next good move clears it"
+    assert problem(dial) == "", "the next good move clears it"
     assert Settings.from_json(dial.share.value).seed == 5
 
 
@@ -264,8 +298,6 @@ def test_nothing_pasted_becomes_markup(dial: MagicDial) -> None:
 
 def test_the_code_on_show_gives_the_dashboards_numbers(dial: MagicDial, capsys: pytest.CaptureFixture[str]) -> None:
     dial.run()
-    assert text(dial, "code") == ""
-    dial.show_code.value = True
     exec(text(dial, "code"), {})
     shown = capsys.readouterr().out.splitlines()
     records = [lane.record for lane in dial._session.lanes]
@@ -273,8 +305,6 @@ def test_the_code_on_show_gives_the_dashboards_numbers(dial: MagicDial, capsys: 
     assert len(shown) == 2
     dial.dials.sparsity.value = 0.5
     assert "0.5" in text(dial, "code"), "the code follows the dials"
-    dial.show_code.value = False
-    assert text(dial, "code") == ""
 
 
 # ---- Training
@@ -289,7 +319,7 @@ def test_run_fills_every_part(dial: MagicDial, session: Session) -> None:
         label = run_label(lane.model, lane.run)
         assert label in text(dial, "runs")
         assert f"{lane.record.val_loss:.3f}" in text(dial, "runs")
-        assert f"{label}: training loss" in text(dial, "summary")
+        assert f"{label}: held-out loss {lane.record.val_loss:.3f}" in text(dial, "summary")
         assert lane.record.summary() in text(dial, "status")
         part = curves[curves["label"] == label]
         assert part["flops"].max() == lane.record.flops
@@ -298,17 +328,20 @@ def test_run_fills_every_part(dial: MagicDial, session: Session) -> None:
     assert "def " in text(dial, "texts")
     (progress,) = [w for w in walk(dial) if isinstance(w, ipw.FloatProgress)]
     assert progress.value == 1.0
-    (load,) = [trace for trace in plot(dial).data if trace.type == "heatmap"]
-    np.testing.assert_allclose(np.mean(load.z, axis=1), 1, rtol=1e-5)
-    assert np.shape(load.z) == (2, 16)
+    assert dial.grid.live["reads"] == session.lanes[0].reads
+    assert np.shape(dial.grid.live["reads"]) == (2, len(dial.grid.line), 1)
 
 
 def test_the_verdict_is_about_these_two(dial: MagicDial) -> None:
-    assert dial.verdict() == ""
+    assert dial.verdict() == dial.winner() == text(dial, "verdict") == ""
     dial.run()
+    dial._refresh()
     on_dial, twin = dial.results()["held-out loss"]
-    assert f"{abs(on_dial - twin):.3f} nats per byte {'lower' if on_dial < twin else 'higher'}" in dial.verdict()
+    ahead = "sparse" if on_dial < twin else "dense"
+    assert dial.winner() == ahead
+    assert f"{ahead.title()} wins by {abs(on_dial - twin):.3f} nats per byte." in dial.verdict()
     assert "One seed" in dial.verdict()
+    assert text(dial, "verdict").split() == dial.verdict().split()
 
 
 @pytest.fixture
@@ -321,18 +354,14 @@ def kept(dial: MagicDial, start: dict[str, Any]) -> MagicDial:
     return later
 
 
-def axes(dial: MagicDial) -> set[bool | None]:
-    layout = plot(dial).layout
-    return {layout.xaxis2.visible, layout.yaxis2.visible}
-
-
 def test_a_kept_run_is_shown_without_empty_boxes(dial: MagicDial, kept: MagicDial) -> None:
     assert all(lane.kept for lane in kept._session.lanes)
     assert text(kept, "status").startswith("You already have this result, so nothing was trained")
     assert "Press Train again" in text(kept, "status")
-    assert text(kept, "texts") == ""
+    assert "def " not in text(kept, "texts")
     assert "Busiest expert" not in text(kept, "summary")
-    assert (axes(kept), axes(dial)) == ({False}, {True})
+    assert kept.grid.live == {}, "what was recorded is played"
+    assert dial.grid.live
     pd.testing.assert_frame_equal(kept.results(), dial.results())
     assert kept.verdict() == dial.verdict()
     assert text(kept, "runs") == text(dial, "runs")
@@ -346,14 +375,15 @@ def test_a_second_press_trains_a_kept_run_anew(kept: MagicDial) -> None:
     assert [lane.kept for lane in session.lanes] == [False, True], "the twin is left as it is"
     assert "You already have" not in text(kept, "status")
     assert "def " in text(kept, "texts")
-    assert axes(kept) == {True}
+    assert kept.grid.live["reads"]
     assert len(session.records) == 2
 
 
 def test_every_button_is_harmless_beside_a_kept_run(dial: MagicDial, kept: MagicDial) -> None:
     session, before = kept._session, dial.results()
     for button in (kept.pause, kept.stop, kept.pause):
-        button.click()
+        assert button.disabled
+        button.click()  # as a browser that has not heard of it yet
         assert (session.state, kept.pause.description) == ("idle", "Pause")
     kept.step.click()  # like Train: anew, but only a step
     until(lambda: session.message == "Paused.")
@@ -371,7 +401,7 @@ def test_a_run_trained_in_a_cell_is_shown_and_listed(dial: MagicDial, start: dic
     (pair,) = dial.settings.pairs
     trained = run_all([pair], dial._session.folder)["record"][0]
     for _ in range(2):
-        assert text(dial, "runs") == ""
+        assert text(dial, "runs") == "No runs yet: press Train."
         dial.run()
         assert [lane.record for lane in dial._session.lanes] == [trained]
         assert trained.label in text(dial, "runs")
@@ -412,8 +442,8 @@ def test_earlier_runs_stay_as_ghosts(dial: MagicDial) -> None:
     ghosts = curves[curves["role"] == "ghost"]["label"].unique()
     assert 1 < len(ghosts) <= 7, "not ever more"
     assert "seed 6" in ghosts[-1]
-    drawn = {t.name: t for t in plot(dial).data if t.type == "scatter" and t.x is not None and len(t.x)}
-    static = {trace.name: trace for trace in dial.figure().data}
+    dial._refresh()
+    drawn, static = lines_of(plot(dial)), lines_of(dial.figure())
     assert drawn.keys() == static.keys()
     for name, trace in static.items():
         np.testing.assert_array_equal(trace.x, drawn[name].x)
@@ -422,7 +452,7 @@ def test_earlier_runs_stay_as_ghosts(dial: MagicDial) -> None:
 
 def test_without_a_run_the_figure_is_empty(dial: MagicDial) -> None:
     assert len(dial.curves()) == 0
-    assert len(dial.figure().data) == 0
+    assert lines_of(dial.figure()) == {}
     assert dial.results().empty
 
 
@@ -447,7 +477,8 @@ def test_a_diverged_run_is_shown_as_such(dial: MagicDial, monkeypatch: pytest.Mo
     assert "diverged after 1 steps" in text(dial, "status")
     assert "diverged" in text(dial, "runs")
     assert "nan" not in text(dial, "runs") + text(dial, "summary")
-    assert dial.verdict() == ""
+    assert dial.winner() == ""
+    assert dial.verdict().startswith("No winner: a run diverged.")
 
 
 def test_an_interrupt_of_the_cell_stops_the_run(dial: MagicDial, session: Session, monkeypatch: Any) -> None:
@@ -474,7 +505,7 @@ def test_buttons_in_any_order(dial: MagicDial, session: Session) -> None:
     assert not session.busy
     assert session.records == []
     assert dial.pause.description == "Pause"
-    assert text(dial, "problem") == ""
+    assert problem(dial) == ""
 
 
 def test_moving_dials_while_training_leaves_the_run_alone(dial: MagicDial, session: Session) -> None:
@@ -526,3 +557,355 @@ def test_a_dead_kernels_run_with_its_twin_held_total(session: Session, start: di
         training.save(session.folder / "checkpoints" / f"{run_id(model, run)}.safetensors")
     dial = MagicDial(**start)
     assert dial.settings == settings
+
+
+# ---- Guess first
+
+
+@pytest.fixture
+def guess() -> Predict:
+    return Predict("who", "Who wins?", choices=["sparse", "dense", "too close to call"], default="sparse")
+
+
+def given_away(dial: MagicDial) -> set[str]:
+    """What a dashboard tells of runs that were measured or are expected."""
+    found = {name for name in ("expected loss",) if name in text(dial, "facts")}
+    found |= {"map"} if "<svg" in dial._map.value else set()
+    found |= {"lines"} if set(dial.curves()["role"]) & {"measured", "measured dense"} else set()
+    found |= {"bands"} if any(t.fill == "toself" and len(t.y) for t in plot(dial).data) else set()
+    dial._view.value = "runs"
+    dots, _ = next(w for w in walk(dial.runs) if isinstance(w, go.FigureWidget)).data
+    found |= {"dots"} if len(dots.x) else set()
+    return found | ({"ends"} if any(re.search(r"\d", note.text) for note in plot(dial).layout.annotations) else set())
+
+
+ALL = {"expected loss", "map", "lines", "bands", "dots", "ends"}
+
+
+def test_nothing_is_given_away_before_the_guess(session: Session, guess: Predict) -> None:
+    assert given_away(MagicDial(session=session, calibrate=False, width=16)) == ALL, "without a question"
+    dial = MagicDial(session=session, calibrate=False, width=16, guess=guess)
+    assert given_away(dial) == set()
+    assert "hidden until you have made your guess" in text(dial, "map")
+    dial.dials.sparsity.value = 0.5
+    dial._refresh()
+    assert given_away(dial) == set()
+    guess.answer.value = "dense"
+    assert guess.given
+    assert given_away(dial) == ALL
+    assert "hidden" not in text(dial, "map")
+    later = MagicDial(session=session, calibrate=False, width=16, guess=guess)
+    assert given_away(later) == ALL
+
+
+def test_the_end_of_the_race_shows_all_without_a_guess(
+    start: dict[str, Any], guess: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipped, "expected", lambda model, run: PredictedLoss(2.0, 1.9, 2.1))
+    dial = MagicDial(**start, guess=guess)
+    assert "expected loss" not in text(dial, "facts")
+    dial.run()
+    dial._refresh()
+    assert not guess.given
+    assert "expected loss" in text(dial, "facts")
+    assert "1.90–2.10" in text(dial, "facts")
+
+
+# ---- Several dashboards on one session
+
+
+def test_two_dials_train_one_after_the_other_and_keep_what_is_theirs(
+    dial: MagicDial, start: dict[str, Any], session: Session
+) -> None:
+    other = MagicDial(**start | {"sparsity": 0.5, "seed": 1})
+    dial.train.click()
+    assert session.wait(60)
+    first, words = dial.results(), (text(dial, "status"), text(dial, "verdict"), text(dial, "summary"))
+    assert "wins" in words[1]
+    assert text(other, "verdict") == text(other, "summary") == ""
+    assert other.results().empty
+    assert other._progress.value == 0.0
+
+    other.dials.budget.options = [*other.dials.budget.options, ("long", 1e10)]
+    other.dials.budget.value = 1e10
+    other.train.click()
+    until(lambda: other._mine[0].last)
+    session._tell()
+    assert "Another dial of this notebook is training" in text(dial, "status")
+    assert dial.stop.disabled
+    assert dial.pause.disabled
+    assert not other.stop.disabled
+    assert not other.pause.disabled
+    assert dial.verdict().split() == words[1].split()
+    other.stop.click()
+    assert session.wait(60)
+    assert (text(dial, "status"), text(dial, "verdict"), text(dial, "summary")) == words
+    pd.testing.assert_frame_equal(dial.results(), first)
+    assert [lane.run.seed for lane in other._mine] == [1, 1]
+    assert "stopped" in text(other, "status")
+    for each in (dial, other):
+        assert "seed 0" in text(each, "runs"), "the table of runs is of all"
+        assert "seed 1" in text(each, "runs")
+
+
+def test_train_ends_what_another_dial_trains(dial: MagicDial, start: dict[str, Any], session: Session) -> None:
+    long = MagicDial(**start | {"budget": 1e11, "seed": 2})
+    long.train.click()
+    until(lambda: long._mine[0].last)
+    dial.train.click()
+    assert session.wait(60)
+    assert dial.results()["status"].tolist() == ["finished", "finished"]
+    assert all(lane.record is None or lane.record.status == "stopped" for lane in long._mine)
+    assert long.winner() == ""
+
+
+def test_what_another_dial_has_trained_is_shown_and_not_trained_again(
+    dial: MagicDial, start: dict[str, Any], session: Session
+) -> None:
+    dial.run()
+    thread, other = session._thread, MagicDial(**start)
+    other.run()
+    assert session._thread is thread
+    pd.testing.assert_frame_equal(other.results(), dial.results())
+
+
+def test_a_cell_that_is_run_again_takes_over(
+    start: dict[str, Any], session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dashboard, "_cell", lambda: ("cell 1", "first"))
+    first = MagicDial(**start)
+    first.train.click()
+    monkeypatch.setattr(dashboard, "_cell", lambda: ("cell 2", "second"))
+    beside = MagicDial(**start | {"seed": 9})
+    assert beside._mine == []
+    monkeypatch.setattr(dashboard, "_cell", lambda: ("cell 1", "third"))
+    again = MagicDial(**start)
+    assert again._mine is first._mine, "the training goes on in it"
+    assert first._refresh not in session.listeners
+    assert [beside._refresh, again._refresh] == session.listeners
+    assert session.wait(60)
+    assert again.winner() == first.winner() != ""
+    assert "wins" in text(again, "verdict")
+    assert text(first, "verdict") == "", "nobody looks at it"
+    monkeypatch.setattr(dashboard, "_cell", lambda: ("cell 1", "fourth"))
+    once_more, second = MagicDial(**start), MagicDial(**start | {"seed": 8})
+    assert second._mine == [], "a cell may make two"
+    assert text(once_more, "verdict") == text(again, "verdict"), "also after the end"
+    elsewhere = MagicDial(**start | {"session": Session(session.folder / "other")})
+    assert elsewhere._mine is not once_more._mine, "another kernel's cell of this name is another cell"
+
+
+# ---- Clear, undo, reset, stop
+
+
+def test_clear_and_undo(dial: MagicDial, session: Session) -> None:
+    dial.run()
+    dial._refresh()
+    before = (dial.results(), text(dial, "runs"), text(dial, "verdict"), dial.curves())
+    assert dial.clear.description == "Clear"
+    dial.clear.click()
+    assert dial.clear.description == "Undo clear"
+    assert "Cleared. No result is lost" in text(dial, "status")
+    assert dial.results().empty
+    assert dial.curves().empty
+    assert text(dial, "verdict") == text(dial, "summary") == ""
+    assert text(dial, "runs") == "No runs yet: press Train."
+    assert dial.grid.live == {}
+    assert dial._progress.value == 0.0
+    assert Session(session.folder).records == []
+    dial.clear.click()
+    assert dial.clear.description == "Clear"
+    assert "Your runs are shown again." in text(dial, "status")
+    after = (dial.results(), text(dial, "runs"), text(dial, "verdict"), dial.curves())
+    pd.testing.assert_frame_equal(after[0], before[0])
+    pd.testing.assert_frame_equal(after[3], before[3])
+    assert after[1:3] == before[1:3]
+    assert len(Session(session.folder).records) == 2
+
+
+def test_undo_keeps_what_was_trained_since(dial: MagicDial, session: Session) -> None:
+    dial.dials.dense_twin.value = False
+    dial.run()
+    dial.clear.click()
+    dial.dials.seed.value = 1
+    dial.run()
+    dial._refresh()
+    dial.clear.click()
+    assert [record.seed for record in session.records] == [0, 1]
+    assert [lane.run.seed for lane in dial._mine] == [1], "the latest stays in front"
+
+
+def test_an_undone_clear_resumes_the_run_that_it_ended(dial: MagicDial, session: Session) -> None:
+    dial.dials.dense_twin.value = False
+    (model, run), *_ = dial.settings.pairs
+    training = Training(model, run)
+    training.step()
+    path = session.folder / "checkpoints" / f"{run_id(model, run)}.safetensors"
+    training.save(path)
+    session.records = [replace(failed_record((model, run), ""), status="stopped")]
+    dial.clear.click()
+    assert session.interrupted() is None
+    dial.clear.click()
+    assert session.interrupted() is not None
+    dial.run()
+    assert session.lanes[0].losses[:1] == training.losses
+
+
+def test_reset_moves_the_dials_back(dial: MagicDial) -> None:
+    before = dial.settings
+    dial.share.value = Settings(sparsity=0.5, width=16, n_layers=1, hold="total", seed=3, budget=2e8).to_json()
+    dial.dials.corpus.value = "tasks"
+    assert dial.settings != before
+    dial.reset.click()
+    assert dial.settings == before
+    assert Settings.from_json(dial.share.value) == before
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stopped_race_has_no_winner(dial: MagicDial, session: Session, begun: bool) -> None:
+    dial.dials.budget.options = [*dial.dials.budget.options, ("long", 1e12)]
+    dial.dials.budget.value = 1e12
+    if begun:
+        dial.train.click()
+        until(lambda: all(lane.last for lane in session.lanes))
+    else:
+        dial.step.click()
+        until(lambda: [lane.message for lane in session.lanes] == ["Paused."] * 2)
+        assert "no winner" not in text(dial, "verdict").lower()
+    dial.stop.click()
+    assert session.wait(60)
+    assert dial.results()["status"].tolist() == ["stopped", "stopped"]
+    assert dial.winner() == ""
+    assert text(dial, "verdict").startswith("No winner: the race was stopped.")
+    assert re.search(r"used [0-4]?\d% of the budget", text(dial, "verdict"))
+    assert 0 <= dial._progress.value < 0.5
+    assert dial.stop.disabled
+    assert dial.pause.disabled
+
+
+# ---- The text to read
+
+
+def test_a_text_that_is_not_there_is_refused_beside_its_control(dial: MagicDial) -> None:
+    before = dial.settings
+    for wrong in ("/no/such/text", "phyton"):
+        dial.dials.corpus.value = wrong
+        assert dial.settings == before, "the old one stays"
+        assert wrong in dial.dials._problems["corpus"].value
+        assert 'role="alert"' in dial.dials._problems["corpus"].value
+    dial.dials.corpus.value = "standard-library"
+    assert dial.dials.problem == ""
+    assert Settings.from_json(dial.share.value).corpus == "standard-library"
+
+
+def uploaded(name: str, content: bytes) -> tuple[dict[str, Any], ...]:
+    """As ipywidgets 8 gives it."""
+    now = datetime.datetime.now(datetime.UTC)
+    file = {"name": name, "type": "text/plain", "size": len(content), "content": memoryview(content)}
+    return ({**file, "last_modified": now},)
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "../../outside/mine.txt", "C:\\texts\\mine.txt", "/etc/mine.txt"])
+def test_an_uploaded_text_is_kept_and_trained_on(dial: MagicDial, corpus_file: Path, name: str) -> None:
+    dial.dials.upload.value = uploaded(name, corpus_file.read_bytes())
+    kept = home() / "texts" / "mine.txt"
+    assert dial.settings.corpus == str(kept)
+    assert kept.read_bytes() == corpus_file.read_bytes()
+    assert [path.name for path in home().rglob("mine.txt")] == ["mine.txt"]
+    assert dial.dials.problem == ""
+    if name == "mine.txt":
+        dial.run()
+        assert [lane.run.corpus for lane in dial._mine] == [str(kept)] * 2
+        assert dial.results()["status"].tolist() == ["finished"] * 2
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "/"])
+def test_an_upload_without_a_proper_name_stays_in_its_folder(dial: MagicDial, name: str) -> None:
+    before = dial.settings.corpus
+    dial.dials.upload.value = uploaded(name, b"some text\n" * 1_000)
+    kept = Path(dial.settings.corpus)
+    if dial.settings.corpus == before:
+        assert "can&#x27;t be kept" in dial.dials.problem
+    else:
+        assert kept.parent == home() / "texts"
+
+
+# ---- What can't be had
+
+
+def test_an_absurd_budget_is_refused(dial: MagicDial, session: Session) -> None:
+    session.speed = Speed(np.array([0.05, 0, 0, 0, 0, 0]))
+    session._tell()
+    dial.share.value = Settings(budget=1e20, width=8, corpus=dial.settings.corpus).to_json()
+    assert dial.settings.budget == 1e20
+    dial.train.click()
+    assert "days here: choose a smaller one" in dial.dials._problems["budget"].value
+    assert not session.busy
+    assert session.lanes == []
+    assert dial.results().empty
+    dial.step.click()
+    assert session.lanes == []
+    dial.dials.budget.value = 1e10
+    assert dial.dials.problem == ""
+
+
+def test_the_settings_of_an_opened_link(dial: MagicDial, corpus_file: Path) -> None:
+    wanted = Settings(sparsity=0.75, width=12, n_layers=3, budget=3e9, hold="total", seed=5, corpus=str(corpus_file))
+    dial._aid.opened = wanted.to_json()
+    assert dial.settings == wanted
+    assert dial._aid.settings == wanted.to_json(), "what Copy link copies"
+    assert dial.dials.problem == ""
+
+
+@pytest.mark.parametrize("opened", ["{", "[]", '{"width": 7}', '{"sparsity": 2}', '{"budget": -1}', "<script>"])
+def test_a_damaged_link_is_refused(dial: MagicDial, opened: str) -> None:
+    before = dial.settings
+    dial._aid.opened = opened
+    assert dial.settings == before
+    assert 'role="alert"' in dial.dials.problem
+    assert "<script" not in dial.dials.problem
+    dial.dials.seed.value = 4
+    assert dial.dials.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "control"),
+    [
+        ('{"width": 7}', "width"),
+        ('{"budget": -1}', "budget"),
+        ('{"seed": -1}', "seed"),
+        ('{"n_layers": 0}', "n_layers"),
+        ('{"sparsity": 1}', "sparsity"),
+        ("{", ""),
+    ],
+)
+def test_a_refusal_stands_beside_its_control(dial: MagicDial, wrong: str, control: str) -> None:
+    dial.share.value = wrong
+    assert dial.dials._problems[control].value
+    assert [name for name, beside in dial.dials._problems.items() if beside.value] == [control]
+
+
+# ---- Without a browser
+
+
+def test_its_output_holds_the_widget_and_the_plot(dial: MagicDial) -> None:
+    assert "application/vnd.plotly.v1+json" not in dial._repr_mimebundle_(), "there is nothing to draw"
+    dial.run()
+    bundle = dial._repr_mimebundle_()
+    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == dial.model_id
+    figure = go.Figure(bundle["application/vnd.plotly.v1+json"])
+    assert len(figure.data) == len(dial.figure().data)
+
+
+def test_experts_are_of_the_run_in_front_or_recorded(dial: MagicDial) -> None:
+    def reads(figure: go.Figure) -> set[tuple[int, int]]:
+        first = [trace for trace in figure.data if trace.yaxis in (None, "y")]
+        return {(int(x), int(y) - 1) for trace in first for x, y in zip(trace.x, trace.y, strict=True)}
+
+    recorded = shipped.routes()["layers"]["2"]["16"]["trained"][0]
+    assert reads(dial.experts()) == {(place, expert) for place, (expert,) in enumerate(recorded)}
+    dial.run()
+    live = dial._mine[0].reads[0]
+    assert reads(dial.experts()) == {(place, expert) for place, (expert,) in enumerate(live)}
+    dense = MagicDial(session=Session(dial._session.folder / "b"), calibrate=False, sparsity=0.0)
+    assert reads(dense.experts()) == set()

@@ -1,5 +1,6 @@
 """Sliders in front of a formula, without a browser: what they show is what the formula says."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsity_lab.widgets.explorer import Explorer, changes, choice, pick, slide
+from sparsity_lab.widgets.explorer import Explorer, choice, pick, slide
+from sparsity_lab.widgets.live_figure import changes
 
 
 def line(slope: float, name: str) -> go.Figure:
@@ -35,6 +37,19 @@ def test_follows_its_controls(explorer: Explorer) -> None:
     assert list(trace.y) == [0, 2]
     assert trace.name == explorer.figure.layout.title.text == "b"
     assert "b rises by 2 &amp; &lt;more&gt;" in explorer.summary.value
+
+
+def test_its_output_holds_widget_figure_and_text(explorer: Explorer) -> None:
+    """JupyterLab prefers the widget; whoever has none shows the figure and the text."""
+    for slope in (1, 2):
+        explorer.controls["slope"].value = slope
+        bundle = explorer._repr_mimebundle_()
+        assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"] == explorer.model_id
+        figure = go.Figure(bundle["application/vnd.plotly.v1+json"])
+        assert list(figure.data[0].y) == [0, slope]
+        assert bundle["text/plain"] == f"a rises by {slope} & <more>"
+        assert f"a rises by {slope} &amp; &lt;more&gt;" in bundle["text/html"]
+        assert json.dumps(bundle)
 
 
 def test_a_mistake_is_shown_and_the_figure_stays(explorer: Explorer) -> None:
