@@ -36,7 +36,7 @@ def draw(s):
 
 for _ in tqdm(range(2)):
     pass
-Explorer(draw, "{s}".format, s=choice("dial", [1, 2], 1))"""
+Explorer(draw, "the dial stands at {s}".format, s=choice("dial", [1, 2], 1))"""
 README = """| [00 One](notebooks/01_one.ipynb) | Which & why? | ten minutes |\n"""
 
 
@@ -49,11 +49,19 @@ def notebook(folder: Path, name: str, text: str, *sources: str) -> Path:
     return folder / f"{name}.ipynb"
 
 
+def fold(path: Path) -> None:
+    """Folds the code of a notebook's last cell."""
+    book = nbformat.read(path, as_version=4)
+    book.cells[-1].metadata["jupyter"] = {"source_hidden": True}
+    nbformat.write(book, path)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gallery")
-    one = notebook(folder / "notebooks", "01_one", TEXT, FIGURE, "draw(2)")
-    other = notebook(folder / "notebooks", "02_other", "# Two", "print('1 < 2')")
+    one = notebook(folder / "notebooks", "01_one", TEXT, FIGURE, "import ipywidgets\nipywidgets.Button()")
+    other = notebook(folder / "notebooks", "02_other", "# Two", "print('1 < 2')", "print('folded')")
+    fold(other)
     execute(one, folder / "executed" / one.name, {"n": 2})
     execute(other, folder / "executed" / other.name, {})
     (folder / "README.md").write_text(README)
@@ -127,6 +135,7 @@ def test_figures_carry_their_data_and_a_description(site: Path) -> None:
     assert label == "Figure of FLOPs; loss (nats). Shown: dense & twin"
     (data,) = re.findall(r'<script type="application/json">(.*?)</script>', page)
     assert json.loads(data)["data"][0]["name"] == "dense <i>& twin</i>"
+    assert "the dial stands at 1</div>" in page, "what an explorer says stands below its figure"
 
 
 def test_no_widget_is_left_and_no_progress_bar(site: Path) -> None:
@@ -134,6 +143,14 @@ def test_no_widget_is_left_and_no_progress_bar(site: Path) -> None:
     assert page.count("this cell shows controls to move") == 1
     for remains in ("Loading widget", "Explorer(children", "FigureWidget(", "2/2", "widget-view"):
         assert remains not in page
+
+
+def test_folded_code_is_folded_and_its_output_is_not(site: Path) -> None:
+    (folded,) = re.findall(r"<details>\s*<summary>code</summary>(.*?)</details>", read(site, "02_other"), re.DOTALL)
+    assert 'class="input"' in folded
+    assert "folded" in re.sub("<[^>]+>", "", folded)
+    assert "output" not in folded
+    assert "<details" not in read(site, "01_one")
 
 
 def test_pages_say_how_they_were_made(site: Path) -> None:

@@ -13,16 +13,17 @@ from sparsity_lab.classroom.execute import execute, find_notebooks, parameters, 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = find_notebooks(FOLDER, [])
 
-FIGURE = "application/vnd.plotly.v1+json"
+FIGURE, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 
 pytestmark = pytest.mark.notebooks
 
 
 def says(output: Mapping[str, Any]) -> bool:
-    """Whether an output tells something to those who don't see figures: printed lines, Markdown or a table."""
+    """Whether an output tells something to those who don't see figures: printed lines, Markdown, a table, or what an
+    explorer says of its figure."""
     data = output.get("data", {})
     if FIGURE in data:
-        return False
+        return WIDGET in data and bool(data["text/plain"])
     table = "<table" in data.get("text/html", "")
     return table or "text/markdown" in data or (output.get("name") == "stdout" and bool(output["text"].strip()))
 
