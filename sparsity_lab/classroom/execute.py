@@ -1,12 +1,17 @@
 """Executes notebooks without a browser, with papermill, and checks their parameters, which papermill does not."""
 
 import ast
+import os
 import time
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import papermill
+
+from sparsity_lab.guesses import SWITCH
 
 PROFILES = "profiles.toml"  # in the notebooks' folder: parameters by profile and notebook
 KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}
@@ -46,7 +51,8 @@ def profile(folder: Path, name: str, notebook: Path) -> dict[str, Any]:
 
 
 def execute(notebook: Path, output: Path, values: dict[str, Any]) -> float:
-    """Runs a notebook in its own folder, writes it with its outputs to ``output`` and returns the seconds it took.
+    """Runs a notebook in its own folder, writes it with its outputs to ``output`` and returns the seconds it took. The
+    user's own guesses have no part in it: the page is for others.
 
     Raises ValueError for parameters that don't fit, and papermill's errors when a cell fails; ``output`` then holds
     what was computed up to that cell.
@@ -54,11 +60,25 @@ def execute(notebook: Path, output: Path, values: dict[str, Any]) -> float:
     check_parameters(notebook, values)
     output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    papermill.execute_notebook(
-        str(notebook), str(output), parameters=values, kernel_name="python3", cwd=str(notebook.parent),
-        progress_bar=False, store_widget_state=False,
-    )  # fmt: skip
+    with _without_guesses():
+        papermill.execute_notebook(
+            str(notebook), str(output), parameters=values, kernel_name="python3", cwd=str(notebook.parent),
+            progress_bar=False, store_widget_state=False,
+        )  # fmt: skip
     return time.monotonic() - start
+
+
+@contextmanager
+def _without_guesses() -> Iterator[None]:
+    """Turns guesses off for the kernels that are started inside."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[SWITCH]
+        if before is not None:
+            os.environ[SWITCH] = before
 
 
 def find_notebooks(folder: Path, names: list[str]) -> list[Path]:

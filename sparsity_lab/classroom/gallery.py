@@ -50,7 +50,8 @@ class Page:
             cell.outputs = [shown for out in cell.outputs if (shown := _shown(out)) is not None]
 
         text = Text(names)
-        exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+        template, bare = str(SITE / "cells.html.j2"), {"exclude_input_prompt": True, "exclude_output_prompt": True}
+        exporter = HTMLExporter(template_name="basic", template_file=template, **bare)
         exporter.register_filter("markdown2html", MarkdownWithMath(renderer=text).render)
         body, _ = exporter.from_notebook_node(book)
         first = figures[0] if figures else None
@@ -91,13 +92,16 @@ class Text(IPythonRenderer):
 
 
 def _shown(output: NotebookNode) -> NotebookNode | None:
-    """Returns an output as the page shows it: a figure as data that figures.js draws, controls as a note about them.
-    None for the progress bar that a cell displays on the way to its result."""
+    """Returns an output as the page shows it: a figure as data that figures.js draws, controls as the page that they
+    bring or as a note about them. None for the progress bar that a cell displays on the way to its result."""
     data = output.get("data", {})
-    if WIDGET in data and output.output_type == "display_data":
+    if WIDGET in data and output.output_type == "display_data" and "text/html" not in data:
         return None
     if PLOTLY in data:
-        output.data = {"text/html": figure(data[PLOTLY], described(data[PLOTLY]))}
+        words = data.get("text/html", "") if WIDGET in data else ""  # what an explorer says of its figure
+        output.data = {"text/html": figure(data[PLOTLY], described(data[PLOTLY])) + words}
+    elif WIDGET in data and "text/html" in data:
+        output.data = {"text/html": data["text/html"]}
     elif WIDGET in data:
         output.data = {"text/html": (SITE / "controls.html").read_text()}
     return output

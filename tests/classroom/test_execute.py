@@ -1,5 +1,6 @@
 """The verb that executes notebooks: profiles, parameters and their types, and cells that fail."""
 
+import os
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from sparsity_lab.classroom.execute import parameters
 from sparsity_lab.cli.main import main
+from sparsity_lab.guesses import SWITCH, Guess, guesses_file, keep_guess
 
 Capture = pytest.CaptureFixture[str]
 
@@ -66,6 +68,29 @@ def test_a_failing_notebook_is_status_1_and_kept(folder: Path, capsys: Capture) 
     assert main(command(folder, "02_broken", "--profile", "full")) == 1
     assert "02_broken.ipynb FAILED in a cell: ZeroDivisionError: division by zero" in capsys.readouterr().out
     assert "so far" in printed(folder.parent / "out" / "02_broken.ipynb")
+
+
+PREDICT = """from sparsity_lab.widgets import Predict
+luck = Predict("luck", "Will it?", choices=["yes", "no"], default="no")
+shown = luck.reveal("no")
+print(luck.given, shown._repr_mimebundle_()["text/plain"])"""
+
+
+@pytest.mark.parametrize("before", [None, "1"])
+def test_the_users_guesses_have_no_part_in_a_run(
+    folder: Path, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if before is not None:
+        monkeypatch.setenv(SWITCH, before)
+    keep_guess(Guess("luck", "Will it?", "yes", None, 0.9, "2030-01-01T00:00:00+00:00"))
+    kept = guesses_file().read_bytes()
+    notebook(folder, "03_predict", "n: int = 0  # none", PREDICT)
+    assert main(command(folder, "03")) == 0
+    assert printed(folder.parent / "out" / "03_predict.ipynb").startswith(
+        "False Without a guess this page assumes: no."
+    )
+    assert guesses_file().read_bytes() == kept
+    assert os.environ.get(SWITCH) == before, "the environment is as it was"
 
 
 @pytest.mark.parametrize(

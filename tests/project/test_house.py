@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "sparsity_lab"
 FLOORS = [  # from the ground up: a file imports from its own floor and from those below
-    {"units", "files", "intervals", "config", "record"},
+    {"units", "files", "intervals", "config", "record", "guesses"},
     {"accounting"},
     {"laws"},
     {"models"},
@@ -113,7 +113,7 @@ def fresh(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code + ending, *arguments], capture_output=True, text=True, check=True)
 
 
-NO_TORCH = ["config", "record", "units", "files", "intervals", "accounting", "laws", "runs"]
+NO_TORCH = ["config", "record", "units", "files", "intervals", "guesses", "accounting", "laws", "runs"]
 NO_TORCH += [f"training.{name}" for name in ("corpus", "tasks", "checkpoint", "timing")]
 FOR_OTHERS = ("forked", "cluster")  # what workers start with, and what needs Dask
 NO_TORCH += [

@@ -17,7 +17,11 @@ function draw() {
 draw();
 dark.addEventListener("change", draw);
 
-// The keyboard must reach whatever scrolls sideways.
-for (const box of document.querySelectorAll("pre, .output_html, .formula, .rendered_html")) {
-  if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+// The keyboard must reach whatever scrolls sideways, folded code once it is unfolded.
+function reach(part) {
+  for (const box of part.querySelectorAll("pre, .output_html, .formula, .rendered_html")) {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  }
 }
+reach(document);
+for (const fold of document.querySelectorAll("details")) fold.addEventListener("toggle", () => reach(fold));
