@@ -63,7 +63,7 @@ class Config:
         """The inverse of `to_json`. Raises ValueError for bad JSON and unknown fields."""
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{cls.__name__}: not valid JSON ({error}); {cls._example()}") from None
         if not isinstance(values, dict):
             raise ValueError(f"{cls.__name__}: {text[:40]!r} is no JSON object with named fields; {cls._example()}")

@@ -36,6 +36,14 @@ TRIES = 4  # of a job whose worker dies under it
 SPARE = 2  # workers beyond the number of cores that stay once they were needed at once: the lanes of a dashboard
 
 
+def memory() -> float:
+    """Returns the bytes of this machine's memory; infinite where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return math.inf
+
+
 class WorkerDied(RuntimeError):
     """Every worker that had this job has died."""
 

@@ -5,6 +5,7 @@ split into a part to train on and a held-out part. It is prepared once and then 
 the same bytes on every machine; their SHA-256 is the corpus's fingerprint.
 """
 
+import codecs
 import hashlib
 import importlib
 import importlib.util
@@ -111,10 +112,26 @@ def load_corpus(name: str = "python", *, progress: Progress | None = None) -> Co
 
 
 def check_corpus(name: str) -> None:
-    """Raises the ValueError of `load_corpus` for a source that is not there, without preparing it. The Hub is not
-    asked."""
-    if not name.startswith("hf:"):
+    """Raises the ValueError of `load_corpus` for a source that is not there, can't be read or is no text, at once: a
+    folder is not searched, and the Hub is not asked."""
+    path = os.path.expanduser(name)
+    if name.startswith("hf:"):
+        return
+    if not (os.path.isdir(path) or os.path.isfile(path)):
         _find(name)
+        return
+
+    if not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0)):
+        raise ValueError(f"corpus={name!r} may not be read: give a file or folder of yours")
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            start = file.read(65_536)
+        if len(start) < MIN_BYTES:
+            raise ValueError(f"corpus={name!r} has {len(start):,} bytes of text, at least {MIN_BYTES:,} are needed")
+        try:
+            codecs.getincrementaldecoder("utf-8")().decode(start)
+        except UnicodeDecodeError:
+            raise ValueError(f"corpus={name!r} is not UTF-8: give a text file saved as UTF-8") from None
 
 
 # ---- Sources: a stamp that changes when the source does (cheap), and a way to read it (seconds).

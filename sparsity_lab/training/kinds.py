@@ -19,7 +19,8 @@ def kinds(text: bytes) -> np.ndarray:
     """Labels each byte of Python source with its kind, as indices into `KINDS`, uint8 (bytes,), by Python's `tokenize`.
     A piece that does not parse, as at the ends of a window, is ``other``; labels resume with the next line."""
     # One character per byte, so that positions agree; any letter can stand for what is not ASCII.
-    lines = text.decode("latin-1").translate(dict.fromkeys(range(128, 256), "é")).splitlines(keepends=True)
+    # Lines as tokenize counts them: a form feed ends none.
+    lines = list(io.StringIO(text.decode("latin-1").translate(dict.fromkeys(range(128, 256), "é")), newline="\n"))
     other = KINDS.index("other")
     found = np.full(len(text), other, np.uint8)
     starts = np.cumsum([0, *map(len, lines)])

@@ -18,7 +18,7 @@ function copyLink(model, button) {
     link.searchParams.delete("token");
     link.searchParams.set("dial", model.get("settings"));
     const done = (text) => { button.textContent = text; setTimeout(() => { button.textContent = "Copy link"; }, 1500); };
-    navigator.clipboard.writeText(link.href).then(() => done("Copied"), () => prompt("The link:", link.href));
+    (navigator.clipboard?.writeText(link.href) ?? Promise.reject()).then(() => done("Copied"), () => prompt("The link:", link.href));
 }
 
 function openLink(model) {
@@ -35,8 +35,8 @@ function render({ model, el }) {
     let texts, plots = 0;
     const fit = () => window.dispatchEvent(new Event("resize"));
     const watcher = new ResizeObserver(() => {
-        fit();
         const box = el.closest(".sparsity-lab-dial, .sparsity-lab-explorer");
+        if (box) fit();
         if (box && !texts) {
             texts = new MutationObserver(() => {
                 nameSliders(box);

@@ -69,7 +69,11 @@ class Dials:
             style=LABEL,
             layout={"width": "230px"},
         )
-        self.upload = ipw.FileUpload(description="Upload", tooltip="a text file to read", layout={"width": "auto"})
+        self.upload = ipw.FileUpload(
+            description="Upload",
+            tooltip="a text file of up to 10 MB; for a larger one, type its path",
+            layout={"width": "auto"},
+        )
         self._problems = {
             name: ipw.HTML() for name in ("sparsity", "budget", "width", "n_layers", "seed", "corpus", "")
         }
@@ -122,7 +126,7 @@ class Dials:
         """Says beside the control that an error is about, or under the sliders, what is wrong."""
         named = FIELD.match(str(error))
         name = BESIDE.get(named[1], named[1]) if named else ""
-        text = f'<div role="alert" class="sparsity-lab-alert">{html.escape(str(error))}</div>'
+        text = f'<div role="alert" class="sparsity-lab-alert">{html.escape(str(error)[:400])}</div>'
         self._problems.get(name, self._problems[""]).value = text
 
     def accept(self) -> None:
@@ -199,7 +203,8 @@ class Dials:
 
     def _uploaded(self, _change: Any) -> None:
         """Keeps an uploaded text in the user's folder, because a run that resumes needs it again."""
-        for file in self.upload.value:
+        files, self.upload.value = self.upload.value, ()  # their bytes need not stay
+        for file in files:
             path = home() / "texts" / (Path(file["name"].replace("\\", "/")).name or "text")
             try:
                 with atomic(path) as temporary:

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.core.getipython import get_ipython
 
-from sparsity_lab.accounting import count_parameters, plan
+from sparsity_lab.accounting import count_parameters, plan, training_memory
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.figures.here import gains_map
 from sparsity_lab.figures.race import GHOSTS, End, Line, race, race_parts
@@ -25,9 +26,11 @@ from sparsity_lab.figures.routing import readers
 from sparsity_lab.record import decimate, run_label
 from sparsity_lab.runs import measured as shipped
 from sparsity_lab.runs.lanes import LINE, Lane
+from sparsity_lab.runs.pool import memory
 from sparsity_lab.runs.store import to_frame
+from sparsity_lab.training.corpus import check_corpus
 from sparsity_lab.training.timing import Speed
-from sparsity_lab.units import duration
+from sparsity_lab.units import duration, power, size
 from sparsity_lab.widgets.accessibility import Aid, answer_at_once
 from sparsity_lab.widgets.controls import LABEL, Dials
 from sparsity_lab.widgets.expert_grid import ExpertGrid
@@ -40,6 +43,7 @@ from sparsity_lab.widgets.settings import Settings
 
 VIEWS = ("race", "writing", "runs", "code")
 ALONG = (0.25, 0.5, 1.0, 2.0, 3.0)  # times the budget: where the expected loss is drawn
+USUAL = 1e11  # FLOPs per second of a processor, until its speed is known
 SETTLED = 0.4  # seconds after which a slider has told its last move
 LONGEST = 7 * 24 * 3600  # seconds of training that a dashboard starts
 HIDDEN = "Measured and expected losses are hidden until you have made your guess."
@@ -86,13 +90,13 @@ class MagicDial(ipw.VBox):
         self.dials = Dials(start, self._dial_moved)
         self._build_buttons()
         self._build_outputs()
-        left = _box("sl-controls", self.dials.front, self._buttons, self._progress, self._status, self._facts)
+        left = _box("sl-controls", self.dials.front, self._buttons, self._progress, self._news, self._facts)
         left.children += (self._map, self._fold)
         right = _box("sl-picture", self.grid, self._view, *self._views.values(), self._verdict, self._summary)
         self._aid = Aid()
         super().__init__([_box("sl-main", left, right), self._aid])
         self.add_class("sparsity-lab-dial")
-        ipw.jslink((self.dials.sparsity, "index"), (self.grid, "stop"))  # in the browser: no kernel between
+        ipw.jsdlink((self.dials.sparsity, "index"), (self.grid, "stop"))  # in the browser: no kernel between
         answer_at_once(self)
 
         self._take_over()
@@ -124,6 +128,7 @@ class MagicDial(ipw.VBox):
         except KeyboardInterrupt:
             self._session.stop()
             raise
+        self._refresh()
         if self._session.state == "failed":
             raise RuntimeError(self._session.message)
         return self.curves()
@@ -196,7 +201,9 @@ class MagicDial(ipw.VBox):
         self.grid.add_class("sparsity-lab-grid")
         self._facts, self._map = _text("sparsity-lab-facts"), _text("sparsity-lab-map")
         self._progress = ipw.FloatProgress(max=1.0, layout={"width": "100%", "height": "12px"})
-        self._status = _text("sparsity-lab-status")
+        self._status, self._left = _text("sparsity-lab-status"), _text("sparsity-lab-left")
+        self._news = ipw.VBox([self._status, self._left])
+        self._news.add_class("sparsity-lab-news")
         self._verdict, self._summary = _text("sparsity-lab-verdict"), _text("sparsity-lab-summary")
         self._texts, self._listing = _text("sparsity-lab-texts"), _text("sparsity-lab-code")
         self.runs = RunsTable(self._session)
@@ -224,11 +231,13 @@ class MagicDial(ipw.VBox):
         cell, execution = _cell()
         of_cell = _cells.setdefault((id(self._session), cell or str(id(self))), _Cell())
         if execution != of_cell.execution:
+            for gone in of_cell.before:
+                gone._leave()
             of_cell.execution, of_cell.before, of_cell.now = execution, of_cell.now, []
         if of_cell.before:
             old = of_cell.before.pop(0)  # a cell may hold several dashboards
             self._mine = old._mine
-            self._session.listeners.remove(old._refresh)
+            old._leave()
         elif not any(
             dial._mine is self._session.lanes
             for (session, _), of in _cells.items()
@@ -238,16 +247,24 @@ class MagicDial(ipw.VBox):
             self._mine = self._session.lanes
         of_cell.now.append(self)
 
+    def _leave(self) -> None:
+        """Does nothing more: it is on no page."""
+        with suppress(ValueError):
+            self._session.listeners.remove(self._refresh)
+        if self._guess is not None:
+            self._guess.unobserve(self._dial_moved, "given")
+
     # ---- dials
 
-    def _dial_moved(self, _change: Any = None) -> None:
-        """Computes every derived number anew, also while training."""
+    def _dial_moved(self, change: Any = True) -> None:
+        """Computes every derived number anew, also while training; None: although no dial has moved."""
         with self._lock:
             settings, self._speed, self._asked = self.settings, self._session.speed, self._asks
             self._moved_at = time.monotonic()
             try:
                 self._facts.value = self._facts_table(settings)
-                self.dials.accept()
+                if change is not None:
+                    self.dials.accept()
             except ValueError as error:
                 self.dials.refuse(error)
             with self.share.hold_trait_notifications():
@@ -328,30 +345,43 @@ class MagicDial(ipw.VBox):
             self.dials.refuse(error)
         self._refresh()
 
-    def _train(self) -> None:
+    def _train(self, paused: bool = False) -> None:
         """Trains what the dials show. A browser holds a slider's last move back while the kernel answers the one before
         it, and lets a press overtake it: then there is a moment to wait for."""
         if _kernel() is not None and time.monotonic() - self._moved_at < SETTLED:
-            threading.Timer(SETTLED, self._pressed, (self._start, None)).start()
+            threading.Timer(SETTLED, self._pressed, (partial(self._start, paused), None)).start()
         else:
-            self._start()
+            self._start(paused)
 
     def _start(self, paused: bool = False) -> None:
-        settings, speed = self.settings, self._session.speed
-        seconds = 0.0 if speed is None else max(speed.seconds(*pair) for pair in settings.pairs)
-        if seconds > LONGEST:
-            days = f"about {seconds / 86_400:,.0f} days"
-            raise ValueError(f"budget={settings.budget:.3g} would take {days} here: choose a smaller one")
-        self._mine = self._session.start(settings.pairs, paused)
+        settings = self.settings
+        self._check(settings)
+        self._mine = self._session.start(settings.pairs, paused)  # not with the lock: it waits for a last report
         self.dials.accept()
         self._view.value = "race"
         self.grid.started += 1
+
+    def _check(self, settings: Settings) -> None:
+        """Raises ValueError for what can't be trained here, before anything that runs is ended."""
+        try:
+            check_corpus(settings.corpus)
+        except OSError as error:
+            raise ValueError(f"corpus={settings.corpus!r} can't be read: {error}") from None
+
+        speed = self._session.speed
+        seconds = settings.budget / USUAL if speed is None else max(speed.seconds(*pair) for pair in settings.pairs)
+        if seconds > LONGEST:
+            days = f"about {seconds / 86_400:,.0f} days"
+            raise ValueError(f"budget={settings.budget:.3g} would take {days} here: choose a smaller one")
+        needed = max(training_memory(model, 0).total for model, _ in settings.pairs)
+        if needed > memory() / 2:
+            raise ValueError(f"width={settings.width} needs {size(needed)} of memory, more than half of what is here")
 
     def _step(self) -> None:
         if self._session.trains and self._is_mine:
             self._session.step()
         else:
-            self._start(paused=True)
+            self._train(paused=True)
 
     def _pause_or_resume(self) -> None:
         if self._session.state == "paused":
@@ -381,25 +411,28 @@ class MagicDial(ipw.VBox):
         with self._lock:
             session, lanes = self._session, self._mine
             self._progress.value = sum(lane.share for lane in lanes) / len(lanes) if lanes else 0.0
+            # Only what changes seldom is read out: not the time left, which has a place of its own.
             self._status.value = f'<div role="status">{html.escape(self._message())}</div>'
+            self._left.value = html.escape(self._time_left())
             self.pause.description = "Resume" if session.state == "paused" and self._is_mine else "Pause"
             self.pause.disabled = self.stop.disabled = not (self._is_mine and session.trains)
             self.clear.description = "Undo clear" if session.can_undo and not session.trains else "Clear"
             self.grid.show_lane(lanes[0] if lanes else None)
             self._show_race()
             headline, caveat = map(html.escape, who_won(lanes))
-            self._verdict.value = f'<div role="status"><b>{headline}</b> {caveat}</div>' if headline else ""
+            of = f"{html.escape(self._of_what())} " if headline and self._moved else ""
+            self._verdict.value = f'<div role="status">{of}<b>{headline}</b> {caveat}</div>' if headline else ""
             self._summary.value = f'<div role="note" class="sl-hidden">{html.escape(describe(lanes))}</div>'
             self._texts.value = samples(lanes) or "Train, and both models write a text here, before and after."
             self._show_runs()
             if session.speed is not self._speed or self._asks != self._asked:
-                self._dial_moved()
+                self._dial_moved(None)
 
     def _message(self) -> str:
         if not self._is_mine and self._session.trains:
             return "Another dial of this notebook is training. Train here ends that run."
         ended = [lane.record.summary() for lane in self._mine if lane.record is not None]
-        return self._session.message + self._time_left() if self._is_mine or not ended else " ".join(ended)
+        return self._session.message if self._is_mine or not ended else " ".join(ended)
 
     def _time_left(self) -> str:
         """Returns the share of the training that is done and the time it will take; empty if none is under way."""
@@ -407,30 +440,40 @@ class MagicDial(ipw.VBox):
         if not steps or self._session.state not in ("running", "paused") or not self._session.busy:
             return ""
         together = max if self._session.parallel else sum
-        return f" {self._progress.value:.0%}, {duration(together(step.seconds_left for step in steps))} left."
+        return f"{self._progress.value:.0%}, {duration(together(step.seconds_left for step in steps))} left."
 
     # ---- the race
 
+    @property
+    def _moved(self) -> bool:
+        """Whether the dials show other runs now than those in front, which have ended."""
+        settings, lanes = self.settings, self._mine
+        same = {(lane.model, lane.run.budget, lane.run.seed, lane.run.corpus) for lane in lanes}
+        asked = {(model, settings.budget, settings.seed, settings.corpus) for model, _ in settings.pairs}
+        return bool(lanes) and not (self._is_mine and self._session.trains) and not asked <= same
+
+    def _of_what(self) -> str:
+        """Returns which runs are in front, for when the dials show others."""
+        lane = self._mine[0]
+        return f"S = {lane.model.sparsity:.4g} at {power(lane.run.budget)} FLOPs:"
+
     def _race(self) -> dict[str, Any]:
-        """Returns the arguments of `figures.race.race`."""
-        settings = self.settings
-        ends = [
-            End(_role(lane, self._mine), run_label(lane.model, lane.run), lane.record.flops, lane.record.val_loss)
-            for lane in self._mine
-            if lane.record is not None and lane.record.val_loss is not None
-        ]
-        shown = {"ends": ends, "budget": self._mine[0].run.budget if self._mine else settings.budget}
-        pairs = [(lane.model, lane.run) for lane in self._mine] or settings.pairs
-        moved = self._mine and [pair[0] for pair in pairs] != [pair[0] for pair in settings.pairs]
-        if moved and not self._session.trains:  # somebody asks about other models now
-            pairs, shown = settings.pairs, {"ends": [], "budget": settings.budget}
-        bands = (
-            [] if self._asks else [_expected(role, *pair) for role, pair in zip(("this", "dense"), pairs, strict=False)]
-        )
-        at_budget = [end for band in bands for end in band if end.flops == shown["budget"]]
-        expected = [] if shown["ends"] else at_budget
+        """Returns the arguments of `figures.race.race`: the runs in front, or what is known of those on the dials."""
+        settings, lanes = self.settings, self._mine
+        if not lanes or self._moved:
+            ends, pairs, budget = [], settings.pairs, settings.budget
+        else:
+            pairs, budget = [(lane.model, lane.run) for lane in lanes], lanes[0].run.budget
+            ends = [
+                End(_role(lane, lanes), run_label(lane.model, lane.run), lane.record.flops, lane.record.val_loss)
+                for lane in lanes
+                if lane.record is not None and lane.record.val_loss is not None
+            ]
+        asked = [] if self._asks else zip(("this", "dense"), pairs, strict=False)
+        bands = [_expected(role, *pair) for role, pair in asked]
+        expected = [] if ends else [end for band in bands for end in band if end.flops == budget]
         lines = [*self._ghosts(), *self._measured(), *self._live()]
-        return shown | {"lines": lines, "expected": expected, "bands": bands}
+        return {"lines": lines, "budget": budget, "ends": ends, "expected": expected, "bands": bands}
 
     def _show_race(self) -> None:
         race_now = self._race()
@@ -445,15 +488,16 @@ class MagicDial(ipw.VBox):
 
     def _live(self) -> list[Line]:
         """Returns the lines of the runs in front."""
-        lines = []
-        for lane in self._mine:
+        lines, lanes, moved = [], self._mine, self._moved
+        for lane in lanes:
             if lane.record is not None:
                 curve = lane.record.curve
             elif lane.last is not None:
                 curve = decimate(lane.losses, lane.last.flops // lane.last.step)
             else:
                 continue
-            lines.append((run_label(lane.model, lane.run), _role(lane, self._mine), curve["flops"], curve["loss"]))
+            role = "ghost" if moved else _role(lane, lanes)
+            lines.append((run_label(lane.model, lane.run), role, curve["flops"], curve["loss"]))
         return lines
 
     def _ghosts(self) -> list[Line]:

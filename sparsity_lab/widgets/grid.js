@@ -5,8 +5,11 @@ const KINDS = {
     operator: "#e69f00", indentation: "#56b4e9", space: "#56b4e9", newline: "#56b4e9", other: "#7f8790",
 };
 const SHOWN = { indentation: "blank", space: "blank", newline: "blank" };
-const BLUE = "#2b8fd6", HEIGHT = 132, GAP = 6, MARGIN = 16, SECONDS = 0.18, SPLIT_MS = 160;
+const BLUE = "#2b8fd6", HEIGHT = 132, GAP = 6, MARGIN = 16, SECONDS = 0.18, SPLIT_MS = 160, LINES = 20; // it stops by itself after so many
 const still = matchMedia("(prefers-reduced-motion: reduce)");
+
+const layerGap = (layers) => Math.min(GAP, HEIGHT / (3 * layers));
+const layerHeight = (layers) => (HEIGHT - layerGap(layers) * (layers - 1)) / layers;
 
 // Rows and columns of E cells in a box: powers of two that fill it with cells a bit wider than high.
 function shape(experts, width, height) {
@@ -15,10 +18,10 @@ function shape(experts, width, height) {
 }
 
 function place(expert, experts, layer, layers, full) {
-    const width = full - MARGIN, height = (HEIGHT - GAP * (layers - 1)) / layers, [, columns] = shape(experts, width, height);
+    const width = full - MARGIN, height = layerHeight(layers), [, columns] = shape(experts, width, height);
     const rows = Math.ceil(experts / columns), w = width / columns, h = height / rows;
     const gap = Math.min(3, w / 6, h / 6);
-    const x = (expert % columns) * w, y = layer * (height + GAP) + Math.floor(expert / columns) * h;
+    const x = (expert % columns) * w, y = layer * (height + layerGap(layers)) + Math.floor(expert / columns) * h;
     return [MARGIN + x + gap / 2, y + gap / 2, w - gap, h - gap];
 }
 
@@ -70,13 +73,13 @@ function render({ model, el }) {
         c.setTransform(scale, 0, 0, scale, 0, 0);
         c.clearRect(0, 0, width, HEIGHT);
         for (let layer = 0; layer < layers; layer++) {
-            const lit = new Set(chosen(found, layer)), height = (HEIGHT - GAP * (layers - 1)) / layers;
+            const lit = new Set(chosen(found, layer)), height = layerHeight(layers);
             c.globalAlpha = 0.8;
             c.fillStyle = getComputedStyle(canvas).color;
             c.font = "11px sans-serif";
             c.textAlign = "center";
             c.save();
-            c.translate(11, layer * (height + GAP) + height / 2);
+            c.translate(11, layer * (height + layerGap(layers)) + height / 2);
             c.rotate(-Math.PI / 2);
             c.fillText(`layer ${layer + 1}`, 0, 0, height);
             c.restore();
@@ -109,13 +112,21 @@ function render({ model, el }) {
         canvas.dataset.experts = experts;
         canvas.dataset.lit = JSON.stringify(lit);
         const who = lit.map((of, layer) => `layer ${layer + 1}: ${of.map((e) => `expert ${e + 1}`).join(" and ") || "–"}`);
-        canvas.setAttribute("aria-label", experts === 1 ? "One network, which works on every character." :
-            `${sleeping} of ${experts} experts sleep. At work on ${JSON.stringify(model.get("line")[at])}: ${who.join("; ")}.`);
         [...line.children].forEach((character, i) => character.classList.toggle("sl-now", i === at));
-        const size = model.get("line").length - 1;
-        for (const [name, value] of [["min", 0], ["max", size], ["now", at]]) line.setAttribute(`aria-value${name}`, value);
-        line.setAttribute("aria-valuetext", `${JSON.stringify(model.get("line")[at])}, ${who.join("; ")}`);
-        line.children[at]?.scrollIntoView?.({ block: "nearest", inline: "nearest" }) ;
+        line.dataset.at = at;
+        if (!model.get("playing")) { // or a screen reader would be told of every character
+            const character = JSON.stringify(model.get("line")[at]), works = who.join("; ");
+            canvas.setAttribute("aria-label", experts === 1 ? "One network, which works on every character." :
+                `${sleeping} of ${experts} experts sleep. At work on ${character}: ${works}.`);
+            line.setAttribute("aria-valuenow", at);
+            line.setAttribute("aria-valuetext", `${character}, ${works}`);
+        }
+        if (!frame) frame = requestAnimationFrame(draw);
+    }
+
+    // What stands below the cells, which changes less often than the character.
+    function tell() {
+        const found = routing(), now = stop();
         const kinds = [...new Set(found.kinds.flat().filter(Boolean).map((kind) => SHOWN[kind] ?? kind))];
         note.replaceChildren();
         part("span", "", note, found.note);
@@ -131,7 +142,6 @@ function render({ model, el }) {
         sizes.replaceChildren();
         part("span", "", sizes, `parameters: ${share} active of ${all}`);
         part("span", "sl-end", sizes, `${most.toLocaleString("en")} at the end of the dial`);
-        if (!frame) frame = requestAnimationFrame(draw);
     }
 
     function write() {
@@ -140,6 +150,8 @@ function render({ model, el }) {
             span.textContent = character === "\n" ? "⏎" : character;
             return span;
         }));
+        line.setAttribute("aria-valuemin", 0);
+        line.setAttribute("aria-valuemax", line.children.length - 1);
     }
 
     function move(to) {
@@ -154,7 +166,9 @@ function render({ model, el }) {
         play.textContent = playing ? "❚❚" : "▶";
         play.title = playing ? "pause the reading" : "play: read the line, character by character";
         play.setAttribute("aria-label", playing ? "pause the reading" : "play the reading");
-        if (playing) timer = setInterval(() => move(at + 1), 1000 * SECONDS);
+        let left = LINES * line.children.length;
+        if (playing) timer = setInterval(() => (left-- && !document.hidden ? move(at + 1) : set(false)), 1000 * SECONDS);
+        show();
     }
 
     function set(playing) {
@@ -182,9 +196,11 @@ function render({ model, el }) {
         const { experts } = stop();
         if (experts !== Number(canvas.dataset.experts)) [before, moved] = [Number(canvas.dataset.experts) || 1, performance.now()];
         show();
+        tell();
     };
+    const both = () => { show(); tell(); };
     const rewrite = () => { write(); move(0); };
-    const watched = { stop: split, stops: split, layers: show, live: show, recorded: show, note: show, line: rewrite,
+    const watched = { stop: split, stops: split, layers: both, live: both, recorded: both, note: both, line: rewrite,
         playing: tick, started: () => { if (!still.matches) set(true); } };
     for (const [trait, answer] of Object.entries(watched)) model.on(`change:${trait}`, answer);
     const watcher = new ResizeObserver(() => { if (!frame) frame = requestAnimationFrame(draw); });

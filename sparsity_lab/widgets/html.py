@@ -54,7 +54,7 @@ def who_won(lanes: Sequence[Lane]) -> tuple[str, str]:
         return "", ""
     if any(record.status == "stopped" for record in records):
         share = min(lane.share for lane in lanes)
-        return "No winner: the race was stopped.", f"It had used {share:.0%} of the budget. Press Train to resume it."
+        return "No winner: the race was stopped.", f"It had used {share:.0%} of the budget. Press Train to race again."
     if any(record.val_loss is None for record in records):
         return "No winner: a run diverged.", "Its loss became infinite or undefined, which is no fault of sparsity."
 

@@ -2,6 +2,7 @@
 
 import html
 import math
+import threading
 from typing import Any
 
 import ipywidgets as ipw
@@ -29,6 +30,7 @@ class RunsTable(ipw.VBox):
 
     def __init__(self, session: Session):
         self._session = session
+        self._lock = threading.RLock()  # reports come from another thread than a learner's moves
         self._budget: float | None = None
         self._shown: Any = None  # the table is sent again only when it changes
         self._figure: LiveFigure | None = None
@@ -52,15 +54,20 @@ class RunsTable(ipw.VBox):
         records, names = self._session.records, dict(self._session.names)
         self._budget = budget
         state = ([id(record) for record in records], names, self.order.value, budget)
-        if state == self._shown:
-            return
+        with self._lock:
+            if state != self._shown:
+                self._show(state, records, names)
+
+    def _show(self, state: Any, records: list[Record], names: dict[str, str]) -> None:
         self._shown = state
         latest = records[::-1]
         self.table.value = self._html(sorted(latest, key=ORDERS[self.order.value])[:SHOWN_RUNS], names)
         chosen, ids = self.which.value, [record.id for record in latest]
-        self.which.options = [(names.get(record.id, record.label), record.id) for record in latest]
-        if ids:
-            self.which.value = chosen if chosen in ids else ids[0]
+        options = tuple((names.get(record.id, record.label), record.id) for record in latest)
+        if options != self.which.options:
+            self.which.options = options
+            if ids:
+                self.which.value = chosen if chosen in ids else ids[0]
         if self._figure is not None:
             self._figure.show(runs_so_far_parts(*self._tables()))
 

@@ -6,6 +6,7 @@ one, and calls its ``listeners`` at most ten times a second.
 """
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -100,6 +101,7 @@ class Session:
 
             self._anew = self.has_finished(pairs)
             self._end()
+            self._cleared = None  # too late to undo
             self.lanes = lanes
             self.parallel = cores() > 1
             self._stop = threading.Event()
@@ -167,7 +169,7 @@ class Session:
             self.state, self.message = "idle", f"Cleared. No result is lost: records stay in {self.store.folder}."
 
     def undo_clear(self) -> None:
-        """Shows again what the last `clear` has hidden. A run that it ended resumes from its checkpoint if trained."""
+        """Shows again what the last `clear` has hidden, unless something was trained since."""
         with self._lock:
             if self._cleared is not None:
                 self._rename_checkpoints(".cleared", ".safetensors")
@@ -273,7 +275,10 @@ class Session:
 
     def _tell(self) -> None:
         for listener in list(self.listeners):
-            listener()
+            try:
+                listener()
+            except Exception:  # a picture that fails must not end a training
+                logging.getLogger(__name__).exception("a dashboard could not be brought up to date")
 
     def _look_up(self, lanes: list[Lane]) -> None:
         """Finds the records that spare training a lane, and those that were trained as the others will be."""

@@ -166,7 +166,7 @@ class Dial:
         self.page = page
         self.box = page.locator(".sparsity-lab-dial").nth(which)
         self.facts = self.box.locator(".sparsity-lab-facts")
-        self.status = self.box.locator(".sparsity-lab-status")
+        self.status = self.box.locator(".sparsity-lab-news")
         self.verdict = self.box.locator(".sparsity-lab-verdict")
         self.problem = self.box.get_by_role("alert")
         self.runs = self.box.locator(".sparsity-lab-runs")

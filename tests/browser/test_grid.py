@@ -72,7 +72,7 @@ def test_play_lights_what_the_router_chose(page: Page, address: str, tmp_path: P
         """async () => {
         const cells = document.querySelector('.sl-cells'), line = document.querySelector('.sl-line'), seen = {};
         for (let i = 0; i < 200 && Object.keys(seen).length < line.children.length; i++) {
-            seen[line.getAttribute('aria-valuenow')] = cells.dataset.lit;
+            seen[line.dataset.at] = cells.dataset.lit;
             await new Promise((done) => setTimeout(done, 90));
         }
         return seen; }"""

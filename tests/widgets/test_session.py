@@ -309,7 +309,7 @@ def test_buttons(dial: MagicDial, session: Session) -> None:
     until(lambda: "Paused." in dial._status.value)
     dial.step.click()
     dial.pause.click()
-    until(lambda: "left" in dial._status.value)
+    until(lambda: "left" in dial._left.value)
     dial.stop.click()
     assert session.wait(30)
     assert "stopped" in dial._status.value
