@@ -152,17 +152,27 @@ class MagicDial(ipw.VBox):
 
     def figure(self) -> go.Figure:
         """Returns the live plot as it stands, as a figure that stays in the saved notebook."""
-        return race(**self._race())
+        return _without_empty(race(**self._race()))
 
     def experts(self) -> go.Figure:
         """Returns who read which character of the line that the experts play, as a figure: of the run in front, or
         what was recorded of a model with as many experts and layers."""
+        return readers(LINE, *self._reads())
+
+    def experts_in_words(self) -> str:
+        """Returns how many experts the line of `experts` needed, layer by layer."""
+        reads, _, n_experts = self._reads()
+        used = [len({expert for chosen in layer for expert in chosen}) for layer in reads]
+        parts = [f"layer {i + 1}: {n} of {n_experts} experts read at least one" for i, n in enumerate(used)]
+        return f"Of the line's {len(LINE)} characters, {'; '.join(parts)}." if parts else "One network read it all."
+
+    def _reads(self) -> tuple[Any, Any, int]:
         model = self.settings.model
         lane = self._mine[0] if self._mine else None
         if lane is not None and lane.reads:
-            return readers(LINE, lane.reads, lane.favourites, lane.model.n_experts)
+            return lane.reads, lane.favourites, lane.model.n_experts
         found = shipped.routes()["layers"].get(str(model.n_layers), {}).get(str(model.n_experts), {})
-        return readers(LINE, found.get("trained", []), found.get("favourites", []), model.n_experts)
+        return found.get("trained", []), found.get("favourites", []), model.n_experts
 
     def winner(self) -> str:
         """Returns "sparse", "dense" or "too close to call"; empty if there are no two results."""
@@ -173,7 +183,11 @@ class MagicDial(ipw.VBox):
         earlier runs of whoever makes the page, and is left out if there is nothing else to draw."""
         shown = self._race()
         shown["lines"] = [line for line in shown["lines"] if line[1] != "ghost"]
-        twin = {"application/vnd.plotly.v1+json": json.loads(race(**shown).to_json())} if shown["lines"] else {}
+        twin = (
+            {"application/vnd.plotly.v1+json": json.loads(_without_empty(race(**shown)).to_json())}
+            if shown["lines"]
+            else {}
+        )
         return super()._repr_mimebundle_(**options) | twin
 
     # ---- building
@@ -517,6 +531,12 @@ class MagicDial(ipw.VBox):
             if not self._asks and (record := shipped.nearest(*pair)) is not None:
                 lines.append((f"measured: {record.label}", role, record.curve["flops"], record.curve["loss"]))
         return lines[::-1]
+
+
+def _without_empty(figure: go.Figure) -> go.Figure:
+    """Takes away the traces that only a live figure needs, to fill them later."""
+    figure.data = [trace for trace in figure.data if trace.x is not None and len(trace.x)]
+    return figure
 
 
 def _role(lane: Lane, lanes: list[Lane]) -> str:

@@ -72,7 +72,7 @@ def test_page(page: Page, theme: str) -> None:
 
 def test_keyboard_alone(page: Page) -> None:
     dial = Dial(page)
-    names = ("experts sleep", "budget", "width", "layers", "Train")
+    names = ("sparsity", "budget", "width", "layers", "Train")
     reached: list[str] = []
     for _ in range(25):
         page.keyboard.press("Tab")

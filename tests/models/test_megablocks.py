@@ -147,7 +147,7 @@ def test_where_it_is_not(monkeypatch: pytest.MonkeyPatch, run: RunConfig, model:
         assert ("megablocks (not installed)", "megablocks") in dial.dials.backend.options
         dial.dials.backend.value = "megablocks"
         assert dial.dials.backend.value == "grouped"
-        assert "MegaBlocks is not installed" in dial._problem.value
+        assert "MegaBlocks is not installed" in dial.dials.problem
         training = Training(model, run.replace(backend="megablocks"))
         with pytest.raises(ValueError, match="backend='megablocks': MegaBlocks is not installed"):
             training.step()

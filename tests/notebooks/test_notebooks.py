@@ -20,10 +20,10 @@ pytestmark = pytest.mark.notebooks
 
 def says(output: Mapping[str, Any]) -> bool:
     """Whether an output tells something to those who don't see figures: printed lines, Markdown, a table, or what an
-    explorer says of its figure."""
+    explorer or the result of a guess says."""
     data = output.get("data", {})
-    if FIGURE in data:
-        return WIDGET in data and bool(data["text/plain"])
+    if FIGURE in data or WIDGET in data:
+        return WIDGET in data and "text/html" in data and bool(data["text/plain"])
     table = "<table" in data.get("text/html", "")
     return table or "text/markdown" in data or (output.get("name") == "stdout" and bool(output["text"].strip()))
 
