@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from sparsity_lab.figures.style import ROLES, Trace, fine_ticks, log_axis, styled
+from sparsity_lab.figures.style import ROLES, Trace, log_axis, styled
 from sparsity_lab.figures.training import loss_trace
+from sparsity_lab.units import power
 
 GHOSTS = 6  # earlier runs in grey
 SIDES = ("dense", "this")
@@ -80,8 +81,8 @@ def race_parts(
             "range": [min(low, 2.0) - 0.2, BLIND + 0.25],
             "showgrid": False,
         },
-        "xaxis2": log_axis("", range=[end - 0.9, end + 0.75], domain=[0.48, 1], anchor="y2", tickfont=SMALL)
-        | fine_ticks([budget / 8, 4 * budget])
+        "xaxis2": log_axis("", range=[end - 0.9, end + 0.85], domain=[0.48, 1], anchor="y2", tickfont=SMALL)
+        | {"tickvals": [budget / 5, budget], "ticktext": [power(budget / 5), power(budget)], "tickangle": 0}
         | {"showgrid": False},
         "yaxis2": {"range": [low, high], "domain": [0.5, 1], "anchor": "x2", "nticks": 4, "tickfont": SMALL},
         "annotations": [*_labels(ends or expected, high - low), _note(bool(lines or expected or ends))],
