@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-from playwright.sync_api import Page
 
 from benchmarks.timing import Row
 from sparsity_lab.cli.doctor import find_browser
@@ -91,21 +90,8 @@ def measure() -> list[float]:
         dial.set(Settings(budget=1e13, dense_twin=False).to_json())
         dial.button("Train").click()
         dial.status.get_by_text("left").wait_for()
-        times = presses(page, dial)
+        times = dial.time_presses(WATCH, PRESSES)
         dial.button("Stop").click()
-    return times
-
-
-def presses(page: Page, dial: Dial) -> list[float]:
-    """Milliseconds from each of `PRESSES` key presses to new numbers."""
-    dial.handle("sparsity").focus()
-    times = []
-    for press in range(PRESSES):
-        page.evaluate(WATCH)
-        page.keyboard.press("ArrowRight" if press % 4 < 2 else "ArrowLeft")
-        page.wait_for_function("() => window.took !== null")
-        times.append(float(page.evaluate("() => window.took")))
-        page.wait_for_timeout(200)
     return times
 
 
@@ -118,7 +104,7 @@ def while_a_cell(cell: str, what: str) -> Iterator[Row]:
         browsing(address) as page,
     ):
         dial = open_and_run(page, address, Path(folder), DIAL, cell)
-        times = presses(page, dial)
+        times = dial.time_presses(WATCH, PRESSES)
         for _ in range(ROUNDS):
             start = time.monotonic()
             dial.button("Train").click()

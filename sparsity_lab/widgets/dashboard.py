@@ -9,21 +9,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import ipywidgets as ipw
 import pandas as pd
 import plotly.graph_objects as go
-from IPython.core.getipython import get_ipython
 
 from sparsity_lab.accounting import count_parameters, plan, training_memory
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.figures.here import gains_map
-from sparsity_lab.figures.race import GHOSTS, End, Line, race, race_parts
+from sparsity_lab.figures.race import race, race_parts
 from sparsity_lab.figures.routing import readers
-from sparsity_lab.record import decimate, run_label
 from sparsity_lab.runs import measured as shipped
 from sparsity_lab.runs.lanes import LINE, Lane
 from sparsity_lab.runs.pool import memory
@@ -31,18 +28,19 @@ from sparsity_lab.runs.store import to_frame
 from sparsity_lab.training.corpus import check_corpus
 from sparsity_lab.training.timing import Speed
 from sparsity_lab.units import duration, power, size
+from sparsity_lab.widgets import place
 from sparsity_lab.widgets.accessibility import Aid, answer_at_once
 from sparsity_lab.widgets.controls import LABEL, Dials
 from sparsity_lab.widgets.expert_grid import ExpertGrid
 from sparsity_lab.widgets.html import describe, expected_label, html_table, samples, who_won, winner
 from sparsity_lab.widgets.live_figure import LiveFigure
 from sparsity_lab.widgets.predict import Predict
+from sparsity_lab.widgets.race_now import RaceNow
 from sparsity_lab.widgets.runs_table import RunsTable
 from sparsity_lab.widgets.session import Session, current
 from sparsity_lab.widgets.settings import Settings
 
 VIEWS = ("race", "writing", "runs", "code")
-ALONG = (0.25, 0.5, 1.0, 2.0, 3.0)  # times the budget: where the expected loss is drawn
 USUAL = 1e11  # FLOPs per second of a processor, until its speed is known
 SETTLED = 0.4  # seconds after which a slider has told its last move
 LONGEST = 7 * 24 * 3600  # seconds of training that a dashboard starts
@@ -53,16 +51,7 @@ COLUMNS = {  # of `to_frame` → of `MagicDial.results`
 }  # fmt: skip
 
 
-@dataclass
-class _Cell:
-    """The dashboards that a notebook cell made when it was run last, and those before of which none has taken over."""
-
-    execution: str = ""
-    now: list["MagicDial"] = field(default_factory=list)
-    before: list["MagicDial"] = field(default_factory=list)
-
-
-_cells: dict[tuple[int, str], _Cell] = {}  # by session and cell
+_places: dict[tuple[int, str], place.Place] = {}  # by session and notebook cell
 
 
 class MagicDial(ipw.VBox):
@@ -136,8 +125,7 @@ class MagicDial(ipw.VBox):
     def curves(self) -> pd.DataFrame:
         """Returns what the plot shows, one row per point: label, role (of `figures.style.ROLES`), flops, loss."""
         columns = ["label", "role", "flops", "loss"]
-        lines = [*self._ghosts(), *self._measured(), *self._live()]
-        parts = [pd.DataFrame(dict(zip(columns, line, strict=True))) for line in lines]
+        parts = [pd.DataFrame(dict(zip(columns, line, strict=True))) for line in self._race().lines()]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
     def results(self) -> pd.DataFrame:
@@ -152,7 +140,7 @@ class MagicDial(ipw.VBox):
 
     def figure(self) -> go.Figure:
         """Returns the live plot as it stands, as a figure that stays in the saved notebook."""
-        return _without_empty(race(**self._race()))
+        return _without_empty(race(**self._race().arguments()))
 
     def experts(self) -> go.Figure:
         """Returns who read which character of the line that the experts play, as a figure: of the run in front, or
@@ -181,7 +169,7 @@ class MagicDial(ipw.VBox):
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """Returns the widget, which JupyterLab prefers, beside the plot for those who can't show it. The plot lacks the
         earlier runs of whoever makes the page, and is left out if there is nothing else to draw."""
-        shown = self._race()
+        shown = self._race().arguments()
         shown["lines"] = [line for line in shown["lines"] if line[1] != "ghost"]
         twin = (
             {"application/vnd.plotly.v1+json": json.loads(_without_empty(race(**shown)).to_json())}
@@ -242,24 +230,20 @@ class MagicDial(ipw.VBox):
     def _take_over(self) -> None:
         """A cell that is run again goes on with what its dashboard showed before; the old one is on no page now. A
         session's runs that no other dashboard shows, say of an earlier page, are shown too."""
-        cell, execution = _cell()
-        of_cell = _cells.setdefault((id(self._session), cell or str(id(self))), _Cell())
-        if execution != of_cell.execution:
-            for gone in of_cell.before:
-                gone._leave()
-            of_cell.execution, of_cell.before, of_cell.now = execution, of_cell.now, []
-        if of_cell.before:
-            old = of_cell.before.pop(0)  # a cell may hold several dashboards
+        cell, execution = place.cell()
+        session, key = id(self._session), cell or str(id(self))
+        old, gone = _places.setdefault((session, key), place.Place()).take(self, execution)
+        for dial in filter(None, [old, *gone]):
+            dial._leave()
+        if old is not None:
             self._mine = old._mine
-            old._leave()
         elif not any(
-            dial._mine is self._session.lanes
-            for (session, _), of in _cells.items()
-            if session == id(self._session)
-            for dial in (*of.now, *of.before)
+            dial is not self and dial._mine is self._session.lanes
+            for (its, _), at in _places.items()
+            if its == session
+            for dial in (*at.now, *at.before)
         ):
             self._mine = self._session.lanes
-        of_cell.now.append(self)
 
     def _leave(self) -> None:
         """Does nothing more: it is on no page."""
@@ -362,7 +346,7 @@ class MagicDial(ipw.VBox):
     def _train(self, paused: bool = False) -> None:
         """Trains what the dials show. A browser holds a slider's last move back while the kernel answers the one before
         it, and lets a press overtake it: then there is a moment to wait for."""
-        if _kernel() is not None and time.monotonic() - self._moved_at < SETTLED:
+        if place.kernel() is not None and time.monotonic() - self._moved_at < SETTLED:
             threading.Timer(SETTLED, self._pressed, (partial(self._start, paused), None)).start()
         else:
             self._start(paused)
@@ -389,7 +373,9 @@ class MagicDial(ipw.VBox):
             raise ValueError(f"budget={settings.budget:.3g} would take {days} here: choose a smaller one")
         needed = max(training_memory(model, 0).total for model, _ in settings.pairs)
         if needed > memory() / 2:
-            raise ValueError(f"width={settings.width} needs {size(needed)} of memory, more than half of what is here")
+            raise ValueError(
+                f"width={settings.width} needs {size(needed)}, over half of the memory here: choose a smaller one"
+            )
 
     def _step(self) -> None:
         if self._session.trains and self._is_mine:
@@ -434,7 +420,7 @@ class MagicDial(ipw.VBox):
             self.grid.show_lane(lanes[0] if lanes else None)
             self._show_race()
             headline, caveat = map(html.escape, who_won(lanes))
-            of = f"{html.escape(self._of_what())} " if headline and self._moved else ""
+            of = f"{html.escape(self._of_what())} " if headline and self._race().moved else ""
             self._verdict.value = f'<div role="status">{of}<b>{headline}</b> {caveat}</div>' if headline else ""
             self._summary.value = f'<div role="note" class="sl-hidden">{html.escape(describe(lanes))}</div>'
             self._texts.value = samples(lanes) or "Train, and both models write a text here, before and after."
@@ -458,39 +444,18 @@ class MagicDial(ipw.VBox):
 
     # ---- the race
 
-    @property
-    def _moved(self) -> bool:
-        """Whether the dials show other runs now than those in front, which have ended."""
-        settings, lanes = self.settings, self._mine
-        same = {(lane.model, lane.run.budget, lane.run.seed, lane.run.corpus) for lane in lanes}
-        asked = {(model, settings.budget, settings.seed, settings.corpus) for model, _ in settings.pairs}
-        return bool(lanes) and not (self._is_mine and self._session.trains) and not asked <= same
-
     def _of_what(self) -> str:
         """Returns which runs are in front, for when the dials show others."""
         lane = self._mine[0]
         return f"S = {lane.model.sparsity:.4g} at {power(lane.run.budget)} FLOPs:"
 
-    def _race(self) -> dict[str, Any]:
-        """Returns the arguments of `figures.race.race`: the runs in front, or what is known of those on the dials."""
-        settings, lanes = self.settings, self._mine
-        if not lanes or self._moved:
-            ends, pairs, budget = [], settings.pairs, settings.budget
-        else:
-            pairs, budget = [(lane.model, lane.run) for lane in lanes], lanes[0].run.budget
-            ends = [
-                End(_role(lane, lanes), run_label(lane.model, lane.run), lane.record.flops, lane.record.val_loss)
-                for lane in lanes
-                if lane.record is not None and lane.record.val_loss is not None
-            ]
-        asked = [] if self._asks else zip(("this", "dense"), pairs, strict=False)
-        bands = [_expected(role, *pair) for role, pair in asked]
-        expected = [] if ends else [end for band in bands for end in band if end.flops == budget]
-        lines = [*self._ghosts(), *self._measured(), *self._live()]
-        return {"lines": lines, "budget": budget, "ends": ends, "expected": expected, "bands": bands}
+    def _race(self) -> RaceNow:
+        session = self._session
+        trains = self._is_mine and session.trains
+        return RaceNow(self.settings, self._mine, session.records, trains=trains, asks=self._asks)
 
     def _show_race(self) -> None:
-        race_now = self._race()
+        race_now = self._race().arguments()
         if self._figure is None:
             self._figure = LiveFigure(race(**race_now), race_parts(**race_now))
             self._plot.children = [self._figure.widget]
@@ -500,73 +465,11 @@ class MagicDial(ipw.VBox):
     def _show_runs(self) -> None:
         self.runs.show(None if self._asks else self.settings.budget)
 
-    def _live(self) -> list[Line]:
-        """Returns the lines of the runs in front."""
-        lines, lanes, moved = [], self._mine, self._moved
-        for lane in lanes:
-            if lane.record is not None:
-                curve = lane.record.curve
-            elif lane.last is not None:
-                curve = decimate(lane.losses, lane.last.flops // lane.last.step)
-            else:
-                continue
-            role = "ghost" if moved else _role(lane, lanes)
-            lines.append((run_label(lane.model, lane.run), role, curve["flops"], curve["loss"]))
-        return lines
-
-    def _ghosts(self) -> list[Line]:
-        """Returns the lines of earlier runs on this corpus, the latest last."""
-        front, lines = {run_label(lane.model, lane.run) for lane in self._mine}, []
-        for record in reversed(self._session.records):  # perhaps thousands, and labels take time
-            if record.run["corpus"] == self.settings.corpus and (label := record.label) not in front:
-                lines.append((label, "ghost", record.curve["flops"], record.curve["loss"]))
-            if len(lines) == GHOSTS:
-                break
-        return lines[::-1]
-
-    def _measured(self) -> list[Line]:
-        """Returns the lines of the runs that ship with the suite and are nearest to what the dials show."""
-        lines = []
-        for role, pair in zip(("measured", "measured dense"), self.settings.pairs, strict=False):
-            if not self._asks and (record := shipped.nearest(*pair)) is not None:
-                lines.append((f"measured: {record.label}", role, record.curve["flops"], record.curve["loss"]))
-        return lines[::-1]
-
 
 def _without_empty(figure: go.Figure) -> go.Figure:
     """Takes away the traces that only a live figure needs, to fill them later."""
     figure.data = [trace for trace in figure.data if trace.x is not None and len(trace.x)]
     return figure
-
-
-def _role(lane: Lane, lanes: list[Lane]) -> str:
-    return "this" if lane is lanes[0] else "dense"
-
-
-def _expected(role: str, model: ModelConfig, run: RunConfig) -> list[End]:
-    """Returns the losses that the law expects along the budgets, as far as it knows them."""
-    try:
-        found = [
-            (run.budget * times, shipped.expected(model, run.replace(budget=run.budget * times))) for times in ALONG
-        ]
-    except ValueError:  # one of the budgets does not pay for a step
-        return []
-    return [End(role, _kind(model), at, loss.value, loss.low, loss.high) for at, loss in found if loss is not None]
-
-
-def _kind(model: ModelConfig) -> str:
-    return "dense" if model.sparsity == 0 else f"S {model.sparsity:.3g}"
-
-
-def _kernel() -> Any:
-    return getattr(get_ipython(), "kernel", None)
-
-
-def _cell() -> tuple[str, str]:
-    """Returns the id of the notebook cell that is being run, and that of this execution; "" where there is none."""
-    kernel = _kernel()
-    parent = kernel.get_parent("shell") if kernel is not None else {}
-    return str(parent.get("metadata", {}).get("cellId", "")), str(parent.get("header", {}).get("msg_id", ""))
 
 
 def _box(css_class: str, *children: Any) -> ipw.VBox:

@@ -198,6 +198,18 @@ class Dial:
         for key in keys:
             self.page.keyboard.press(key)
 
+    def time_presses(self, watch: str, presses: int) -> list[float]:
+        """Milliseconds from each key press on the sparsity slider to what ``watch``, a script, notes as window.took."""
+        self.handle("sparsity").focus()
+        times = []
+        for press in range(presses):
+            self.page.evaluate(watch)
+            self.page.keyboard.press("ArrowRight" if press % 4 < 2 else "ArrowLeft")
+            self.page.wait_for_function("() => window.took !== null")
+            times.append(float(self.page.evaluate("() => window.took")))
+            self.page.wait_for_timeout(200)
+        return times
+
     def readout(self, name: str) -> str:
         return self.box.locator(f".sparsity-lab-{name} .widget-readout").inner_text()
 

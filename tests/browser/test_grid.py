@@ -30,7 +30,6 @@ SHORT = """
 from sparsity_lab.widgets import MagicDial
 MagicDial(sparsity=0.75, width=8, budget=2e9, dense_twin=False)
 """
-END = "pass"
 
 
 def test_cells_follow_the_dial_at_once_while_training(page: Page, address: str, tmp_path: Path) -> None:
@@ -41,14 +40,7 @@ def test_cells_follow_the_dial_at_once_while_training(page: Page, address: str, 
     expect(dial.status).to_contain_text("left", timeout=PATIENCE)
     dial.wait_for_curve()
 
-    dial.handle("sparsity").focus()
-    times = []
-    for press in range(PRESSES):
-        page.evaluate(WATCH)
-        page.keyboard.press("ArrowRight" if press % 4 < 2 else "ArrowLeft")
-        page.wait_for_function("() => window.took !== null")
-        times.append(float(page.evaluate("() => window.took")))
-        page.wait_for_timeout(100)
+    times = dial.time_presses(WATCH, PRESSES)
     p95 = sorted(times)[int(len(times) * 0.95)]
     assert p95 < 100, (p95, statistics.median(times))
 

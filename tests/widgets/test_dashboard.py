@@ -19,6 +19,8 @@ import pytest
 
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig
+from sparsity_lab.figures.race import GHOSTS
+from sparsity_lab.figures.style import ROLES
 from sparsity_lab.files import home
 from sparsity_lab.laws.fitting import PredictedLoss
 from sparsity_lab.record import Record, run_id, run_label
@@ -27,7 +29,7 @@ from sparsity_lab.runs.repeat import run_all
 from sparsity_lab.runs.sweep import failed_record
 from sparsity_lab.training.timing import Speed
 from sparsity_lab.training.trainer import Training
-from sparsity_lab.widgets import dashboard
+from sparsity_lab.widgets import place
 from sparsity_lab.widgets import session as session_module
 from sparsity_lab.widgets.dashboard import MagicDial
 from sparsity_lab.widgets.html import html_table
@@ -672,13 +674,13 @@ def test_what_another_dial_has_trained_is_shown_and_not_trained_again(
 def test_a_cell_that_is_run_again_takes_over(
     start: dict[str, Any], session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dashboard, "_cell", lambda: ("cell 1", "first"))
+    monkeypatch.setattr(place, "cell", lambda: ("cell 1", "first"))
     first = MagicDial(**start)
     first.train.click()
-    monkeypatch.setattr(dashboard, "_cell", lambda: ("cell 2", "second"))
+    monkeypatch.setattr(place, "cell", lambda: ("cell 2", "second"))
     beside = MagicDial(**start | {"seed": 9})
     assert beside._mine == []
-    monkeypatch.setattr(dashboard, "_cell", lambda: ("cell 1", "third"))
+    monkeypatch.setattr(place, "cell", lambda: ("cell 1", "third"))
     again = MagicDial(**start)
     assert again._mine is first._mine, "the training goes on in it"
     assert first._refresh not in session.listeners
@@ -687,7 +689,7 @@ def test_a_cell_that_is_run_again_takes_over(
     assert again.winner() == first.winner() != ""
     assert "wins" in text(again, "verdict")
     assert text(first, "verdict") == "", "nobody looks at it"
-    monkeypatch.setattr(dashboard, "_cell", lambda: ("cell 1", "fourth"))
+    monkeypatch.setattr(place, "cell", lambda: ("cell 1", "fourth"))
     once_more, second = MagicDial(**start), MagicDial(**start | {"seed": 8})
     assert second._mine == [], "a cell may make two"
     assert text(once_more, "verdict") == text(again, "verdict"), "also after the end"
@@ -748,6 +750,27 @@ def test_an_undone_clear_resumes_the_run_that_it_ended(dial: MagicDial, session:
     assert session.interrupted() is not None
     dial.run()
     assert session.lanes[0].losses[:1] == training.losses
+
+
+def test_a_model_larger_than_the_memory_is_refused(dial: MagicDial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsity_lab.widgets.dashboard.memory", lambda: 1e3)
+    dial.train.click()
+    assert "width=8 needs" in dial.dials.problem
+    assert not dial._session.lanes
+
+
+def test_a_run_stays_in_the_picture_when_the_dial_moves_on(dial: MagicDial) -> None:
+    """Among more earlier runs than there are grey lines."""
+    dial.dials.dense_twin.value = False
+    for seed in range(GHOSTS + 1):
+        dial.dials.seed.value = seed
+        dial.run()
+    latest = dial._mine[0].record
+    assert latest is not None
+    dial.dials.sparsity.value = 0.5
+    lines = [trace for trace in plot(dial).data if trace.name == latest.label]
+    assert [len(trace.x) > 0 for trace in lines] == [True, True], "whole, and enlarged"
+    assert {trace.line.color for trace in lines} == {ROLES["ghost"].colour}
 
 
 def test_reset_moves_the_dials_back(dial: MagicDial) -> None:
