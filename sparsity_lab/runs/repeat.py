@@ -1,9 +1,12 @@
 """Several runs and what they say together, with seeds and intervals. Unlike the dashboard, a cell waits for them."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
+from IPython.core.getipython import get_ipython
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.intervals import contrast_interval, over_seeds
@@ -13,11 +16,17 @@ from sparsity_lab.runs.pool import pool
 from sparsity_lab.runs.store import to_frame, user_store
 from sparsity_lab.runs.worker import Score, fingerprints, kept, to_compile
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 SECONDS_BETWEEN_LOOKS = 0.2  # at the runs, so that an interrupt is heard and the bar moves
 
 
 def run_all(
-    pairs: Sequence[tuple[ModelConfig, RunConfig]], folder: Path | None = None, score: Score | None = None
+    pairs: Sequence[tuple[ModelConfig, RunConfig]],
+    folder: Path | None = None,
+    score: Score | None = None,
+    draw: "Callable[[pd.DataFrame], go.Figure] | None" = None,
 ) -> pd.DataFrame:
     """Trains every (model, run) that the store in ``folder`` (default: the user's) lacks, on all cores, the longest
     first; returns one row per run.
@@ -27,6 +36,9 @@ def run_all(
     their checkpoints the next time. ``score`` examines each trained model, in the process that trained it, for the
     record's ``scores``; records without them are trained anew. Of a budget, all runs are compiled or none; if those in
     the store differ in that, some are trained again.
+
+    ``draw`` makes a figure of such a table of the runs that have ended (of none, at first). The cell shows it at once,
+    and draws it again in its place when a run ends.
     """
     from tqdm.auto import tqdm
 
@@ -45,22 +57,39 @@ def run_all(
     def flops() -> float:
         return sum(run.budget * shares[name] for name, (_, run) in wanted.items())
 
-    total = sum(run.budget for _, run in wanted.values())
+    def rows() -> pd.DataFrame:
+        ended = [records[run_id(*pair)] for pair in pairs if run_id(*pair) in records]
+        return to_frame(ended).assign(record=pd.Series(ended, dtype=object))
+
+    total, place = sum(run.budget for _, run in wanted.values()), os.urandom(8).hex()
     with (
         tqdm(total=total, initial=flops(), unit="FLOP", unit_scale=True, smoothing=0.05) as bar,
         Crew(pool(), [wanted[name] for name in lacking], store, shares.__setitem__, score, compiled=compiled) as crew,
     ):
+        if draw is not None:
+            _show(draw(rows()), place, again=False)
         while crew.working:
-            for pair, ended in crew.ended(SECONDS_BETWEEN_LOOKS):
+            news = crew.ended(SECONDS_BETWEEN_LOOKS)
+            for pair, ended in news:
                 if isinstance(ended, Exception):
                     raise ended
                 assert ended is not None, "nobody else can stop it"
                 records[run_id(*pair)], shares[run_id(*pair)] = ended, 1.0
+            if news and draw is not None:
+                _show(draw(rows()), place, again=True)
             bar.set_description(f"{len(records)} of {len(wanted)} runs", refresh=False)
             bar.update(flops() - bar.n)
 
-    rows = [records[run_id(*pair)] for pair in pairs]
-    return to_frame(rows).assign(record=pd.Series(rows, dtype=object))
+    return rows()
+
+
+def _show(figure: "go.Figure", place: str, again: bool) -> None:
+    """Shows a figure in the cell's output, or ``again`` in the place of an earlier one. Outside Jupyter: nothing."""
+    shell = get_ipython()
+    if shell is not None:
+        # As plotly's own data: shown as itself, a figure would take a new place each time.
+        bundle = figure._repr_mimebundle_()
+        shell.display_pub.publish(bundle, transient={"display_id": place}, update=again)
 
 
 def summarise(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:

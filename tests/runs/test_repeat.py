@@ -1,15 +1,19 @@
 """Runs and what they say together: nothing is trained twice, nothing is lost, and the statistics are right."""
 
+import itertools
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
 import pytest
 from filelock import FileLock
 from scipy import stats
@@ -65,6 +69,29 @@ def test_one_row_a_run(pairs: Pairs) -> None:
     again = run_all(pairs)
     assert again["record"].tolist() == rows["record"].tolist(), "also the seconds: it was not trained again"
     pd.testing.assert_frame_equal(again.drop(columns="record"), rows.drop(columns="record"))
+
+
+def test_a_picture_grows_with_the_runs(
+    pairs: Pairs, tmp_path: Path, trainings: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_all(pairs[:1], tmp_path)
+    shown: list[tuple[bool, str, list[int]]] = []
+    shell = SimpleNamespace(display_pub=SimpleNamespace(publish=lambda *what, **how: shown.append(_told(*what, **how))))
+    monkeypatch.setattr(repeat, "get_ipython", lambda: shell)
+    monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype")  # as in Jupyter
+    runs = run_all(pairs, tmp_path, draw=lambda runs: go.Figure(go.Scatter(y=runs["seed"].tolist())))
+    again, places, seeds = zip(*shown, strict=True)
+    assert seeds[0] == [0], "what the store holds, before any training"
+    assert len(shown) > 1
+    assert again == (False, *[True] * (len(shown) - 1))
+    assert len(set(places)) == 1, "in the place of the first"
+    for before, after in itertools.pairwise(seeds):
+        assert len(before) < len(after)
+    assert seeds[-1] == runs["seed"].tolist()
+
+
+def _told(bundle: dict[str, Any], transient: dict[str, str], update: bool) -> tuple[bool, str, list[int]]:
+    return update, transient["display_id"], list(bundle["application/vnd.plotly.v1+json"]["data"][0]["y"])
 
 
 def test_another_text_is_another_run(pairs: Pairs, tmp_path: Path, corpus_file: Path) -> None:
