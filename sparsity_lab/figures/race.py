@@ -81,7 +81,7 @@ def race_parts(
             "range": [min(low, 2.0) - 0.2, BLIND + 0.25],
             "showgrid": False,
         },
-        "xaxis2": log_axis("", range=[end - 0.9, end + 0.85], domain=[0.48, 1], anchor="y2", tickfont=SMALL)
+        "xaxis2": log_axis("", range=[end - 0.9, end + 1.1], domain=[0.48, 1], anchor="y2", tickfont=SMALL)
         | {"tickvals": [budget / 5, budget], "ticktext": [power(budget / 5), power(budget)], "tickangle": 0}
         | {"showgrid": False},
         "yaxis2": {"range": [low, high], "domain": [0.5, 1], "anchor": "x2", "nticks": 4, "tickfont": SMALL},

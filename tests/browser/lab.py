@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -226,10 +226,10 @@ class Dial:
         )
         return count
 
-    def wait_for_curve(self) -> None:
-        """Waits until the line of the run on the dial is one."""
+    def wait_for_curve(self, points: Callable[[int], bool] = lambda points: points >= 2) -> None:
+        """Waits until the line of the run on the dial has so many `points`."""
         deadline = time.monotonic() + PATIENCE / 1e3
-        while self.points() < 2:
+        while not points(self.points()):
             assert time.monotonic() < deadline, self.status.inner_text()
             self.page.wait_for_timeout(10)
 

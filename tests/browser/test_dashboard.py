@@ -105,10 +105,10 @@ def test_training_by_hand_and_running_again(page: Page, address: str) -> None:
     dial.more()
     dial.button("Clear").click()
     expect(dial.status).to_contain_text("Cleared")
-    assert dial.points() == 0
+    dial.wait_for_curve(lambda points: points == 0)
     dial.button("Undo clear").click()
     expect(dial.status).to_contain_text("shown again")
-    assert dial.points() > 0
+    dial.wait_for_curve()
     dial.button("Clear").click()
 
     dial.set(Settings(sparsity=0.9375, budget=1e12, width=16, dense_twin=False).to_json())

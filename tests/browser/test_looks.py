@@ -60,6 +60,19 @@ def test_one_screen_in_jupyterlab(address: str, tmp_path: Path, theme: str) -> N
             assert_whole(dial)
             page.screenshot(path=str(SCREENSHOTS / f"dial_{size['width']}_{theme}.png"))
 
+        # Zoomed, and without the list of files: the sliders, the experts, the race and who won, above the numbers
+        page.evaluate("() => { window.jupyterapp.commands.execute('application:toggle-left-area'); return 0; }")
+        page.wait_for_timeout(500)
+        dial.box.evaluate("dial => dial.scrollIntoView()")
+        assert_whole(dial)
+        seen = page.locator(".jp-WindowedPanel-outer").bounding_box()
+        assert seen is not None
+        for part in (".sl-buttons", ".sl-sizes", ".sl-race", ".sparsity-lab-verdict"):
+            text = dial.box.locator(part).bounding_box()
+            assert text is not None
+            assert text["y"] + text["height"] <= seen["y"] + seen["height"] + 1, part
+        page.screenshot(path=str(SCREENSHOTS / f"dial_zoomed_{theme}.png"))
+
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[str]:
