@@ -45,6 +45,7 @@ USUAL = 1e11  # FLOPs per second of a processor, until its speed is known
 SETTLED = 0.4  # seconds after which a slider has told its last move
 LONGEST = 7 * 24 * 3600  # seconds of training that a dashboard starts
 HIDDEN = "Measured and expected losses are hidden until you have made your guess."
+NOT_MEASURED = "The measured gains are of models that hold the active part, so they say nothing about this race."
 COLUMNS = {  # of `to_frame` → of `MagicDial.results`
     "params_total": "total parameters", "params_active": "active parameters", "tokens": "tokens", "flops": "FLOPs",
     "val_loss": "held-out loss", "seconds": "seconds", "status": "status",
@@ -304,6 +305,8 @@ class MagicDial(ipw.VBox):
             return f'<div class="sl-note">{HIDDEN}</div>'
         if settings.corpus != shipped.CORPUS:
             return ""
+        if settings.hold == "total":
+            return f'<div class="sl-note">{NOT_MEASURED}</div>'
         return gains_map(shipped.gain_table(), settings.model.sparsity, settings.budget)
 
     def _settings_pasted(self, _change: Any) -> None:

@@ -58,6 +58,6 @@ from sparsity_lab.training import train
 
 {", ".join(names)} = {", ".join(models)}
 run = RunConfig(budget={scientific(self.budget)}, seed={self.seed}, corpus={self.corpus!r}{backend})
-for config in ({", ".join(names)},):
+for config in ({", ".join(names)}{"," * (len(names) == 1)}):
     *steps, record = train(config, run)
     print(record.summary())"""

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlparse
 
 import nbformat
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from sparsity_lab.widgets.settings import Settings
 from tests.browser.lab import PATIENCE, READY, Dial, open_notebook, run_all
@@ -27,6 +27,11 @@ _ = dial.run()
 guess.reveal(dial.winner(), dial.verdict())
 """
 FAST = "MagicDial(sparsity={}, width=8, budget={}, dense_twin={})"
+# Whether these are the beginnings of the names of the measured runs that the race shows
+COMPARED = """names => {
+    const plot = document.querySelector('.sl-race .js-plotly-plot'), shown = new Set((plot?.data ?? [])
+        .filter(trace => trace.name?.startsWith('measured') && trace.x?.length).map(trace => trace.name));
+    return shown.size === names.length && names.every(name => [...shown].some(other => other.startsWith(name))); }"""
 LONG = Settings(sparsity=0.875, width=16, budget=1e13, dense_twin=False)
 
 
@@ -107,21 +112,25 @@ def test_a_stopped_race_has_no_winner(page: Page, address: str, tmp_path: Path) 
     assert bar.evaluate("e => e.offsetWidth / e.parentElement.offsetWidth") < 0.05
 
 
-def test_a_wrong_text_is_refused_beside_its_control(page: Page, address: str, tmp_path: Path) -> None:
+def test_what_cannot_be_had_is_refused_beside_its_control(page: Page, address: str, tmp_path: Path) -> None:
     open_cells(page, address, tmp_path, FAST.format(0.9375, 2e9, False))
     run_all(page)
     dial = Dial(page)
+    expect(dial.facts).not_to_contain_text("measuring", timeout=PATIENCE)
+    dial.set(Settings(sparsity=0.9375, width=8, budget=1e19, dense_twin=False).to_json())
+    dial.button("Train").click()
+    expect(dial.problem).to_contain_text("days here: choose a smaller one")
+    assert_beside(dial, dial.box.locator(".sparsity-lab-budget"))
+    dial.button("Reset").click()
+    expect(dial.problem).to_have_count(0)
+
     dial.more()
     field = dial.box.locator(".sparsity-lab-corpus input")
     field.fill("/no/such/text")
     field.press("Enter")
     expect(dial.problem).to_contain_text("corpus='/no/such/text' does not exist")
     expect(field).to_have_value("python")
-    below = dial.problem.bounding_box()
-    place = field.bounding_box()
-    assert below is not None
-    assert place is not None
-    assert 0 <= below["y"] - place["y"] < 100, "right below it"
+    assert_beside(dial, field)
 
     mine = tmp_path / "mine.txt"
     mine.write_text("All happy families are alike; every unhappy family is unhappy in its own way.\n" * 500)
@@ -131,6 +140,33 @@ def test_a_wrong_text_is_refused_beside_its_control(page: Page, address: str, tm
     expect(field).to_have_value(str(tmp_path / "lab/lab/texts/mine.txt"))
     dial.button("Train").click()
     expect(dial.status).to_contain_text("finished", timeout=PATIENCE)
+
+
+def assert_beside(dial: Dial, control: Locator) -> None:
+    problem, place = dial.problem.bounding_box(), control.bounding_box()
+    assert problem is not None
+    assert place is not None
+    assert 0 <= problem["y"] - place["y"] < 100, "right below it"
+
+
+def test_a_model_is_compared_with_runs_of_the_same_cut(page: Page, address: str, tmp_path: Path) -> None:
+    """The shipped runs hold the active part. With the total held, one of 16 experts is cut as theirs are, and its dense
+    twin is another one; at other stops, both are."""
+    open_cells(page, address, tmp_path, "MagicDial(sparsity=0.9375, width=16, budget=1e11)")
+    run_all(page)
+    dial, place = Dial(page), page.locator(".sparsity-lab-map")
+    for hold, sparsity, shown in (
+        ("active", 0.9375, ["S 0.938, width 16", "dense, width 16"]),
+        ("total", 0.9375, ["S 0.938, width 16"]),
+        ("total", 0.75, []),
+        ("active", 0.75, ["S 0.75, width 16", "dense, width 16"]),
+    ):
+        dial.set(Settings(sparsity=sparsity, width=16, budget=1e11, hold=hold).to_json())  # type: ignore[arg-type]
+        page.wait_for_function(COMPARED, arg=[f"measured: {name}" for name in shown])
+        if hold == "active":
+            expect(place.locator("svg")).to_be_visible()
+        else:
+            expect(place).to_contain_text("they say nothing about this race")
 
 
 def test_after_a_restart_the_run_is_offered_again(page: Page, address: str, tmp_path: Path) -> None:
