@@ -66,7 +66,7 @@ def first_render() -> float:
     presses = 1 + next(i for i, cell in enumerate(cells) if "MagicDial(" in cell.source)
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(Path(folder) / "lab", cache_dir()) as address,
+        served(Path(folder), cache_dir()) as address,
         browsing(address) as page,
     ):
         open_notebook(page, address, "00_start_here.ipynb")
@@ -81,7 +81,7 @@ def measure() -> list[float]:
     """Milliseconds of each press while the dashboard trains."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(Path(folder) / "lab", cache_dir()) as address,
+        served(Path(folder), cache_dir()) as address,
         browsing(address) as page,
     ):
         open_notebook(page, address, "00_start_here.ipynb")
@@ -100,7 +100,7 @@ def while_a_cell(cell: str, what: str) -> Iterator[Row]:
     curves, stops = list[float](), list[float]()
     with (
         tempfile.TemporaryDirectory() as folder,
-        served(Path(folder) / "lab", cache_dir()) as address,
+        served(Path(folder), cache_dir()) as address,
         browsing(address) as page,
     ):
         dial = open_and_run(page, address, Path(folder), DIAL, cell)

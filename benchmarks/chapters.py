@@ -76,7 +76,7 @@ def main() -> int:
 
     lab.NOTEBOOKS = options.notebooks.resolve()
     print("| notebook | screens to the first picture | visible lines of code | interactive things |\n|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder, lab.served(Path(folder) / "lab", cache_dir()) as address:
+    with tempfile.TemporaryDirectory() as folder, lab.served(Path(folder), cache_dir()) as address:
         for path in find_notebooks(lab.NOTEBOOKS, options.names):
             told = "did not open"
             try:

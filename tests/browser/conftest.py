@@ -1,4 +1,5 @@
-"""One JupyterLab and one page a test; a test fails for console errors and for requests that leave this machine."""
+"""One JupyterLab, in order again for each test, and a page of its own; errors on its console and requests that leave
+this machine fail the test."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ import pytest
 from playwright.sync_api import Page
 
 from sparsity_lab.cli.doctor import find_browser
-from tests.browser.lab import browsing, served
+from tests.browser.lab import browsing, end_kernels, prepare, served
 
 SCREENSHOTS = Path("build/screenshots")
 
@@ -28,11 +29,23 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
-def address(tmp_path: Path, cache: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    dark = "dark" in request.keywords or "dark" in request.node.name
-    with served(tmp_path / "lab", cache, dark) as url:
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the server: ``notebooks``, and the user's ``lab``."""
+    return tmp_path_factory.mktemp("jupyter")
+
+
+@pytest.fixture(scope="session")
+def server(folder: Path, cache: Path) -> Iterator[str]:
+    with served(folder, cache) as url:
         yield url
+
+
+@pytest.fixture
+def address(server: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    prepare(folder, dark="dark" in request.node.name)
+    yield server
+    end_kernels(server)
 
 
 @pytest.fixture

@@ -55,24 +55,48 @@ run_all([(ModelConfig.on_dial(16, 0.9375), RunConfig(budget=1e13, seed=seed)) fo
 
 
 @contextlib.contextmanager
-def served(folder: Path, cache: Path, dark: bool = False) -> Iterator[str]:
-    """Serves copies of the notebooks, with small parameters, from ``folder``; gives the address with its token."""
-    work = folder / "notebooks"
-    work.mkdir(parents=True)
-    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
-        _with_parameters(notebook, work / notebook.name, profile(NOTEBOOKS, "ci", notebook))
-    settings = {"notification": {"fetchNews": "false", "checkForUpdates": False}}
-    if dark:
-        settings["themes"] = {"theme": "JupyterLab Dark"}
-    for name, values in settings.items():
-        path = folder / "settings/@jupyterlab/apputils-extension" / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values))
+def served(folder: Path, cache: Path) -> Iterator[str]:
+    """Serves what `prepare` puts into ``folder``; gives the address with its token."""
+    prepare(folder)
     try:
         with _server("jupyterlab", ["--LabApp.expose_app_in_browser=True"], folder, folder, cache) as address:
             yield address
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(folder / "notebooks", ignore_errors=True)
+
+
+def prepare(folder: Path, dark: bool = False) -> None:
+    """Puts copies of the notebooks, with small parameters, and settings into the folder of a server; takes away the
+    runs and guesses that an earlier user left."""
+    for used in ("notebooks", "lab"):
+        shutil.rmtree(folder / used, ignore_errors=True)
+    work = folder / "notebooks"
+    work.mkdir(parents=True)
+    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+        _with_parameters(notebook, work / notebook.name, profile(NOTEBOOKS, "ci", notebook))
+    settings = {
+        "notification": {"fetchNews": "false", "checkForUpdates": False},
+        "themes": {"theme": "JupyterLab Dark" if dark else "JupyterLab Light"},
+    }
+    for name, values in settings.items():
+        path = folder / "settings/@jupyterlab/apputils-extension" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+
+
+def end_kernels(address: str) -> None:
+    """Ends every kernel of a server, whatever it is doing."""
+    base, query = address.split("?")
+
+    def ask(method: str, path: str) -> bytes:
+        answer: bytes = urllib.request.urlopen(
+            urllib.request.Request(f"{base}api/{path}?{query}", method=method)
+        ).read()
+        return answer
+
+    for kernel in json.loads(ask("GET", "kernels")):
+        ask("POST", f"kernels/{kernel['id']}/interrupt")  # or it would be given five seconds to end its cell
+        ask("DELETE", f"kernels/{kernel['id']}")
 
 
 @contextlib.contextmanager
@@ -239,7 +263,7 @@ def open_and_run(page: Page, address: str, folder: Path, *cells: str) -> Dial:
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}  # or JupyterLab asks for a kernel
     code = [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
     book = nbformat.v4.new_notebook(cells=code, metadata={"kernelspec": spec})
-    nbformat.write(book, folder / "lab/notebooks/cells.ipynb")
+    nbformat.write(book, folder / "notebooks/cells.ipynb")
     open_notebook(page, address, "cells.ipynb")
     run_all(page, wait=False)
     page.get_by_text("[*]:").last.wait_for()

@@ -26,8 +26,8 @@ SweepPanel([(ModelConfig.on_dial(16, 0.5), RunConfig(budget=1e12))], "sweep", wo
 
 
 @pytest.mark.parametrize("cell", [SLEEPS, TRAINS], ids=["sleeps", "trains"])
-def test_the_dial_while_a_cell(page: Page, address: str, tmp_path: Path, cell: str) -> None:
-    dial = open_and_run(page, address, tmp_path, PLAIN, DIAL, cell)
+def test_the_dial_while_a_cell(page: Page, address: str, folder: Path, cell: str) -> None:
+    dial = open_and_run(page, address, folder, PLAIN, DIAL, cell)
     expect(dial.facts).to_contain_text("1 of 16")
     dial.press("sparsity", "ArrowLeft")
     expect(dial.facts).to_contain_text("1 of 8", timeout=PATIENCE)
@@ -46,8 +46,8 @@ def test_the_dial_while_a_cell(page: Page, address: str, tmp_path: Path, cell: s
     assert page.evaluate("() => window.ran") == 0, "the cell still runs"
 
 
-def test_other_panels_while_a_cell_sleeps(page: Page, address: str, tmp_path: Path) -> None:
-    open_and_run(page, address, tmp_path, PLAIN, DIAL, EXPLORER, PANEL, SLEEPS)
+def test_other_panels_while_a_cell_sleeps(page: Page, address: str, folder: Path) -> None:
+    open_and_run(page, address, folder, PLAIN, DIAL, EXPLORER, PANEL, SLEEPS)
     explorer, panel = page.locator(".sparsity-lab-explorer"), page.locator(".sparsity-lab-sweep")
     explorer.locator(".noUi-handle").focus()
     page.keyboard.press("ArrowRight")

@@ -34,8 +34,8 @@ def validated(page: Page, address: str, name: str) -> str:
     return dialog.inner_text()
 
 
-def test_validate(page: Page, address: str, released: Path, tmp_path: Path) -> None:
-    notebooks = tmp_path / "lab" / "notebooks"
+def test_validate(page: Page, address: str, released: Path, folder: Path) -> None:
+    notebooks = folder / "notebooks"
     shutil.copy(released, notebooks / "empty.ipynb")
     answers = {about(cell)["grade_id"]: cell.source for cell in source(NAME).cells if about(cell).get("solution")}
     book = with_answers(nbformat.read(released, as_version=4), answers)

@@ -32,9 +32,9 @@ MagicDial(sparsity=0.75, width=8, budget=2e9, dense_twin=False)
 """
 
 
-def test_cells_follow_the_dial_at_once_while_training(page: Page, address: str, tmp_path: Path) -> None:
+def test_cells_follow_the_dial_at_once_while_training(page: Page, address: str, folder: Path) -> None:
     """What is timed is the browser's own work, no step of a model, so a bar in milliseconds holds on a busy machine."""
-    dial = open_and_run(page, address, tmp_path, TRAINING, "import time; time.sleep(3600)")
+    dial = open_and_run(page, address, folder, TRAINING, "import time; time.sleep(3600)")
     expect(dial.cells).to_have_attribute("data-experts", "16")
     dial.button("Train").click()
     expect(dial.status).to_contain_text("left", timeout=PATIENCE)
@@ -45,9 +45,9 @@ def test_cells_follow_the_dial_at_once_while_training(page: Page, address: str, 
     assert p95 < 100, (p95, statistics.median(times))
 
 
-def test_play_lights_what_the_router_chose(page: Page, address: str, tmp_path: Path) -> None:
+def test_play_lights_what_the_router_chose(page: Page, address: str, folder: Path) -> None:
     """Of a run that has ended: the same training, made again here, routes the line alike."""
-    dial = open_and_run(page, address, tmp_path, SHORT, "import time; time.sleep(3600)")
+    dial = open_and_run(page, address, folder, SHORT, "import time; time.sleep(3600)")
     dial.button("Train").click()
     expect(dial.status).to_contain_text("finished", timeout=PATIENCE)
     expect(dial.box.locator(".sl-note")).to_contain_text("live routing: trained")
@@ -86,10 +86,10 @@ def _words(chosen: list[list[list[int]]], at: int) -> str:
     return "; ".join(f"layer {i + 1}: expert {layer[at][0] + 1}" for i, layer in enumerate(chosen))
 
 
-def test_recorded_routing_is_played_before_any_training(page: Page, address: str, tmp_path: Path) -> None:
+def test_recorded_routing_is_played_before_any_training(page: Page, address: str, folder: Path) -> None:
     from sparsity_lab.runs import measured
 
-    dial = open_and_run(page, address, tmp_path, SHORT, "import time; time.sleep(3600)")
+    dial = open_and_run(page, address, folder, SHORT, "import time; time.sleep(3600)")
     recorded = measured.routes()["layers"]["2"]
     for experts, key in ((4, "End"), (256, "Home")):
         expect(dial.cells).to_have_attribute("data-experts", str(experts))

@@ -41,9 +41,9 @@ def assert_whole(dial: Dial, tallest: int | None = None) -> None:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_one_screen_in_jupyterlab(address: str, tmp_path: Path, theme: str) -> None:
+def test_one_screen_in_jupyterlab(address: str, folder: Path, theme: str) -> None:
     with browsing(address, height=768) as page:
-        dial = open_and_run(page, address, tmp_path, SMALL, WAITS)
+        dial = open_and_run(page, address, folder, SMALL, WAITS)
         page.wait_for_selector(".sparsity-lab-dial .js-plotly-plot .main-svg")
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         assert_whole(dial, TALLEST)
