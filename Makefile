@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab app install test notebooks gallery course grade bench lint format constraints clean distclean
+.PHONY: help lab app install megablocks test notebooks gallery course grade bench lint format constraints clean distclean
 
 help: ## List these commands
 	@echo "Sparsity Lab"
@@ -23,6 +23,7 @@ help: ## List these commands
 ## SUBMISSIONS=dir  grade: what students handed in, dir/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb
 ## ARGS=...  test, notebooks, gallery, grade, bench: options for the program behind the command; `make test` then runs only `pytest ARGS`
 ## PYTHON=python3.12  the Python that .venv is made with
+## VENV=dir  the environment, if it is not to be .venv; no spaces
 ## TORCH_INDEX=URL  first installation: an extra package index, e.g. https://download.pytorch.org/whl/cpu (see below)
 
 # --- Use ------------------------------------------------------------------------------------------------------------
@@ -43,11 +44,9 @@ lab: $(CORE) ## Install what is needed and open the first notebook in JupyterLab
 	@mkdir -p $(LAB_SETTINGS) && echo '$(LAB_DEFAULTS)' > $(LAB_SETTINGS)/overrides.json
 	@$(PY) -m jupyterlab $(SERVER) --LabApp.default_url=/lab/tree/$(START) $(NO_NEWS) $(LAB_ARGS)
 
-# Voila reads voila.json from the folder it is started in, and finds its template through JUPYTER_PATH.
-app: $(CORE) ## Install what is needed and open only the dashboard
+app: $(CORE) ## Install what is needed and open only the dashboard, for you or a class (see docs/app.md)
 	@echo "==> The dashboard, served on $(IP); Ctrl-C ends it"
-	@cd notebooks/app && JUPYTER_PATH="$(CURDIR)/notebooks/app" "$(CURDIR)/$(PY)" -m jupyter_server $(SERVER) \
-	  --ServerApp.default_url=/voila/render/dashboard.ipynb
+	@$(PY) notebooks/app/serve.py --Voila.ip=$(IP) $(if $(filter-out 0,$(HEADLESS)),--no-browser) $(if $(PORT),--port=$(PORT))
 
 notebooks: $(CORE) ## Execute every notebook, with its figures, into build/notebooks
 	@echo "==> Executing the notebooks into build/notebooks"
@@ -68,16 +67,10 @@ grade: $(CORE) ## Run submissions in a sandbox; write marks and feedback into bu
 
 # --- Checks ---------------------------------------------------------------------------------------------------------
 
-# kaleido reads this variable too, so it must not be set to an empty string.
-ifndef BROWSER_PATH
-BROWSER_PATH := $(shell for b in chromium chromium-browser google-chrome \
-  "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"; do command -v "$$b" && break; done)
-endif
-ifneq ($(BROWSER_PATH),)
-export BROWSER_PATH
-endif
+has_browser = $(PY) -c 'import sys; from sparsity_lab.cli.doctor import find_browser; sys.exit(not find_browser())'
+get_browser = $(has_browser) || { echo "==> Getting Playwright's Chromium"; $(PY) -m playwright install chromium >/dev/null 2>&1; }
 
-test: $(DEV) ## Run all tests: units and notebooks, then JupyterLab in Chromium
+test: $(DEV) ## Run all tests: units and notebooks, then JupyterLab in Chromium, which is downloaded if there is none
 ifneq ($(ARGS),)
 	@echo "==> Running the tests you chose"
 	$(PY) -m pytest $(ARGS)
@@ -85,9 +78,9 @@ else
 	@echo "==> Testing the units and the notebooks"
 	$(PY) -m pytest -n 2 tests --ignore=tests/browser
 	@echo "==> Testing JupyterLab in Chromium"
-	@if [ -n "$$BROWSER_PATH" ]; then $(PY) -m pytest tests/browser; \
+	@$(get_browser); if $(has_browser); then $(PY) -m pytest tests/browser; \
 	elif [ "$$CI" = true ]; then echo "The browser tests need Chromium: sudo apt install chromium libatomic1" >&2; exit 1; \
-	else echo "Skipped the browser tests, because Chromium is missing. To run them too: sudo apt install chromium libatomic1"; fi
+	else echo "Skipped the browser tests: Chromium is missing and can't be downloaded. To run them: sudo apt install chromium libatomic1"; fi
 endif
 
 bench: $(DEV) ## Measure speed, as ratios within one run
@@ -113,13 +106,22 @@ format: $(DEV) ## Format the code, strip the notebooks, write the glossary
 
 # --- Installation ---------------------------------------------------------------------------------------------------
 # Only the stamp, which names the folder it was made in, means "installed": an environment that was never finished, was
-# moved, or has lost its Python is made again.
+# moved, or has lost its Python is made again, if it bears the mark of one that was made here.
 
-usable = [ -x $(PY) ] && [ "$$(cat $(CORE) 2>/dev/null)" = "$(CURDIR)" ]
+MARK := $(VENV)/.made-by-make
+usable = [ ! -L $(VENV) ] && [ -x $(PY) ] && [ "$$(cat $(CORE) 2>/dev/null)" = "$(CURDIR)" ]
 ifneq ($(shell $(usable) && echo yes),yes)
 $(CORE) $(DEV): FORCE
 FORCE:
 endif
+
+# Fails for a link, and for whatever else was not made here: make empties neither.
+define check_ours
+if [ -L $(VENV) ]; then what="a link"; \
+elif [ -e $(VENV) ] && [ ! -e $(MARK) ] && [ ! -e $(CORE) ] && { [ ! -d $(VENV) ] || [ -n "$$(ls -A $(VENV))" ]; }; \
+then what="not made by this Makefile"; else what=; fi; \
+[ -z "$$what" ] || { echo "$(VENV) is $$what, so it is left alone. Rename or remove it, or name another: make VENV=.venv-lab" >&2; exit 1; }
+endef
 
 define CHECK_PYTHON
 import sys
@@ -138,8 +140,10 @@ command -v "$(PYTHON)" >/dev/null || { echo "No $(PYTHON) found. Install Python 
 "$(PYTHON)" -c "$$CHECK_PYTHON"
 endef
 
+# The mark comes first and stays, whenever this is cut off.
 define make_venv
-@$(usable) || { echo "==> Making $(VENV)"; { $(check_python); } && "$(PYTHON)" -m venv --clear $(VENV); }
+@$(check_ours); $(usable) || { echo "==> Making $(VENV)"; { $(check_python); } && mkdir -p $(VENV) && touch $(MARK) && \
+  find $(VENV)/. -maxdepth 1 ! -name . ! -name .made-by-make -exec rm -rf {} + && "$(PYTHON)" -m venv $(VENV); }
 endef
 
 # pip's own settings decide where packages come from. On Linux the usual index has torch with CUDA, which takes several GB.
@@ -151,26 +155,55 @@ PIP_INSTALL = -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--e
 # built without CUDA on a machine that has CUDA. Without a GPU its setup must not see nvcc, or it asks for a GPU.
 MEGABLOCKS := megablocks==0.10.0 stanford-stk==0.7.1
 define install_megablocks
-@[ "$$(uname -s 2>&1)" != Linux ] || { echo "==> Installing MegaBlocks"; \
-  $(PY) $(PIP_INSTALL) -q setuptools wheel && \
+{ echo "==> Installing MegaBlocks"; $(PY) $(PIP_INSTALL) -q setuptools wheel && \
   $$(command -v nvidia-smi >/dev/null || echo env CUDA_HOME=/none) \
-    $(PY) $(PIP_INSTALL) -q --no-deps --no-build-isolation --no-cache-dir $(MEGABLOCKS) || \
-  echo "MegaBlocks could not be installed: its backend is missing, but everything else works" >&2; }
+    $(PY) $(PIP_INSTALL) -q --no-deps --no-build-isolation --no-cache-dir $(MEGABLOCKS); }
+endef
+define try_megablocks
+@[ "$$(uname -s 2>&1)" != Linux ] || $(install_megablocks) || \
+  echo "MegaBlocks could not be installed: its backend is missing, but everything else works. 'make megablocks' tries again" >&2
 endef
 
+megablocks: $(CORE) ## Install MegaBlocks again, if it could not be installed the first time (Linux)
+	@[ "$$(uname -s 2>&1)" = Linux ] || { echo "MegaBlocks needs Triton, which has packages only for Linux" >&2; exit 1; }
+	@$(install_megablocks)
+	@echo "==> MegaBlocks is installed"
+
+# Two installations at a time would tear each other's files, so the second waits for the first. The lock is the operating
+# system's, on a file that is there anyway: it ends with whoever holds it, however that ends.
+define HOLD_LOCK
+import fcntl, os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+file = open("pyproject.toml", "r+")
+try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    print("==> Another make is installing here; waiting for it", flush=True)
+    fcntl.flock(file, fcntl.LOCK_EX)
+os.set_inheritable(file.fileno(), True)
+os.execvp(sys.argv[1], sys.argv[1:])
+endef
+export HOLD_LOCK
+
+ifndef LOCKED
+$(CORE) $(DEV): pyproject.toml constraints.txt
+	@$(check_ours); { $(usable) && command -v "$(PYTHON)" >/dev/null; } || { $(check_python); } && \
+	  "$(PYTHON)" -c "$$HOLD_LOCK" $(MAKE) --no-print-directory LOCKED=1 $@
+else
 $(CORE): pyproject.toml constraints.txt
 	$(make_venv)
 	@echo "==> Installing Sparsity Lab into $(VENV): a few minutes the first time"
 	$(PY) $(PIP_INSTALL) -c constraints.txt -e .
-	$(install_megablocks)
+	$(try_megablocks)
 	@echo "$(CURDIR)" > $(CORE)
 
 $(DEV): pyproject.toml constraints.txt
 	$(make_venv)
 	@echo "==> Installing Sparsity Lab and its tests' tools into $(VENV): a few minutes the first time"
 	$(PY) $(PIP_INSTALL) -c constraints.txt -e ".[dev]"
-	$(install_megablocks)
+	$(try_megablocks)
 	@echo "$(CURDIR)" > $(CORE) && cp $(CORE) $(DEV)
+endif
 
 install: $(DEV) ## Install everything, developers' tools too, into .venv
 	@echo "==> Everything is installed in $(VENV)"
@@ -207,5 +240,6 @@ clean: ## Remove build outputs and caches
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv as well
+	@$(check_ours)
 	@echo "==> Removing $(VENV)"
 	rm -rf $(VENV)

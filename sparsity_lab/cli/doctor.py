@@ -7,9 +7,17 @@ import os
 import platform
 import shutil
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import platformdirs
 
 PACKAGES = ("sparsity-lab", "torch", "numpy", "pandas", "jupyterlab", "ipywidgets", "plotly", "papermill")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSERS = (
+    "chromium", "chromium-browser", "google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+)  # fmt: skip
+PLAYWRIGHTS = ("chrome-linux*/chrome", "chrome-mac*/*.app/Contents/MacOS/*", "chrome-win*/chrome.exe")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,8 +42,15 @@ class Finding:
 
 
 def find_browser() -> str | None:
-    """Returns the path of a Chromium, for images and browser tests: ``$BROWSER_PATH``, or one on the PATH."""
-    return os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    """Returns the path of a Chromium, for images and browser tests: ``$BROWSER_PATH``, one where systems have it, or
+    the newest that Playwright has downloaded (``playwright install chromium``)."""
+    found = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found:
+        return found
+    cache = platformdirs.user_cache_dir("ms-playwright", appauthor=False, opinion=False)
+    folder = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or cache)
+    newest = sorted(folder.glob("chromium-[0-9]*"), key=lambda path: (len(path.name), path.name), reverse=True)
+    return next((str(path) for each in newest for kind in PLAYWRIGHTS for path in each.glob(kind)), None)
 
 
 def examine() -> list[Finding]:
@@ -102,7 +117,7 @@ def _megablocks() -> Finding:
     from sparsity_lab.models import supplied, why_not
 
     if (reason := why_not()) is not None:
-        advice = f"{reason}; backend='grouped' gives the same numbers"
+        advice = f"{reason}; `make megablocks` tries to install it, and backend='grouped' gives the same numbers"
         return Finding("megablocks", "not usable", ok=False, advice=advice)
     missing = ", ".join(supplied())
     pieces = f"plain torch stands in for {missing}" if missing else "with all of its compiled pieces"
@@ -112,5 +127,6 @@ def _megablocks() -> Finding:
 def _chromium() -> Finding:
     if path := find_browser():
         return Finding("chromium", path)
-    advice = "only the browser tests and pictures of figures need it: `sudo apt install chromium`, or set BROWSER_PATH"
+    advice = "only the browser tests and pictures of figures need it: `sudo apt install chromium`, "
+    advice += "`playwright install chromium`, or set BROWSER_PATH"
     return Finding("chromium", "not found", ok=False, advice=advice)

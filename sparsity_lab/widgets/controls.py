@@ -2,6 +2,7 @@
 
 import html
 import importlib.util
+import os
 import re
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ BUDGETS = [m * 10.0**e for e in (10, 11, 12) for m in (1, 2, 3, 5)] + [1e13]
 WIDTHS = [8, 12, 16, 24, 32, 48, 64, 96, 128]
 DEPTHS = [1, 2, 3, 4]
 CORPORA = ["python", "standard-library", "tasks"]
+MOST_UPLOADS, LARGEST_UPLOAD = 5, 10_000_000  # of a visitor; files and bytes
 LABEL = {"description_width": "58px"}
 FIELD = re.compile(r"(\w+)=")  # how an error names what it is about
 BESIDE = {"d_model": "width"}  # names in errors → names of controls
@@ -33,11 +35,14 @@ class Dials:
     ``start`` that are no stop of a slider become one.
 
     ``moved`` is called when they have been moved. What a learner asks for and can't have is said beside its control
-    (`refuse`).
+    (`refuse`). A visitor (``$SPARSITY_LAB_VISITOR``) sits at somebody else's machine, and gets no more than the dials
+    offer: no text by its path, only those in the list and a few uploads.
     """
 
     def __init__(self, start: Settings, moved: Callable[[], None]):
         self._moved, self._setting = moved, False
+        self._visitor, self._uploads = bool(os.environ.get("SPARSITY_LAB_VISITOR")), 0
+        self._texts = list(CORPORA)
         self.sparsity = _slider("sparsity", [("0", 0.0)])
         self.budget = _slider("budget", [(f"{power(budget)} FLOPs", budget) for budget in BUDGETS])
         self.width = _slider("width", [(str(width), width) for width in WIDTHS])
@@ -61,17 +66,20 @@ class Dials:
             style={"description_width": "72px"},
             layout={"width": "260px"},
         )
-        self.corpus = ipw.Combobox(
-            options=CORPORA,
-            description="text",
-            tooltip="what the models read: a name, or the path of a text file or folder",
-            continuous_update=False,
-            style=LABEL,
-            layout={"width": "230px"},
-        )
+        tooltip = "what the models read" + ": a name, or the path of a text file or folder" * (not self._visitor)
+        shown: dict[str, Any] = {
+            "description": "text",
+            "tooltip": tooltip,
+            "style": LABEL,
+            "layout": {"width": "230px"},
+        }
+        if self._visitor:  # a list's value is looked up here, whatever a page says
+            self.corpus = ipw.Dropdown(options=CORPORA, **shown)
+        else:
+            self.corpus = ipw.Combobox(options=CORPORA, continuous_update=False, **shown)
         self.upload = ipw.FileUpload(
             description="Upload",
-            tooltip="a text file of up to 10 MB; for a larger one, type its path",
+            tooltip="a text file of up to 10 MB" + "; for a larger one, type its path" * (not self._visitor),
             layout={"width": "auto"},
         )
         self._problems = {
@@ -117,7 +125,9 @@ class Dials:
         return [dense.with_sparsity(sparsity, self.hold.value) for _, sparsity in self.sparsity.options]
 
     def set(self, settings: Settings) -> None:
-        """Moves all dials, and then calls ``moved`` once."""
+        """Moves all dials, and then calls ``moved`` once. Raises ValueError for what a visitor can't have."""
+        if self._visitor:
+            self._check_offered(settings)
         with self._quiet():
             self._show(settings)
         self._moved()
@@ -155,9 +165,23 @@ class Dials:
         self.seed.value = settings.seed
         self.dense_twin.value = settings.dense_twin
         self.backend.value = settings.backend
-        if settings.corpus not in self.corpus.options:
-            self.corpus.options = [*self.corpus.options, settings.corpus]
+        self._add_text(settings.corpus)
         self.corpus.value = settings.corpus
+
+    def _check_offered(self, settings: Settings) -> None:
+        sparsest = max(ModelConfig.on_dial(settings.width, 0.0, settings.hold).sparsities(settings.hold))
+        most = {"width": WIDTHS[-1], "n_layers": DEPTHS[-1], "budget": BUDGETS[-1], "sparsity": sparsest}
+        for name, limit in most.items():
+            if getattr(settings, name) > limit:
+                raise ValueError(f"{name}={getattr(settings, name):.6g} is too much here: choose at most {limit:.6g}")
+        if settings.corpus not in self._texts:
+            raise ValueError(f"corpus={settings.corpus!r} is no text in the list: choose one there, or upload yours")
+
+    def _add_text(self, text: str) -> None:
+        """Puts a text on the list, if it is not there yet."""
+        if text not in self._texts:
+            self._texts.append(text)
+            self.corpus.options = [(Path(t).name, t) for t in self._texts] if self._visitor else self._texts
 
     def _snap(self, sparsity: float) -> None:
         """Gives the sparsity dial its stops for this width and hold; moves it to the one nearest to ``sparsity``."""
@@ -207,13 +231,23 @@ class Dials:
         for file in files:
             path = home() / "texts" / (Path(file["name"].replace("\\", "/")).name or "text")
             try:
+                if self._visitor:
+                    self._check_upload(file)
                 with atomic(path) as temporary:
-                    temporary.write_bytes(bytes(file["content"]))
-            except OSError as error:
+                    temporary.write_bytes(memoryview(file["content"]))  # not bytes(): of a number, these are zeros
+            except (OSError, ValueError, TypeError) as error:
                 self.refuse(ValueError(f"corpus={file['name']!r} can't be kept: {error}"))
             else:
-                self.corpus.options = [*dict.fromkeys([*self.corpus.options, str(path)])]
+                with self._quiet():
+                    self._add_text(str(path))
                 self.corpus.value = str(path)
+
+    def _check_upload(self, file: Any) -> None:
+        if len(file["content"]) > LARGEST_UPLOAD:
+            raise ValueError(f"it has {len(file['content']):,} bytes, and {LARGEST_UPLOAD:,} is the most")
+        if self._uploads == MOST_UPLOADS:
+            raise ValueError(f"you have uploaded {MOST_UPLOADS} files, which is the most")
+        self._uploads += 1
 
     def _dial_moved(self, _change: Any = None) -> None:
         if not self._setting:

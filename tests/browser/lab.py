@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from sparsity_lab.classroom.execute import profile
 from sparsity_lab.cli.doctor import find_browser
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+APP = NOTEBOOKS / "app/serve.py"
 CHROMIUM = [
     "--no-sandbox",
     "--disable-gpu",
@@ -100,19 +102,39 @@ def end_kernels(address: str) -> None:
 
 
 @contextlib.contextmanager
-def app_served(folder: Path, cache: Path) -> Iterator[str]:
-    """Serves the dashboard alone, as `make app` does; gives the address of its page."""
-    app = NOTEBOOKS / "app"
+def app_served(folder: Path, cache: Path, *options: str) -> Iterator[str]:
+    """Serves the dashboard alone, as `make app` does; gives the address of its page, with its token."""
     folder.mkdir(parents=True)
-    with _server("jupyter_server", [], folder, app, cache, JUPYTER_PATH=str(app)) as address:
-        yield address.replace("?", "voila/render/dashboard.ipynb?")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [str(APP), "--Voila.ip=127.0.0.1", f"--port={port}", "--Voila.token=secret"]
+    command += [f"--Voila.connection_dir_root={folder}", *options]
+    with _process(command, folder, folder, cache) as server:
+        deadline = time.monotonic() + 60
+        while server.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/voila/static/voila.js", timeout=1)
+                break
+            time.sleep(0.1)
+        else:
+            raise RuntimeError("the dashboard was not served; the log is server.log in the test's folder")
+        yield f"http://127.0.0.1:{port}/?token=secret"
 
 
 @contextlib.contextmanager
-def _server(
-    module: str, options: list[str], folder: Path, where: Path, cache: Path, **environment: str
-) -> Iterator[str]:
-    """A Jupyter server with settings and state of its own in ``folder``; gives the address with its token."""
+def _server(module: str, options: list[str], folder: Path, where: Path, cache: Path) -> Iterator[str]:
+    """A Jupyter server; gives the address with its token."""
+    command = ["-m", module, "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"]
+    command += ["--IdentityProvider.token=secret", *options]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    with _process(command, folder, where, cache) as server:
+        yield _address(folder / "runtime", server)
+
+
+@contextlib.contextmanager
+def _process(command: list[str], folder: Path, where: Path, cache: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server that Python runs, with settings and state of its own in ``folder``."""
     own = {
         "HOME": "home",
         "JUPYTER_CONFIG_DIR": "config",
@@ -123,19 +145,16 @@ def _server(
         "IPYTHONDIR": "ipython",
         "SPARSITY_LAB_HOME": "lab",
     }
-    environment = os.environ | {name: str(folder / path) for name, path in own.items()} | environment
+    environment = os.environ | {name: str(folder / path) for name, path in own.items()}
     environment["SPARSITY_LAB_CACHE"] = str(cache)
     (folder / "home").mkdir()
-    command = [sys.executable, "-m", module, "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0"]
-    command += ["--IdentityProvider.token=secret", *options]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        command.append("--allow-root")
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
-            command, cwd=where, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            [sys.executable, *command, "--no-browser"], cwd=where, env=environment,
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
     try:
-        yield _address(folder / "runtime", server)
+        yield server
     finally:
         os.killpg(server.pid, signal.SIGKILL)  # at once: its kernels see that it is gone, and end as well
         server.wait()

@@ -44,6 +44,8 @@ def test_missing_packages_are_faults_with_advice(capsys: Capture, monkeypatch: p
 def test_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BROWSER_PATH", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "playwright"))
+    monkeypatch.setattr(doctor, "BROWSERS", ("chromium",))  # not those that a system has elsewhere
     assert find_browser() is None
     finding = next(finding for finding in examine() if finding.name == "chromium")
     assert not finding.ok
@@ -54,3 +56,24 @@ def test_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_browser() == str(browser)
     monkeypatch.setenv("BROWSER_PATH", "/elsewhere/chrome")
     assert find_browser() == "/elsewhere/chrome"
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "chrome-linux/chrome",
+        "chrome-linux64/chrome",
+        "chrome-mac-arm64/Chrome.app/Contents/MacOS/Chrome",
+        "chrome-win64/chrome.exe",
+    ],
+)
+def test_newest_browser_of_playwright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.delenv("BROWSER_PATH", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(doctor, "BROWSERS", ("chromium",))
+    monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path))
+    for name in ("chromium-999", "chromium-1255", "chromium_headless_shell-2000", "firefox-3000"):
+        (tmp_path / name / where).parent.mkdir(parents=True)
+        (tmp_path / name / where).touch()
+    (tmp_path / "chromium-1300").mkdir()  # a download that was cut off
+    assert find_browser() == str(tmp_path / "chromium-1255" / where)

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -129,7 +131,8 @@ def test_dockerfile_is_made_of_the_same_files_and_out_of_binders_way():
 
 # --- The Makefile and CI ------------------------------------------------------------------------------------
 
-TOOLS = ["awk", "bash", "cat", "cp", "dirname", "env", "id", "ln", "make", "mkdir", "rm", "sh", "uname"]
+TOOLS = ["awk", "bash", "cat", "cp", "dirname", "env", "find", "id", "ln", "ls", "make", "mkdir", "rm", "sh", "sleep"]
+TOOLS += ["touch", "uname"]
 
 
 def script(path: Path, *lines: str) -> Path:
@@ -142,13 +145,15 @@ def script(path: Path, *lines: str) -> Path:
 class Workshop:
     """A copy of the Makefile, and a Python for it whose environments are real except for the Python in them.
 
-    A stand-in takes its place: it writes down its arguments, and fails while ``broken`` exists.
-    ``bin`` is the whole PATH.
+    A stand-in takes its place: it writes down its arguments, and fails while ``broken`` exists; ``browser`` tells
+    whether it finds a Chromium, and ``playwright`` whether it can download one. ``bin`` is the whole PATH.
     """
 
     def __init__(self, home: Path) -> None:
         self.home, self.project, self.bin = home, home / "project", home / "bin"
-        self.broken, self.log = home / "broken", home / "calls"
+        self.broken, self.log, self.browser, self.playwright = (
+            home / name for name in ("broken", "calls", "browser", "playwright")
+        )
         self.project.mkdir()
         for name in ("Makefile", "pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, self.project)
@@ -157,7 +162,15 @@ class Workshop:
             where = shutil.which(tool)
             assert where is not None, f"{tool} is needed to test the Makefile"
             (self.bin / tool).symlink_to(where)
-        stand_in = script(home / "stand-in", f'echo "$@" >> "{self.log}"', f'! [ -e "{self.broken}" ]')
+        stand_in = script(
+            home / "stand-in",
+            f'case "$*" in *find_browser*) test -e "{self.browser}"; exit;; esac',
+            f'echo "$@" >> "{self.log}"',
+            f'case "$*" in *"playwright install"*) test -e "{self.playwright}" && touch "{self.browser}"; exit;; esac',
+            f'case "$*" in *megablocks==*) ! [ -e "{self.broken}-megablocks" ]; exit;; esac',
+            f'case "$*" in *"pip install"*) [ ! -e "{home}/slow" ] || sleep 1;; esac',
+            f'! [ -e "{self.broken}" ]',
+        )
         self.python = self.make_python("python", f'"$real" "$@" --without-pip && ln -sf "{stand_in}" .venv/bin/python')
 
     def make_python(self, name: str, *venv: str, path: Path | None = None) -> Path:
@@ -172,11 +185,15 @@ class Workshop:
             'exec "$real" "$@"',
         )
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PATH": str(self.bin), "HOME": str(self.home), "PYTHON": str(self.python)}
+
     def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        clean = {"PATH": str(self.bin), "HOME": str(self.home), "PYTHON": str(self.python), **environment}
         return subprocess.run(
-            ["make", *arguments], cwd=self.project, env=clean, capture_output=True, text=True, timeout=60
-        )
+            ["make", *arguments],
+            cwd=self.project, env=self.environment | environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
 
     def calls(self) -> list[str]:
         """Returns the stand-in's arguments since the last call; those about MegaBlocks are kept in ``megablocks``."""
@@ -234,19 +251,109 @@ def test_absent_python_is_one_line(workshop):
 def test_half_made_environment_is_made_anew(workshop):
     venv = workshop.project / ".venv"
     for attempt, broken in enumerate([True, True, False]):
-        leftover = venv / f"leftover-{attempt}"
-        venv.mkdir(exist_ok=True)
-        leftover.touch()
         workshop.broken.touch() if broken else workshop.broken.unlink()
         run = workshop.make("install")
         assert "==> Making .venv" in run.stdout
         assert (run.returncode != 0) == broken
-        assert not leftover.exists()
+        assert not (venv / f"leftover-{attempt}").exists()
+        (venv / f"leftover-{attempt + 1}").touch()
         assert (venv / ".installed").exists() != broken
         [pip] = workshop.calls()
         assert pip == "-m pip install --disable-pip-version-check -c constraints.txt -e .[dev]"
     assert workshop.make("install").returncode == 0
     assert workshop.calls() == [], "what is installed is left alone"
+
+
+def test_environment_cut_off_at_any_moment_is_made_anew(workshop):
+    """The mark of an environment that was made here comes first, and stays while the rest is emptied."""
+    (workshop.project / ".venv").mkdir()
+    assert workshop.make("install").returncode == 0
+    killed = workshop.make_python("killed-python", "mkdir -p .venv/bin; kill -9 $PPID")
+    (workshop.project / ".venv/.installed").unlink()
+    assert workshop.make("install", PYTHON=str(killed)).returncode != 0
+    assert workshop.make("install").returncode == 0
+
+
+FOREIGN = {
+    "a link to another environment": ("link", "is a link"),
+    "a link to nothing": ("dangling", "is a link"),
+    "made by somebody else": ("folder", "is not made by this Makefile"),
+    "no folder": ("file", "is not made by this Makefile"),
+}
+
+
+@pytest.mark.parametrize("target", ["lab", "app", "install", "test", "notebooks", "distclean", "megablocks"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_environment_that_was_not_made_here_is_left_alone(workshop, kind, target):
+    venv, (how, words) = workshop.project / ".venv", FOREIGN[kind]
+    other = workshop.home / "other" if how in ("link", "dangling") else venv
+    if how == "file":
+        venv.write_text("precious")
+    elif how != "dangling":
+        (other / "bin").mkdir(parents=True)
+        (other / "precious").write_text("precious")
+        script(other / "bin/python", "exit 0")
+    if other != venv:
+        (other / ".installed").write_text(f"{workshop.project}\n") if how == "link" else None
+        venv.symlink_to(other)
+    run = workshop.make(target)
+    assert run.returncode != 0
+    assert f".venv {words}, so it is left alone. Rename or remove it, or name another: make VENV=" in run.stderr
+    assert len(run.stderr.splitlines()) == 2, "and make's own line"
+    assert workshop.calls() == []
+    precious = venv if how == "file" else other / "precious"
+    assert how == "dangling" or precious.read_text() == "precious"
+    assert venv.is_symlink() == (other != venv)
+
+
+def test_another_environment_can_be_named(workshop):
+    (workshop.project / ".venv").mkdir()
+    (workshop.project / ".venv/precious").touch()
+    python = workshop.make_python(
+        "other", f'"$real" "$@" --without-pip && ln -sf "{workshop.home}/stand-in" "$3/bin/python"'
+    )
+    assert workshop.make("install", "VENV=.venv-lab", PYTHON=str(python)).returncode == 0
+    assert (workshop.project / ".venv-lab/.installed").exists()
+    assert (workshop.project / ".venv/precious").exists()
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["both end", "the first is killed"])
+def test_two_installations_at_a_time_wait_for_each_other(workshop, killed):
+    (workshop.home / "slow").touch()
+    first = subprocess.Popen(
+        ["make", "install"], cwd=workshop.project, env=workshop.environment, start_new_session=True
+    )
+    while not workshop.log.exists():
+        time.sleep(0.02)
+    second = subprocess.Popen(
+        ["make", "lab"], cwd=workshop.project, env=workshop.environment, stdout=subprocess.PIPE, text=True
+    )
+    if killed:
+        assert second.stdout is not None
+        while "waiting" not in second.stdout.readline():
+            pass
+        os.killpg(first.pid, signal.SIGKILL)
+    output, _ = second.communicate(timeout=60)
+    assert (first.wait(60), second.returncode) == (-signal.SIGKILL if killed else 0, 0)
+    assert killed or "==> Another make is installing here; waiting for it" in output
+    *installations, lab = workshop.calls()
+    assert len(installations) == (2 if killed else 1), "what the first has installed, the second need not"
+    assert lab.startswith("-m jupyterlab")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton has wheels for Linux alone")
+def test_megablocks_that_failed_is_tried_again_when_asked(workshop):
+    failing = workshop.home / "broken-megablocks"
+    failing.touch()
+    run = workshop.make("install")
+    assert run.returncode == 0
+    assert "'make megablocks' tries again" in run.stderr
+    assert workshop.make("megablocks").returncode != 0
+    failing.unlink()
+    workshop.calls()
+    assert "==> MegaBlocks is installed" in workshop.make("megablocks").stdout
+    assert workshop.calls() == []
+    assert any("megablocks==" in line for line in workshop.megablocks)
 
 
 def test_changed_dependencies_are_installed_into_the_environment_that_is_there(workshop):
@@ -297,31 +404,34 @@ def test_lab_installs_the_core_alone_and_stays_on_this_machine(workshop):
     assert lab.startswith("-m jupyterlab --ServerApp.ip=0.0.0.0 ")
 
 
-def test_app_is_served_where_its_settings_are_and_stays_on_this_machine(workshop):
-    shutil.copytree(ROOT / "notebooks" / "app", workshop.project / "notebooks" / "app")
+def test_app_stays_on_this_machine(workshop):
     run = workshop.make("app", "HEADLESS=1", "PORT=9000")
     assert run.returncode == 0, run.stderr
     app = workshop.calls()[-1]
-    assert app.startswith("-m jupyter_server --ServerApp.ip=127.0.0.1")
-    assert "--no-browser --port=9000 --ServerApp.default_url=/voila/render/dashboard.ipynb" in app
-    assert "token" not in app, "Jupyter makes one"
+    assert app == "notebooks/app/serve.py --Voila.ip=127.0.0.1 --no-browser --port=9000"
+    assert (ROOT / app.split()[0]).exists()
     settings = json.loads((ROOT / "notebooks/app/voila.json").read_text())["VoilaConfiguration"]
     assert (ROOT / "notebooks/app/voila/templates" / settings["template"] / "index.html.j2").exists()
 
 
-def test_browser_tests_without_chromium_are_skipped_aloud_but_not_in_ci(workshop):
+def test_a_chromium_that_is_missing_is_downloaded_or_named(workshop):
     run = workshop.make("test")
     assert run.returncode == 0
     assert "sudo apt install chromium libatomic1" in run.stdout.splitlines()[-1]
+    assert workshop.calls()[-1] == "-m playwright install chromium"
     run = workshop.make("test", CI="true")
     assert run.returncode != 0
     assert "sudo apt install chromium libatomic1" in run.stderr
-    script(workshop.bin / "chromium")
+
+    workshop.playwright.touch()  # now it can be downloaded
     workshop.calls()
     assert workshop.make("test").returncode == 0
-    units, browser = workshop.calls()
+    units, download, browser = workshop.calls()
     assert units == "-m pytest -n 2 tests --ignore=tests/browser"
+    assert download == "-m playwright install chromium"
     assert browser == "-m pytest tests/browser"
+    assert workshop.make("test", CI="true").returncode == 0
+    assert workshop.calls() == [units, browser], "once is enough"
 
 
 @pytest.mark.parametrize("fresh", [True, False], ids=["fresh machine", "ready machine"])

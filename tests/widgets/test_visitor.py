@@ -1,0 +1,98 @@
+"""A visitor's dashboard, as `make app` serves it: no more than the dials offer, whatever the page sends."""
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsity_lab.widgets import MagicDial
+from sparsity_lab.widgets.controls import LARGEST_UPLOAD, MOST_UPLOADS, WIDTHS
+from sparsity_lab.widgets.session import Session
+from sparsity_lab.widgets.settings import Settings
+
+
+@pytest.fixture
+def dial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MagicDial:
+    monkeypatch.setenv("SPARSITY_LAB_VISITOR", "1")
+    monkeypatch.setenv("SPARSITY_LAB_HOME", str(tmp_path))
+    return MagicDial(session=Session(tmp_path), calibrate=False)
+
+
+def upload(dial: MagicDial, content: Any, name: str = "a.txt") -> None:
+    file = {"name": name, "type": "", "size": 1, "content": content, "last_modified": datetime.now(UTC)}
+    dial.dials.upload.value = (file,)
+
+
+ASKED = {
+    "corpus": ["/etc/passwd", "/", "~", "hf:roneneldan/TinyStories", "tasks/../tasks"],
+    "budget": [1.1e13, 1e18],
+    "width": [WIDTHS[-1] + 1, 4096],
+    "n_layers": [5, 1000],
+    "sparsity": [0.99999, 0.9999999999],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in ASKED for value in ASKED[name]])
+@pytest.mark.parametrize("way", ["pasted", "link"])
+def test_settings_that_the_dials_do_not_offer_are_refused(dial: MagicDial, name: str, value: Any, way: str) -> None:
+    before = dial.settings
+    text = before.replace(**{name: value}).to_json()
+    if way == "pasted":
+        dial.share.value = text
+    else:
+        dial._aid.opened = text
+    assert dial.settings == before
+    assert "alert" in dial.dials.problem
+
+
+def test_settings_that_the_dials_offer_are_taken(dial: MagicDial) -> None:
+    wanted = Settings(sparsity=0.875, budget=3e12, width=24, n_layers=1, hold="total", seed=7, corpus="tasks")
+    dial.share.value = wanted.to_json()
+    assert dial.settings == wanted
+    assert not dial.dials.problem
+    dial.reset.click()
+    assert dial.settings == Settings()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"value": "/etc/passwd"},
+        {"options": ["/etc/passwd"], "value": "/etc/passwd"},
+        {"_options_labels": ["python", "/etc/passwd"], "index": 1},
+        {"_options_labels": ["/etc/passwd"] * 9, "index": 8},
+        {"_options_values": ["/etc/passwd"], "index": 0},
+    ],
+)
+def test_whatever_a_page_sends_chooses_no_other_text(dial: MagicDial, state: dict[str, Any]) -> None:
+    with suppress(IndexError, TypeError):  # which stay in the visitor's own kernel
+        dial.dials.corpus.set_state(state)
+    assert dial.settings.corpus in ("python", "standard-library", "tasks")
+
+
+def test_an_upload_is_a_text_to_choose_by_its_name(dial: MagicDial, tmp_path: Path) -> None:
+    upload(dial, memoryview(b"some text\n" * 1_000), name="../poems.txt")
+    assert dial.settings.corpus == str(tmp_path / "texts/poems.txt")
+    assert dial.dials.corpus.label == "poems.txt"
+    assert [label for label, _ in dial.dials.corpus.options] == ["python", "standard-library", "tasks", "poems.txt"]
+    shared = dial.settings
+    dial.reset.click()
+    dial.share.value = shared.to_json()
+    assert dial.settings == shared
+
+
+@pytest.mark.parametrize("content", [b"x" * (LARGEST_UPLOAD + 1), 10**12, None, {"a": 1}])
+def test_an_upload_too_large_or_of_no_bytes_is_refused(dial: MagicDial, tmp_path: Path, content: Any) -> None:
+    upload(dial, content)
+    assert "can&#x27;t be kept" in dial.dials.problem
+    assert not list(tmp_path.rglob("*.txt"))
+    assert dial.settings.corpus == "python"
+
+
+def test_uploads_are_few(dial: MagicDial, tmp_path: Path) -> None:
+    for number in range(MOST_UPLOADS + 3):
+        upload(dial, b"some text\n" * 1_000, name=f"{number}.txt")
+    assert len(list(tmp_path.rglob("*.txt"))) == MOST_UPLOADS
+    assert f"you have uploaded {MOST_UPLOADS} files" in dial.dials.problem
