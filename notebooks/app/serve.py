@@ -35,10 +35,7 @@ from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.widgets.controls import CORPORA
 
 HERE = Path(__file__).resolve().parent
-NEEDED = (  # by the page, beside itself
-    FileFindHandler, MultiStaticFileHandler, TemplateStaticFileHandler,
-    VoilaKernelWebsocketHandler, VoilaShutdownKernelHandler,
-)  # fmt: skip
+PROTOCOL = "v1.kernel.websocket.jupyter.org"
 ONE = 1e9  # bytes of memory that a visitor's kernel and two trainings take
 SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -54,6 +51,19 @@ class Kernel(KernelHandler):
     """Whether a kernel is alive."""
 
     SUPPORTED_METHODS = ("GET",)
+
+
+class Channels(VoilaKernelWebsocketHandler):
+    """What a page and its kernel say to each other: messages of widgets, and in the quick protocol that a page speaks.
+
+    In the old one the server would spend minutes on the first of them, and no other visitor would be answered.
+    """
+
+    async def pre_get(self) -> None:
+        spoken = self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+        if PROTOCOL not in [each.strip() for each in spoken]:
+            raise HTTPError(400, reason=f"Only {PROTOCOL} is spoken here")
+        await super().pre_get()
 
 
 class Visitors(AsyncMappingKernelManager):
@@ -121,6 +131,16 @@ class Visitors(AsyncMappingKernelManager):
         return sum(path.lstat().st_size for path in paths if path.exists())
 
 
+SERVED = {  # what of Voilà's the page needs, and what stands in for it
+    FileFindHandler: FileFindHandler,
+    KernelHandler: Kernel,
+    MultiStaticFileHandler: MultiStaticFileHandler,
+    TemplateStaticFileHandler: TemplateStaticFileHandler,
+    VoilaKernelWebsocketHandler: Channels,
+    VoilaShutdownKernelHandler: VoilaShutdownKernelHandler,
+}
+
+
 class App(Voila):
     """Voilà with one page."""
 
@@ -134,9 +154,8 @@ class App(Voila):
     def init_handlers(self) -> list[Any]:
         """Returns what the page needs; any other address is not found."""
         page = {"notebook_path": "dashboard.ipynb", "template_paths": self.template_paths, "config": self.config}
-        needed = [handler for handler in super().init_handlers() if handler[1] in NEEDED]
-        kernel = [(path, Kernel) for path, handler, *_ in super().init_handlers() if handler is KernelHandler]
-        return [*needed, *kernel, ("/", Page, page | {"voila_configuration": self.voila_configuration})]
+        served = [(path, SERVED[its], *more) for path, its, *more in super().init_handlers() if its in SERVED]
+        return [*served, ("/", Page, page | {"voila_configuration": self.voila_configuration})]
 
     def stop(self) -> None:
         """Ends the kernels before their folders go."""

@@ -13,12 +13,14 @@ from typing import Any
 
 import psutil
 import pytest
-from jupyter_server.services.kernels.connection.base import deserialize_binary_message
+from jupyter_server.services.kernels.connection.base import deserialize_msg_from_ws_v1, serialize_msg_to_ws_v1
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from tests.browser.lab import app_served
 
+PROTOCOL = "v1.kernel.websocket.jupyter.org"
 VERSION = {"version": "1.0.0"}  # of the protocol in which a page asks for its widgets
 SECONDS = 30.0  # for a kernel to start and to make the dashboard
 
@@ -49,24 +51,24 @@ class Visitor:
         self.kernel = found[1]
         return page
 
-    def channels(self, kernel: str = "") -> ClientConnection:
+    def channels(self, kernel: str = "", protocol: str = PROTOCOL) -> ClientConnection:
         url = f"{self.base.replace('http', 'ws')}api/kernels/{kernel or self.kernel}/channels?session_id=s"
-        return connect(url, additional_headers=self.headers, max_size=None)
+        return connect(url, additional_headers=self.headers, subprotocols=[Subprotocol(protocol)], max_size=None)
 
 
-def message(kind: str, content: dict[str, Any], channel: str = "shell") -> str:
+def message(kind: str, content: dict[str, Any], channel: str = "shell") -> bytes:
     header = {"msg_id": uuid.uuid4().hex, "msg_type": kind, "session": "s", "username": "", "version": "5.3"}
-    parts = {"header": header, "parent_header": {}, "metadata": VERSION, "content": content, "channel": channel}
-    return json.dumps(parts | {"buffers": []})
+    parts = {"header": header, "parent_header": {}, "metadata": VERSION, "content": content}
+    return bytes(serialize_msg_to_ws_v1(parts, channel, pack=lambda part: json.dumps(part).encode()))
 
 
-def answers(line: ClientConnection, *messages: str) -> list[tuple[str, Any]]:
+def answers(line: ClientConnection, *messages: bytes) -> list[tuple[str, Any]]:
     """Sends messages and one that is always answered; returns what is said about them until all are dealt with, as
     kinds and contents, without statuses."""
     sent = []
     for each in (*messages, message("comm_info_request", {})):
         line.send(each)
-        sent.append(json.loads(each)["header"]["msg_id"])
+        sent.append(json.loads(deserialize_msg_from_ws_v1(each)[1][0])["msg_id"])
     found, left = [], {"comm_info_reply", "idle"}
     while left:
         kind, content, about = hear(line)
@@ -79,9 +81,8 @@ def answers(line: ClientConnection, *messages: str) -> list[tuple[str, Any]]:
 
 def hear(line: ClientConnection) -> tuple[str, Any, str]:
     """Waits for a message; returns its kind, its content without buffers, and the id of the message it is about."""
-    heard = line.recv(timeout=SECONDS)
-    parts = json.loads(heard) if isinstance(heard, str) else deserialize_binary_message(heard)
-    return parts["msg_type"], parts["content"], parts["parent_header"].get("msg_id", "")
+    header, parent, _, content = map(json.loads, deserialize_msg_from_ws_v1(line.recv(timeout=SECONDS))[1][:4])
+    return header["msg_type"], content, parent.get("msg_id", "")
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,12 @@ def test_without_the_token_nothing_is_done(address: str, visitor: Visitor) -> No
         stranger.channels(visitor.kernel)
     with pytest.raises(InvalidStatus):
         Visitor(address).channels(str(uuid.uuid4()))
+
+
+def test_a_page_speaks_no_older_protocol(visitor: Visitor) -> None:
+    """In which the server would spend minutes on one answer, and have no time for others."""
+    with pytest.raises(InvalidStatus):
+        visitor.channels(protocol="v0.kernel.websocket.jupyter.org")
 
 
 def test_a_page_chooses_neither_template_nor_notebook(visitor: Visitor) -> None:
