@@ -156,7 +156,8 @@ def _process(command: list[str], folder: Path, where: Path, cache: Path) -> Iter
     try:
         yield server
     finally:
-        os.killpg(server.pid, signal.SIGKILL)  # at once: its kernels see that it is gone, and end as well
+        with contextlib.suppress(ProcessLookupError):  # ended by the test
+            os.killpg(server.pid, signal.SIGKILL)  # at once: its kernels see that it is gone, and end as well
         server.wait()
 
 

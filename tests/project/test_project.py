@@ -461,6 +461,21 @@ def test_ci_installs_what_is_missing_and_calls_make_test(workshop, fresh):
         assert installation == []
 
 
+def test_workflow_has_every_python_and_system_and_is_off_until_asked():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/systems.yml").read_text())
+    assert set(workflow[True]) == {"workflow_dispatch"}, "`on`, which YAML takes for a truth value"
+    jobs = workflow["jobs"]
+    for job in ("make", "windows"):
+        pythons = jobs[job]["strategy"]["matrix"]["python"]
+        assert pythons[0] == PROJECT["requires-python"].removeprefix(">=")
+        assert pythons == [f"3.{minor}" for minor in range(11, 11 + len(pythons))], "text, or 3.10 would be 3.1"
+    assert {"ubuntu-latest", "macos-latest"} == set(jobs["make"]["strategy"]["matrix"]["os"])
+    commands = [step["run"] for step in jobs["make"]["steps"] if "run" in step]
+    assert any(re.match(r"make test .*PYTHON=", command) for command in commands)
+    targets = re.findall(r"\bmake (\w+)", " ".join(commands))
+    assert set(targets) <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
 # --- Notebooks ----------------------------------------------------------------------------------------------
 
 NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
