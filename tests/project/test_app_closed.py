@@ -1,14 +1,20 @@
 """`make app` attacked by somebody who has its token: what docs/app.md says of visitors holds."""
 
+import asyncio
 import json
+import os
 import re
+import runpy
 import signal
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from tests.browser.lab import app_served
+from tests.browser.lab import APP, app_served
 
 PROTOCOL = "v1.kernel.websocket.jupyter.org"
 VERSION = {"version": "1.0.0"}  # of the protocol in which a page asks for its widgets
@@ -228,7 +234,7 @@ def test_what_is_sent_is_bounded(visitor: Visitor) -> None:
         answers(line, message("comm_msg", {"comm_id": "x", "data": "x" * 11_000_000}))
 
 
-def test_seats_memory_and_disk_are_bounded_and_a_closed_page_leaves_nothing(tmp_path: Path) -> None:
+def test_places_and_disk_are_bounded_and_ctrl_c_ends_it_all(tmp_path: Path) -> None:
     options = ("--Visitors.most=1", "--Visitors.disk=2e5")
     with app_served(tmp_path / "server", tmp_path / "cache", *options) as url:
         first, second = Visitor(url), Visitor(url)
@@ -245,16 +251,57 @@ def test_seats_memory_and_disk_are_bounded_and_a_closed_page_leaves_nothing(tmp_
             time.sleep(0.1)
         assert not folder.exists(), "who takes too much is sent away, with all of it"
         assert first.ask("GET", f"api/kernels/{first.kernel}")[0] == 404
-        second.visit()
+        assert "<title>Sparsity Lab</title>" in second.visit()
 
-
-def test_ctrl_c_ends_it(tmp_path: Path) -> None:
-    with app_served(tmp_path / "server", tmp_path / "cache") as url:
-        Visitor(url).visit()
         port = url.split(":")[2].split("/")[0]
         (server,) = [each for each in psutil.Process().children() if f"--port={port}" in each.cmdline()]
         kernels = server.children(recursive=True)
-        server.send_signal(signal.SIGINT)
+        assert kernels
+        server.send_signal(signal.SIGINT)  # Ctrl-C
         assert server.wait(SECONDS) == 0
         assert psutil.wait_procs(kernels, SECONDS)[1] == []
         assert not list((tmp_path / "server").glob("voila_*"))
+
+
+@pytest.mark.parametrize("what", ["memory", "disk"])
+def test_whoever_takes_most_is_sent_away_if_all_take_too_much(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    new: Any = runpy.run_path(str(APP))["Visitors"]
+    used, ended = {"modest": 30.0, "greedy": 60.0}, []
+
+    async def look() -> None:
+        visitors = serve.Visitors(memory=100.0, disk=100.0)
+        monkeypatch.setattr(visitors, "list_kernel_ids", lambda: list(used))
+        for use in ("memory", "disk"):
+            monkeypatch.setattr(visitors, f"_{use}_of", used.__getitem__ if use == what else lambda kernel_id: 1.0)
+
+        async def end(kernel_id: str, now: bool) -> None:
+            ended.append(kernel_id)
+
+        monkeypatch.setattr(visitors, "shutdown_kernel", end)
+        await visitors._keep_room()
+        assert ended == []
+        used["greedy"] = 80.0
+        await visitors._keep_room()
+
+    asyncio.run(look())
+    assert ended == ["greedy"]
+
+
+def test_memory_is_that_of_a_kernel_with_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    new: Any = runpy.run_path(str(APP))["Visitors"]
+
+    async def look() -> tuple[float, float]:
+        visitors = new()
+        here = SimpleNamespace(provisioner=SimpleNamespace(pid=os.getpid()))
+        monkeypatch.setattr(visitors, "get_kernel", lambda kernel_id: here)
+        before = visitors._memory_of("mine")
+        with subprocess.Popen([sys.executable, "-c", "x = b'x' * 10**8; input()"], stdin=subprocess.PIPE) as worker:
+            deadline = time.monotonic() + SECONDS
+            while (after := visitors._memory_of("mine")) < before + 1e8 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            worker.kill()
+        return before, after
+
+    before, after = asyncio.run(look())
+    assert before > 2e7
+    assert after > before + 1e8
