@@ -152,11 +152,11 @@ PIP_INSTALL = -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--e
 
 # MegaBlocks pins torch 2.7, so it cannot stand in one list of dependencies with our torch, but it runs with our torch too.
 # It needs Triton, which has wheels only for Linux. It is built without pip's cache, because pip would reuse a wheel that was
-# built without CUDA on a machine that has CUDA. Without a GPU its setup must not see nvcc, or it asks for a GPU.
+# built without CUDA on a machine that has CUDA. Without a GPU its setup must not find CUDA's tools, or it asks for a GPU.
 MEGABLOCKS := megablocks==0.10.0 stanford-stk==0.7.1
 define install_megablocks
 { echo "==> Installing MegaBlocks"; $(PY) $(PIP_INSTALL) -q setuptools wheel && \
-  $$(command -v nvidia-smi >/dev/null || echo env CUDA_HOME=/none) \
+  $$(command -v nvidia-smi >/dev/null || echo env -u CUDA_HOME -u CUDA_PATH PATH=/usr/bin:/bin) \
     $(PY) $(PIP_INSTALL) -q --no-deps --no-build-isolation --no-cache-dir $(MEGABLOCKS); }
 endef
 define try_megablocks

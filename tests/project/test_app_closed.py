@@ -269,7 +269,7 @@ def test_whoever_takes_most_is_sent_away_if_all_take_too_much(what: str, monkeyp
     used, ended = {"modest": 30.0, "greedy": 60.0}, []
 
     async def look() -> None:
-        visitors = serve.Visitors(memory=100.0, disk=100.0)
+        visitors = new(memory=100.0, disk=100.0)
         monkeypatch.setattr(visitors, "list_kernel_ids", lambda: list(used))
         for use in ("memory", "disk"):
             monkeypatch.setattr(visitors, f"_{use}_of", used.__getitem__ if use == what else lambda kernel_id: 1.0)
