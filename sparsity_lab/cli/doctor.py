@@ -117,7 +117,7 @@ def _megablocks() -> Finding:
     from sparsity_lab.models import supplied, why_not
 
     if (reason := why_not()) is not None:
-        advice = f"{reason}; `make megablocks` tries to install it, and backend='grouped' gives the same numbers"
+        advice = f"{reason}; backend='grouped' gives the same numbers"
         return Finding("megablocks", "not usable", ok=False, advice=advice)
     missing = ", ".join(supplied())
     pieces = f"plain torch stands in for {missing}" if missing else "with all of its compiled pieces"

@@ -29,7 +29,7 @@ OPS, GEMM, ROWS = "megablocks_ops", "grouped_gemm", "gather and scatter"
 def why_not() -> str | None:
     """Returns the reason why MegaBlocks can't be used here; None if it can."""
     if importlib.util.find_spec("megablocks") is None:
-        return "MegaBlocks is not installed: `make install` installs it on Linux"
+        return "MegaBlocks is not installed: `make megablocks` installs it on Linux"
     try:
         _dropless()
     except (ImportError, RuntimeError, OSError) as error:
