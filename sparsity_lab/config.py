@@ -6,15 +6,19 @@ the field, its value and what would be right.
 
 import json
 import math
+import reprlib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self, get_args
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 Hold = Literal["active", "total"]
 
 BACKENDS = ("grouped", "megablocks", "naive")  # ways to compute the experts
 ROUTERS = ("softmax", "sigmoid", "expert_choice", "hash", "random")  # the last two learn nothing: baselines
 
+LARGEST = 1e30  # of any number in a config
 MAX_EXPERTS = 4096
 SLIDER_EXPERTS = 256  # the dial's last stop; beyond it a laptop spends its time on routing
 
@@ -34,14 +38,18 @@ class Config:
     """A frozen set of fields that are checked when it is built, and that go to JSON and back."""
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = _checked_type(each.name, getattr(self, each.name), each.type)
-            low, high = each.metadata.get("range", (-math.inf, math.inf))
-            if isinstance(value, (int, float)) and not low <= value <= high:
-                raise ValueError(f"{each.name}={value:g} is out of range: use {low:g} to {high:g}")
-            if "choices" in each.metadata:
-                one_of(each.name, value, each.metadata["choices"])
-            object.__setattr__(self, each.name, value)
+        values = vars(self)
+        for name, kind, optional, low, high, choices in _rules(type(self)):
+            value = values[name]
+            if value is None and optional:
+                continue
+            if type(value) is not kind:
+                value = _checked_type(name, value, kind)
+                object.__setattr__(self, name, value)
+            if low is not None and not low <= value <= high:
+                raise ValueError(f"{name}={reprlib.repr(value)} is out of range: use {low:g} to {high:g}")
+            if choices and value not in choices:
+                one_of(name, value, choices)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,10 +60,10 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`. Raises ValueError for a field that this config does not have."""
-        known = [field.name for field in fields(cls)]
+        known = [rule.name for rule in _rules(cls)]
         unknown = [name for name in values if name not in known]
         if unknown:
-            raise ValueError(f"{cls.__name__} has no field {unknown[0]!r}; its fields are {', '.join(known)}")
+            raise ValueError(f"{cls.__name__} has no field {unknown[0][:40]!r}; its fields are {', '.join(known)}")
         return cls(**values)
 
     @classmethod
@@ -78,31 +86,47 @@ class Config:
         return replace(self, **changes)
 
 
+class _Rule(NamedTuple):
+    name: str
+    kind: Any
+    optional: bool  # it may be None
+    low: float | None  # None if it is no number
+    high: float
+    choices: Collection[str]
+
+
+@cache
+def _rules(config: Any) -> list[_Rule]:
+    """Returns what each field may hold. It is worked out once, because records are read by the thousand."""
+    rules = []
+    for each in fields(config):
+        optional = isinstance(each.type, UnionType)
+        kind = get_args(each.type)[0] if optional else each.type
+        low, high = each.metadata.get("range", (-LARGEST, LARGEST) if kind in (int, float) else (None, 0))
+        rules.append(_Rule(each.name, kind, optional, low, high, each.metadata.get("choices", ())))
+    return rules
+
+
 def _checked_type(name: str, value: Any, kind: Any) -> Any:
     """Returns the value in its field's type: 2.0 becomes the whole number 2, or 2 becomes the float 2.0."""
-    if isinstance(value, int) and abs(value) > 10**30:  # past what a float can hold
-        raise ValueError(f"{name}={value!r} is out of range")
-    if value is None and kind in (int | None, float | None):
-        return None
-
-    whole = kind in (int, int | None)
-    if whole or kind in (float, float | None):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{name}={value!r} must be a {'whole' if whole else 'finite'} number")
-        if whole and value != int(value):
-            raise ValueError(f"{name}={value!r} must be a whole number, e.g. {round(value)}")
-        return int(value) if whole else float(value)
+    shown = reprlib.repr(value)  # because a value from a file may be long, or nested deeply
+    if kind is int or kind is float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+            raise ValueError(f"{name}={shown} must be a {'whole' if kind is int else 'finite'} number")
+        if kind is int and value != int(value):
+            raise ValueError(f"{name}={shown} must be a whole number, e.g. {round(value)}")
+        return kind(value)
     if kind is bool and not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be True or False")
+        raise ValueError(f"{name}={shown} must be True or False")
     if kind is str and not isinstance(value, str):
-        raise ValueError(f"{name}={value!r} must be text, e.g. {name}='...'")
+        raise ValueError(f"{name}={shown} must be text, e.g. {name}='...'")
     return value
 
 
 def one_of(name: str, value: Any, choices: Collection[str]) -> None:
     """Raises ValueError, which names the field, unless the value is one of these words."""
     if value not in choices:
-        raise ValueError(f"{name}={value!r} is not known: use one of {', '.join(choices)}")
+        raise ValueError(f"{name}={reprlib.repr(value)} is not known: use one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,5 +389,7 @@ def resolve(model: ModelConfig, run: RunConfig) -> RunConfig:
     """Returns ``run`` with every choice made that was left to the lab: `RunConfig.sequences`, and a learning rate of
     8e-3 at 1e11 FLOPs and 0.63 times as much for each tenfold budget, which was tried at the best shapes
     (`benchmarks/learning_rate.py`). Resolving twice changes nothing."""
+    if run.batch_size and run.learning_rate:
+        return run
     rate = run.learning_rate or 8e-3 * math.pow(run.budget / 1e11, -0.2)
     return run.replace(batch_size=run.sequences, learning_rate=rate)

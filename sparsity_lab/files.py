@@ -1,14 +1,23 @@
-"""Where the lab keeps things, and the one way in which it writes them."""
+"""Where the lab keeps things, the one way in which it writes them, and how it reads what may not be its own."""
 
 import os
+import stat
 import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import platformdirs
 
 DATA = Path(__file__).resolve().parents[1] / "data"  # what ships with the suite; absent where only the package is
+LARGEST = 10_000_000  # bytes of a file that is read as a whole; the lab's own have some thousands
+MOST_ASIDE = 3  # files that are kept of those set aside in one place
+
+
+class StrangeFile(UserWarning):
+    """A file that is not what its name says was passed over, or set aside."""
 
 
 def home() -> Path:
@@ -20,6 +29,34 @@ def cache_dir() -> Path:
     """Returns the folder of what can be made again: ``$SPARSITY_LAB_CACHE``, or the user's cache folder."""
     folder = os.environ.get("SPARSITY_LAB_CACHE") or platformdirs.user_cache_dir("sparsity-lab")
     return Path(folder).expanduser()
+
+
+def check_regular(path: Path) -> os.stat_result:
+    """Raises OSError, without opening it, for what is no regular file: to open a pipe would wait for a writer, and a
+    device may have no end. Returns what the system knows of the file."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{path} is {'a folder' if stat.S_ISDIR(found.st_mode) else 'no regular file'}")
+    return found
+
+
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """Returns what is in a regular file. Raises OSError for anything else, and if it has more bytes than ``largest``."""
+    if (size := check_regular(path).st_size) > largest:
+        raise OSError(f"{path} has {size:,} bytes, more than {largest:,}")
+    return path.read_bytes()
+
+
+def set_aside(path: Path) -> Path:
+    """Moves away what lies in a place that the lab needs, to a name beside it that ends in ``.aside``; returns that. Of
+    the files set aside in one place, the last `MOST_ASIDE` are kept. Raises OSError if it can't be moved."""
+    aside = path.with_name(f"{path.name}.{datetime.now():%Y%m%d-%H%M%S-%f}.aside")
+    path.rename(aside)
+    beside = [each for each in path.parent.iterdir() if each.stem.startswith(f"{path.name}.") and each.match("*.aside")]
+    for each in sorted(beside)[:-MOST_ASIDE]:
+        with suppress(OSError):  # a folder, in which there may be something of worth
+            each.unlink()
+    return aside
 
 
 @contextmanager
@@ -35,6 +72,8 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())  # or a power cut may leave a file of the right size with the wrong content
+        if path.is_dir() and not path.is_symlink():
+            warnings.warn(f"{path} is a folder: kept as {set_aside(path).name}", StrangeFile, stacklevel=3)
         os.replace(temporary, path)
     except BaseException:  # an interrupt too
         temporary.unlink(missing_ok=True)

@@ -4,11 +4,12 @@ row in a table of runs."""
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache, cached_property
 from itertools import accumulate
-from typing import Any, Self
+from typing import Any, Literal, Self, TypedDict
 
+from sparsity_lab import schema
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.units import flops, power
 
@@ -33,12 +34,29 @@ class Step:
         return self.seconds / self.step * (self.steps - self.step)
 
 
+class Text(TypedDict):
+    """The corpus of a run."""
+
+    name: str
+    fingerprint: str  # of a `Corpus`; empty if the run failed
+
+
+class LossCurve(TypedDict):
+    """The training loss, in nats per token: means of neighbouring steps, each at the FLOPs where its steps end."""
+
+    flops: list[float]
+    loss: list[float]
+
+
+Status = Literal["finished", "stopped", "diverged", "failed"]
+
+
 @dataclass(frozen=True)
 class Record:
     """What is kept of a run. ``val_loss`` is in nats per token (per byte, for the corpora here); None if the run
     diverged or was stopped before it could be measured."""
 
-    status: str  # finished, stopped, diverged, failed
+    status: Status
     val_loss: float | None
     val_bits: float | None  # bits per token
     flops: int
@@ -51,10 +69,10 @@ class Record:
     seed: int
     model: dict[str, Any]
     run: dict[str, Any]
-    corpus: dict[str, str]
+    corpus: Text
     device: str
     versions: dict[str, str]
-    curve: dict[str, list[float]]  # "flops" and "loss": training loss, means of neighbouring steps
+    curve: LossCurve
     error: str = ""  # what a failed run died of
     routes: dict[str, list[str]] | None = None  # the libraries that multiplied (`models.routes`), on a CPU
     compiled: bool = False  # whether the steps were compiled code (`training.compiled`)
@@ -62,23 +80,28 @@ class Record:
     scores: dict[str, float] | None = None  # shares of right answers by task (`task_scores.score_tasks`), if asked for
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`."""
-        return cls(**json.loads(text))
+    def from_json(cls, text: str | bytes) -> Self:
+        """The inverse of `to_json`. Raises ValueError for whatever `to_json` can't have written, in this version."""
+        record = cls(**schema.from_json(text, cls))
+        if len(record.curve["flops"]) != len(record.curve["loss"]):
+            raise ValueError("curve has not as many losses as FLOPs")
+        if (record.sparsity, record.seed) != (record.model_config.sparsity, record.run_config.seed):
+            raise ValueError(f"sparsity={record.sparsity} and seed={record.seed} are not those of its configs")
+        return record
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
-    @property
+    @cached_property
     def model_config(self) -> ModelConfig:
         """Raises ValueError for a config of another version, as `run_config` does."""
         return ModelConfig.from_dict(self.model)
 
-    @property
+    @cached_property
     def run_config(self) -> RunConfig:
         return RunConfig.from_dict(self.run)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The `run_id` of the run that left this record."""
         return run_id(self.model_config, self.run_config)
@@ -89,8 +112,13 @@ class Record:
         return run_label(self.model_config, self.run_config)
 
     def row(self) -> dict[str, Any]:
-        """The record as a row of a table of runs, with the columns `COLUMNS`."""
-        return row(vars(self))
+        """The record as a row of a table of runs, with the columns `COLUMNS`: everything that is one number or word,
+        and the shape."""
+        found = {"id": self.id} | {name: getattr(self, name) for name in OF_RECORD}
+        found |= {column: getattr(self.model_config, name) for column, name in OF_MODEL.items()}
+        found |= {name: getattr(resolve(self.model_config, self.run_config), name) for name in OF_RUN}
+        found["fingerprint"] = self.corpus["fingerprint"]
+        return found | {name: getattr(self, name) for name in LATER}
 
     def summary(self) -> str:
         """A sentence that says how the run ended."""
@@ -112,7 +140,13 @@ def run_id(model: ModelConfig, run: RunConfig) -> str:
 
 
 def _beyond_defaults(config: ModelConfig | RunConfig) -> dict[str, Any]:
-    return {field.name: value for field in fields(config) if (value := getattr(config, field.name)) != field.default}
+    defaults = _defaults(type(config))
+    return {name: value for name, value in vars(config).items() if value != defaults[name]}
+
+
+@cache
+def _defaults(kind: Any) -> dict[str, Any]:
+    return {field.name: field.default for field in fields(kind)}
 
 
 def run_label(model: ModelConfig, run: RunConfig) -> str:
@@ -125,7 +159,7 @@ def run_label(model: ModelConfig, run: RunConfig) -> str:
     return f"{kind}, width {model.d_model}{depth}, {budget}, seed {run.seed}{order}{held}"
 
 
-def decimate(losses: list[float], step_flops: int, points: int = CURVE_POINTS) -> dict[str, list[float]]:
+def decimate(losses: list[float], step_flops: int, points: int = CURVE_POINTS) -> LossCurve:
     """Returns means of neighbouring steps, at most ``points`` of them, each at the FLOPs where its steps end. The last
     loss of a diverged run, which is not a number, is left out."""
     losses = [loss for loss in losses if math.isfinite(loss)]
@@ -140,17 +174,5 @@ OF_RECORD = ("status", "val_loss", "sparsity", "flops", "seed", "params_total", 
 SHAPE = ("n_layers", "n_experts", "top_k", "n_shared_experts", "d_expert")
 OF_MODEL = {"width": "d_model"} | {name: name for name in SHAPE}
 OF_RUN = ("budget", "batch_size", "learning_rate")
-LATER = {"compiled": False, "cpu_seconds": None}  # fields that older records lack
+LATER = ("compiled", "cpu_seconds")  # fields that older records lack
 COLUMNS = ("id", *OF_RECORD, *OF_MODEL, *OF_RUN, "fingerprint", *LATER)
-
-
-def row(values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
-    """A record's fields as a row of a table of runs, with the columns `COLUMNS`: everything that is one number or word,
-    and the shape. ``name`` spares building the configs for the run's id. Raises KeyError for missing fields."""
-    model, run = values["model"], values["run"]
-    found = {"id": name or run_id(ModelConfig.from_dict(model), RunConfig.from_dict(run))}
-    found |= {key: values[key] for key in OF_RECORD}
-    found |= {column: model[key] for column, key in OF_MODEL.items()}
-    found |= {key: run[key] for key in OF_RUN}
-    found["fingerprint"] = values["corpus"]["fingerprint"]
-    return found | {key: values.get(key, default) for key, default in LATER.items()}

@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> None:
     if out is not None:
         checkpoint.check_path(out)
     model, config = ModelConfig.from_dict(state["model"]), RunConfig.from_dict(state["run"])
-    training = Training(model, config, checkpoint_path=path)
+    training = Training(model, config)
+    training.resume(path)
     weights, before = pruning.nonzeros(training.model), training.evaluate()
     if before is None:
         raise ValueError(f"{path} is of a run that diverged: name another checkpoint")

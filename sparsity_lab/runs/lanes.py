@@ -178,7 +178,7 @@ class _Run:
         self.lane.reads = read(self.training.model, LINE.encode())
 
     def tell(self, message: str) -> None:
-        self.lane.message = message
+        self.lane.message = f"{self.training.notice} {message}".strip()
         new = self.training.losses[self._told :]
         self._line.tell((self._place, self._told, replace(self.lane, losses=new)))
         self._told += len(new)

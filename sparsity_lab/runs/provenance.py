@@ -22,7 +22,13 @@ def write_provenance(folder: Path, command: str) -> None:
         **{f"runs_{status}": n for status, n in sorted(count.items())},
         "flops": float(sum(record.flops for record in records)),
         "core_hours": round(sum(record.cpu_seconds or record.seconds for record in records) / 3600, 2),
-        "corpora": sorted({" ".join(record.corpus.values()) for record in records if record.status != "failed"}),
+        "corpora": sorted(
+            {
+                f"{record.corpus['name']} {record.corpus['fingerprint']}"
+                for record in records
+                if record.status != "failed"
+            }
+        ),
         "versions": sorted({f"{name} {version}" for record in records for name, version in record.versions.items()}),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }

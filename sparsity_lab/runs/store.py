@@ -1,16 +1,15 @@
 """The store of runs: one JSON file per record, named after what was run, written atomically. And tables of records."""
 
-import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import MISSING, fields, replace
-from functools import partial
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.files import home, write_text
-from sparsity_lab.record import COLUMNS, UNFINISHED, Record, row, run_id
+from sparsity_lab.files import StrangeFile, home, read_bytes, write_text
+from sparsity_lab.record import COLUMNS, UNFINISHED, Record, run_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,13 +48,13 @@ class RunStore:
         return next(self._copies(name), None)
 
     def _copies(self, name: str) -> Iterator[Record]:
-        return filter(None, (_read(folder / f"{name}.json", _record) for folder in (self.folder, *self.older)))
+        return filter(None, (_read(folder / f"{name}.json") for folder in (self.folder, *self.older)))
 
     def load(self) -> list[Record]:
         """Returns all records, oldest first, one per run. A file that is torn or foreign is skipped with a warning."""
         paths = {path.name: path for folder in (*self.older, self.folder) for path in folder.glob("*.json")}
         ordered = sorted(paths.values(), key=lambda path: (_written(path), path.name))
-        return [record for path in ordered if (record := _read(path, _record)) is not None]
+        return [record for path in ordered if (record := _read(path)) is not None]
 
 
 def user_store(folder: Path | None = None) -> RunStore:
@@ -68,7 +67,7 @@ def user_store(folder: Path | None = None) -> RunStore:
 def _written(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:  # another process has just deleted it
+    except OSError:  # another process has just deleted it, or it is a link to itself
         return 0.0
 
 
@@ -77,55 +76,42 @@ def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
     there is none), sparsity, flops, seed, params_total, params_active, tokens, steps, seconds, width, n_layers,
     n_experts, top_k, n_shared_experts, d_expert, budget, batch_size, learning_rate, fingerprint, compiled, cpu_seconds
     (NaN in records of earlier versions)."""
-    return _frame(record.row() for record in records)
+    import pandas as pd  # here, because a process that trains has no tables
+
+    rows = [record.row() for record in records]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"val_loss": float, "cpu_seconds": float})
 
 
 def load_frame(folder: Path | str) -> "pd.DataFrame":
     """Returns the records in a folder as `to_frame` does, in the order of the file names.
 
-    A file that is torn, foreign or of another version is skipped with a warning. It reads thousands of records per
-    second because it builds no configs.
+    A file that holds no record of this version is skipped with a warning. So is a run on another text than most of the
+    folder's runs, because losses on different texts can't be compared.
     """
-    rows = (_read(path, partial(row, name=path.stem)) for path in sorted(Path(folder).glob("*.json")))
-    return _frame(filter(None, rows))
+    found = [(path, record) for path in sorted(Path(folder).glob("*.json")) if (record := _read(path)) is not None]
+    texts = Counter(text for _, record in found if (text := record.corpus["fingerprint"]))  # a failed run has none
+    most = texts.most_common(1)[0][0] if texts else ""
+
+    kept = []
+    for path, record in found:
+        if (text := record.corpus["fingerprint"]) in ("", most):
+            kept.append(record)
+        else:
+            told = f"its text {record.corpus['name']!r} ({text[:8]}) is not that of most runs here ({most[:8]})"
+            warnings.warn(f"skipped {path}: {told}", StrangeFile, stacklevel=2)
+    return to_frame(kept)
 
 
-def _frame(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
-    import pandas as pd  # here, because a process that trains has no tables
-
-    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"val_loss": float, "cpu_seconds": float})
-
-
-KNOWN = {part: {f.name for f in fields(kind)} for part, kind in (("model", ModelConfig), ("run", RunConfig))}
-OPTIONAL = {f.name for f in fields(Record) if f.default is not MISSING}
-NEEDED = {f.name for f in fields(Record)} - OPTIONAL
-WORDS = ("id", "status", "fingerprint")
-Made = TypeVar("Made")
-
-
-def _read(path: Path, make: Callable[[dict[str, Any]], Made]) -> Made | None:
-    """Returns what ``make`` makes of the fields in a record's file; None if the file is absent or, with a warning, no
-    record of this version."""
+def _read(path: Path) -> Record | None:
+    """Returns the record in a file; None if the file is absent or, with a warning, holds no record of the run that its
+    name says."""
     try:
-        values = json.loads(path.read_text())
-        if not isinstance(values, dict) or values.keys() - OPTIONAL != NEEDED:
-            raise ValueError("its fields are not a record's")
-        for part, known in KNOWN.items():
-            if not values[part].keys() <= known:
-                raise ValueError(f"{part} has fields that are not known here")
-        for name, value in row(values, path.stem).items():
-            absent = value is None and name in ("val_loss", "cpu_seconds")
-            if not absent and not isinstance(value, str if name in WORDS else (int, float)):
-                raise ValueError(f"{name}={value!r}")
-        return make(values)
+        record = Record.from_json(read_bytes(path))
+        if record.id != path.stem:
+            raise ValueError(f"its run is {record.id}")
+        return record
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        warnings.warn(f"skipped {path}: not a run record of this version ({error})", stacklevel=3)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"skipped {path}: not a run record of this version ({error})", StrangeFile, stacklevel=3)
         return None
-
-
-def _record(values: dict[str, Any]) -> Record:
-    record = Record(**values)
-    _ = record.id  # raises ValueError for configs of another version
-    return record

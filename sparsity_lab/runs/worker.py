@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,26 +90,12 @@ _building = threading.Lock()  # threads share the random numbers that weights st
 
 
 def _begin(model: ModelConfig, run: RunConfig, corpus: "Corpus", path: Path, compiled: bool) -> "Training":
-    """Builds a run, from its checkpoint if there is one. A checkpoint that is torn or of another text is dropped."""
+    """Builds a run, from its checkpoint if there is one."""
     from sparsity_lab.training.trainer import Training
 
-    build = partial(
-        Training,
-        model,
-        run,
-        corpus=corpus,
-        compiled=compiled,
-        checkpoint_path=path,
-        checkpoint_seconds=SECONDS_BETWEEN_CHECKPOINTS,
-    )
+    seconds = SECONDS_BETWEEN_CHECKPOINTS
     with _building:
-        try:
-            return build()
-        except ValueError:
-            if not path.exists():
-                raise
-            path.unlink()
-            return build()
+        return Training(model, run, corpus=corpus, compiled=compiled, checkpoint_path=path, checkpoint_seconds=seconds)
 
 
 def _trained(

@@ -11,6 +11,7 @@ import inspect
 import math
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,11 @@ import torch
 import sparsity_lab
 from sparsity_lab.accounting import count_parameters, flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
+from sparsity_lab.files import StrangeFile, set_aside
 from sparsity_lab.models import Transformer, routes
 from sparsity_lab.models.ops import keep_heap
 from sparsity_lab.models.router import Router
-from sparsity_lab.record import CURVE_POINTS, Record, Step, decimate
+from sparsity_lab.record import CURVE_POINTS, Record, Status, Step, decimate
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training.batches import Windows, validation_batches
 from sparsity_lab.training.compiled import available, should_compile
@@ -39,9 +41,10 @@ class Training:
     """One run: build it, call `step` until `done`, then `evaluate` and `record`. `train` does just that.
 
     With ``checkpoint_path``, the run saves itself there every ``checkpoint_seconds``. If the file is already there, the
-    run resumes from it, with as many processes as there are now. ``compiled`` has compiled code make the steps, if it
-    can be made. A run that resumes goes on as it began, with the libraries that it began with. Raises ValueError if the
-    budget does not pay for one step, or if the checkpoint is of another run.
+    run resumes from it, with as many processes as there are now. A file from which it can't resume, because it is torn
+    or of another run or text, is set aside; ``notice`` then says so, as a warning does, and the run starts anew.
+    ``compiled`` has compiled code make the steps, if it can be made. A run that resumes goes on as it began, with the
+    libraries that it began with. Raises ValueError if the budget does not pay for one step.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Training:
 
         self.steps_done, self.seconds, self.cpu_seconds, self.diverged = 0, 0.0, 0.0, False
         self.losses: list[float] = []
+        self.notice = ""  # of what the learner should know
         self.masks: dict[str, torch.Tensor] = {}  # by name of the weight; where they are False the weight stays 0
 
         self._checkpoint_path = Path(checkpoint_path) if checkpoint_path else None
@@ -87,7 +91,7 @@ class Training:
         if self._checkpoint_path:
             checkpoint.check_path(self._checkpoint_path)
             if self._agreed(self._checkpoint_path.exists()):
-                self._resume(self._checkpoint_path)
+                self._resume_or_begin(self._checkpoint_path)
 
     @property
     def done(self) -> bool:
@@ -183,7 +187,7 @@ class Training:
         lab, python = sparsity_lab.__version__, platform.python_version()
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else ""
         library = str(torch.__version__)  # as it is, it would import torch wherever the record is unpickled
-        status = "diverged" if self.diverged else "finished" if self.done else "stopped"
+        status: Status = "diverged" if self.diverged else "finished" if self.done else "stopped"
 
         return Record(
             status=status,
@@ -218,8 +222,10 @@ class Training:
         checkpoint.save(Path(path), self.model, self.optimizer, state, self.workers)
         self._saved_at = time.monotonic()
 
-    def _resume(self, path: Path) -> None:
-        state = checkpoint.load(path, self.model, self.optimizer, self._identity(), self.workers)
+    def resume(self, path: Path | str) -> None:
+        """Goes back to where the run was saved. Raises ValueError, and changes nothing, if the file is no checkpoint of
+        this run."""
+        state = checkpoint.load(Path(path), self.model, self.optimizer, self._identity(), self.workers)
         self.steps_done, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
         self.cpu_seconds = state.get("cpu_seconds", 0.0)
         self.diverged = bool(self.losses) and not math.isfinite(self.losses[-1])
@@ -227,6 +233,20 @@ class Training:
         self.compiled = state.get("compiled", False) and available(self.model_config, self.run_config)
         if self.routes is not None and state.get("routes"):
             self.routes = routes.Routes.from_dict(state["routes"])
+
+    def _resume_or_begin(self, path: Path) -> None:
+        fault = ""
+        try:
+            self.resume(path)
+        except ValueError as error:
+            fault = str(error)
+        if not self._agreed(bool(fault)):
+            if fault:  # the first process could read it
+                raise ValueError(fault)
+            return
+        if self.workers is None or self.workers.rank == 0:
+            self.notice = f"{fault}. It is kept as {set_aside(path).name}, and the run starts anew."
+            warnings.warn(self.notice, StrangeFile, stacklevel=3)
 
     def _agreed(self, decision: bool) -> bool:
         """Makes all processes decide as the first one does, because their clocks differ."""
