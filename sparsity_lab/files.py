@@ -41,7 +41,7 @@ def check_regular(path: Path) -> os.stat_result:
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
-    """Returns what is in a regular file. Raises OSError for anything else, and if it has more bytes than ``largest``."""
+    """Returns what is in a regular file. Raises OSError for anything else, and for more bytes than ``largest``."""
     if (size := check_regular(path).st_size) > largest:
         raise OSError(f"{path} has {size:,} bytes, more than {largest:,}")
     return path.read_bytes()

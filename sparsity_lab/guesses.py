@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from sparsity_lab.files import home, write_text
+from sparsity_lab.files import home, read_bytes, write_text
 from sparsity_lab.intervals import CONFIDENCE
 from sparsity_lab.units import scientific
 
@@ -91,7 +91,7 @@ def load_guesses() -> dict[str, Guess]:
     if os.environ.get(SWITCH) == "0":
         return {}
     try:
-        entries = json.loads(guesses_file().read_text(encoding="utf-8"))
+        entries = json.loads(read_bytes(guesses_file()))
     except (OSError, ValueError, RecursionError):
         entries = []
     found = {}

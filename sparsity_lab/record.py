@@ -4,8 +4,8 @@ row in a table of runs."""
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
-from functools import cache, cached_property
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal, Self, TypedDict
 
@@ -140,13 +140,8 @@ def run_id(model: ModelConfig, run: RunConfig) -> str:
 
 
 def _beyond_defaults(config: ModelConfig | RunConfig) -> dict[str, Any]:
-    defaults = _defaults(type(config))
-    return {name: value for name, value in vars(config).items() if value != defaults[name]}
-
-
-@cache
-def _defaults(kind: Any) -> dict[str, Any]:
-    return {field.name: field.default for field in fields(kind)}
+    fields = config.__dataclass_fields__
+    return {name: value for name, value in vars(config).items() if value != fields[name].default}
 
 
 def run_label(model: ModelConfig, run: RunConfig) -> str:

@@ -18,8 +18,8 @@ Fits = Callable[[Any], bool]
 
 
 def from_json(text: str | bytes, kind: type) -> dict[str, Any]:
-    """Returns the fields of ``kind``, a dataclass or a TypedDict, that a JSON object holds. Raises ValueError as `check`
-    does, and for what is no JSON."""
+    """Returns the fields of ``kind``, a dataclass or a TypedDict, that a JSON object holds. Raises ValueError for any
+    other text."""
     try:
         values = json.loads(text)
     except RecursionError:

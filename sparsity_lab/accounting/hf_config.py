@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsity_lab.config import ModelConfig
+from sparsity_lab.files import read_bytes
 
 LARGEST = 1_000_000  # bytes; real files have a few thousand
 
@@ -32,15 +33,13 @@ def load_hf_config(path: str | Path) -> ModelConfig:
     if path.is_dir():
         path = path / "config.json"
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"{path}: more than {LARGEST:,} bytes are too many for a config.json")
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_bytes(path, LARGEST))
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from None
     except RecursionError:
         raise ValueError(f"{path}: nested too deeply to be a config.json") from None
     except ValueError as error:
-        raise error if str(error).startswith(str(path)) else ValueError(f"{path}: not valid JSON ({error})") from None
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
     try:
         return from_hf(values)
     except ValueError as error:

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 
 from sparsity_lab.analysis.sparsity_measures import Array, absolute_values, gini
+from sparsity_lab.runs.foreign import read_table
 
 
 def sparsity_index(values: Any, total: float) -> float:
@@ -119,10 +120,7 @@ def of_layer(weights_AB: Any, threshold: float = 0.0) -> BipartiteLayer:
 def read_edges(path: Path) -> nx.Graph:
     """Reads a CSV file with the columns source, target and, optionally, weight: an undirected edge per row. Raises
     ValueError, which names the row, for anything but a simple weighted network."""
-    try:
-        table = pd.read_csv(path, dtype={"source": str, "target": str}, keep_default_na=False)
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path} is not a CSV file ({str(error).strip()})") from None
+    table = read_table(path, dtype={"source": str, "target": str}, keep_default_na=False)
     missing = [name for name in ("source", "target") if name not in table]
     if missing or table.empty:
         lacks = f"no column {missing[0]!r}" if missing else "no edges"

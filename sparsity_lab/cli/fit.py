@@ -38,9 +38,11 @@ def run(options: argparse.Namespace) -> None:
     from sparsity_lab.runs import foreign, store
 
     path, columns = Path(options.runs), _columns(options.columns)
-    if columns and not path.is_file():
+    if columns and path.is_dir():
         raise ValueError(f"columns={options.columns}: they name the columns of a CSV file, and {path} is none")
-    runs = foreign.load_runs(path, columns) if path.is_file() else store.load_frame(path)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: name a folder of run records, or a CSV file with a row per run")
+    runs = store.load_frame(path) if path.is_dir() else foreign.load_runs(path, columns)
     for name, lacking in (("n_layers", "depth"), ("top_k", "granularity")):
         wanted = getattr(options, name)
         if name not in runs:  # a table of other people's runs need not say

@@ -2,27 +2,65 @@
 
 import argparse
 import importlib
+import io
+import os
 import sys
+import warnings
+from typing import Any
 
 from sparsity_lab import __version__
+from sparsity_lab.files import StrangeFile
 
 REPORTS = ("count", "cost", "compare", "cache", "optimum", "fit", "measure", "prune", "doctor")  # have --json
 VERBS = ("train", "sweep", *REPORTS, "guesses", "notebooks", "gallery", "course")
 
 
+WRONG_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+INTERRUPTED, NOBODY_READS = 130, 141  # what shells report after SIGINT and SIGPIPE
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb and returns the exit status: 0 if all is done; 1 if a run diverged or failed, a notebook failed or
-    `doctor` found a fault; 2 for bad input; 130 after Ctrl-C."""
+    """Runs one verb and returns the exit status: 0 if all is done; 1 if a run diverged or failed, a notebook failed,
+    `doctor` found a fault or the system refused something, such as space on the disk; 2 for bad input; 130 after
+    Ctrl-C; 141 if whoever read the output has left."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where the terminal can only show ASCII, "?" stands for the rest
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nothing:  # takes what is left when Python ends, which would complain otherwise
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        return NOBODY_READS
+
+
+def _run(arguments: list[str] | None) -> int:
     options = build_parser().parse_args(arguments)
+    python = warnings.showwarning
+
+    def warned(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, StrangeFile):  # the user's, and nothing to mend in the program
+            print(f"sparsity-lab: {message}", file=sys.stderr)
+        else:
+            python(message, category, *where)
+
+    warnings.showwarning = warned
     try:
         status: int | None = options.run(options)  # None if the verb can only succeed
         return status or 0
-    except (ValueError, OSError) as error:  # OSError: a checkpoint's folder that can't be written, a full disk
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
         print(f"sparsity-lab: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, WRONG_INPUT) else 1
     except KeyboardInterrupt:
         print("\nsparsity-lab: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    finally:
+        warnings.showwarning = python
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -31,9 +31,10 @@ def measure_file(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"{path} is no file: name a .safetensors or a .csv file")
-    if path.suffix == ".safetensors":
+    kind = path.suffix.lower()
+    if kind == ".safetensors":
         return {"tensors": _tensors(path)}
-    if path.suffix == ".csv":
+    if kind == ".csv":
         graph = analysis.graphs.read_edges(path)
         degrees, weights = map(_measures, analysis.graphs.degrees_and_weights(graph))
         return _defined(asdict(analysis.graphs.of_graph(graph))) | {"degrees": degrees, "weights": weights}

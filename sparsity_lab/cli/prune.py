@@ -40,6 +40,10 @@ def run(options: argparse.Namespace) -> None:
     path, method, sparsity = Path(options.checkpoint), options.method, options.sparsity
     out = Path(options.out) if options.out else None
     one_of("method", method, METHODS)
+    if not 0 <= sparsity < 1:  # before torch is loaded
+        raise ValueError(f"sparsity={sparsity:g} must be at least 0 and below 1: at 1 nothing would be left; try 0.5")
+    if method == "2:4" and sparsity != 0.5:
+        raise ValueError(f"sparsity={sparsity:g}: 2:4 keeps two of four, use 0.5")
 
     from sparsity_lab.training import Training, checkpoint
 
@@ -84,8 +88,6 @@ def run(options: argparse.Namespace) -> None:
 def _masks(model: "Transformer", method: str, sparsity: float, batches: "Batches") -> "Masks":
     """Returns the masks of a method of `OF_WEIGHTS`. All but those by magnitude choose by Wanda's scores."""
     pruning = analysis.pruning
-    if method == "2:4" and sparsity != 0.5:
-        raise ValueError(f"sparsity={sparsity:g}: 2:4 keeps two of four, use 0.5")
     if method.startswith("magnitude"):
         return pruning.smallest(pruning.magnitudes(model), sparsity, "model" if method == "magnitude" else "matrix")
     scores = pruning.wanda(model, batches)
@@ -99,7 +101,6 @@ def _masks(model: "Transformer", method: str, sparsity: float, batches: "Batches
 def _without_experts(model: "Transformer", method: str, sparsity: float, batches: "Batches") -> "Transformer":
     """Returns the smaller model of a method of `OF_EXPERTS`: every layer loses round(sparsity·E) experts."""
     experts = analysis.expert_pruning
-    analysis.pruning.check_sparsity(sparsity)
     n = model.config.n_experts - round(sparsity * model.config.n_experts)
     experts.smaller_config(model.config, n)  # raises what is wrong before the work begins
     if method == "experts-loss":

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from sparsity_lab.files import write_text
+from sparsity_lab.files import read_bytes, write_text
 from sparsity_lab.intervals import CONFIDENCE, percentile_interval
 from sparsity_lab.laws.huber import log_loss, minimise
 from sparsity_lab.laws.power_law import BOUNDS, LAWS, STARTS, Array, PowerLaw, named
@@ -236,13 +236,19 @@ def fit_each(
 
 
 def finished(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Returns the finished runs with a loss. Raises ValueError if a column is missing or no run is left."""
+    """Returns the finished runs with a loss. Raises ValueError if a column is missing, if no run is left, or if they
+    were trained on different texts."""
     missing = [name for name in columns if name not in runs]
     if missing:
         raise ValueError(f"runs lack the columns {', '.join(missing)}: load them with runs.store.load_frame")
-    kept: pd.DataFrame = runs[(runs["status"] == "finished") & np.isfinite(runs["val_loss"].to_numpy(float))]
+    losses = runs["val_loss"].to_numpy(float)
+    kept: pd.DataFrame = runs[(runs["status"] == "finished") & np.isfinite(losses) & (losses > 0)]
     if kept.empty:
         raise ValueError(f"none of {len(runs)} runs finished with a loss: train some, or look at their status")
+    if "fingerprint" in kept and kept["fingerprint"].nunique() > 1:
+        most = kept["fingerprint"].mode()[0]
+        odd = ", ".join(kept.loc[kept["fingerprint"] != most, "id"])
+        raise ValueError(f"runs on different texts can't be compared: leave out those not on {most[:8]}, {odd}")
     return kept
 
 
@@ -254,8 +260,8 @@ def save_fits(path: Path | str, fits: Sequence[Fit]) -> None:
 def load_fits(path: Path | str) -> list[Fit]:
     """Reads what `save_fits` wrote. Raises ValueError for any other file."""
     try:
-        return [Fit.from_dict(data) for data in json.loads(Path(path).read_text())]
-    except (KeyError, TypeError, ValueError) as error:
+        return [Fit.from_dict(data) for data in json.loads(read_bytes(Path(path)))]
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path} holds no fits of this version ({type(error).__name__}: {error})") from error
 
 

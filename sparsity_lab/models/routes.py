@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
-from sparsity_lab.files import cache_dir, write_text
+from sparsity_lab.files import cache_dir, read_bytes, write_text
 
 NAMES = {"torch", "grouped_mm", "onednn"}
 CLASSES = 4  # of size, each four times as large as the one before
@@ -104,7 +104,7 @@ def table(of: str) -> Table:
 
 def _read(path: Any) -> dict[str, Table]:
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError):
-        known: dict[str, Table] = json.loads(path.read_text())
+        known: dict[str, Table] = json.loads(read_bytes(path))
         for each in known.values():
             _routes(each)
             if any(row.keys() != {"route", "ms", "multiply_adds"} for rows in each.values() for row in rows):

@@ -1,11 +1,17 @@
 """Runs that others trained: a CSV file with a row per run becomes a table that the laws can be fitted to."""
 
+import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from sparsity_lab.files import read_bytes
+
+LARGEST = 1_000_000_000  # bytes of a table
 POSITIVE = ("val_loss", "params_total", "params_active", "tokens", "flops")
 KNOWN = (*POSITIVE, "sparsity", "top_k", "n_layers", "width", "seed")
 OTHER_NAMES = {"loss": "val_loss"}
@@ -22,11 +28,7 @@ def load_runs(path: Path | str, columns: Mapping[str, str] | None = None) -> pd.
     FLOPs. Raises ValueError for a file that is no table, for names that are not known, and for the first value that is
     no number or out of range.
     """
-    try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} can't be read as a table with commas ({error})") from None
-
+    table = read_table(path)
     chosen = {OTHER_NAMES.get(name, name): name for name in (*KNOWN, *OTHER_NAMES) if name in table}
     for name, theirs in (columns or {}).items():
         if name not in (*KNOWN, *OTHER_NAMES):
@@ -50,6 +52,21 @@ def load_runs(path: Path | str, columns: Mapping[str, str] | None = None) -> pd.
     if "flops" not in runs:
         runs["flops"] = 6 * runs["params_active"] * runs["tokens"]
     return runs.assign(budget=runs["flops"], status="finished")
+
+
+def read_table(path: Path | str, **options: Any) -> pd.DataFrame:
+    """Reads a CSV file whose first line names the columns; ``options`` are those of `pandas.read_csv`.
+
+    Raises ValueError for a file that is none, also if a row has more values than the table has columns.
+    """
+    try:
+        content = read_bytes(Path(path), LARGEST)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # index_col: pandas would take the first column for row names where rows have one value too many
+            return pd.read_csv(io.BytesIO(content), index_col=False, **options)
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+        raise ValueError(f"{path} can't be read as a CSV file with a line of names ({str(error).strip()})") from None
 
 
 def _numbers(table: pd.DataFrame, path: Path | str, name: str, theirs: str) -> "pd.Series[float]":

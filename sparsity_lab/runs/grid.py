@@ -13,12 +13,14 @@
 
 import itertools
 import math
+import reprlib
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.files import read_bytes
 from sparsity_lab.record import run_id
 
 Pair = tuple[ModelConfig, RunConfig]
@@ -36,10 +38,12 @@ def read_grid(path: Path | str) -> list[Pair]:
     Raises ValueError that names the file, the table and the field if one is not understood.
     """
     try:
-        content = tomllib.loads(Path(path).read_text())
+        content = tomllib.loads(read_bytes(Path(path)).decode())
     except FileNotFoundError:
         raise ValueError(f"grid {path} does not exist: name a TOML file with [[runs]] tables") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ValueError(f"grid {path} is nested too deeply: write one value, or a list of values") from None
+    except (OSError, ValueError) as error:
         raise ValueError(f"grid {path} is not TOML ({error})") from None
 
     tables = content.get("runs")
@@ -65,6 +69,9 @@ def grid_runs(*tables: dict[str, Any]) -> list[Pair]:
                 raise ValueError(f"table {number} has {name!r}, which is no field of a run{hint}")
             if not values:
                 raise ValueError(f"table {number}: {name}=[] gives no run; name at least one value")
+            for value in values:
+                if isinstance(value, (list, dict)):
+                    raise ValueError(f"table {number}: {name}={reprlib.repr(value)} must be a number or a word")
 
         total += math.prod(map(len, choices.values()))
         if total > MAX_RUNS:

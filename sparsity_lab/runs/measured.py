@@ -14,7 +14,7 @@ from sparsity_lab.files import DATA
 from sparsity_lab.laws import fair
 from sparsity_lab.laws.fitting import Fit, PredictedLoss, load_fits
 from sparsity_lab.laws.isoflop import near_best
-from sparsity_lab.record import Record, run_id
+from sparsity_lab.record import Record
 from sparsity_lab.runs.lanes import LINE
 from sparsity_lab.runs.store import RunStore, load_frame, to_frame
 
@@ -36,11 +36,11 @@ def runs(n_layers: int | None = LAYERS) -> pd.DataFrame:
 def like(pairs: Sequence[tuple[ModelConfig, RunConfig]]) -> pd.DataFrame | None:
     """Returns the measured runs of just these configs, one row each, as `repeat.run_all` does; None unless all of them
     were measured."""
-    store = RunStore(FOLDER)
-    records = [store.read(run_id(*pair)) for pair in pairs]
-    if not records or any(record is None or record.status != "finished" for record in records):
+    store, texts = RunStore(FOLDER), runs(None)["fingerprint"]
+    records = [store.finished(*pair, texts[0]) for pair in pairs] if len(texts) else []
+    kept = [record for record in records if record is not None and record.status == "finished"]
+    if not kept or len(kept) < len(records):
         return None
-    kept = [record for record in records if record is not None]
     return to_frame(kept).assign(record=pd.Series(kept, dtype=object))
 
 
@@ -62,7 +62,7 @@ def routes() -> dict[str, Any]:
     layers and of experts, who read it ``untrained`` and ``trained`` and the experts' ``favourites``, in the form of
     `training.reading`. No layers where only the package was installed."""
     path = DATA / "routes.json"
-    return dict(json.loads(path.read_text())) if path.exists() else {"line": LINE, "layers": {}}
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {"line": LINE, "layers": {}}
 
 
 @functools.lru_cache(256)

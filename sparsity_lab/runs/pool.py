@@ -19,17 +19,20 @@ import sys
 import threading
 import traceback
 import types
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, cast
 
 import cloudpickle
+
+from sparsity_lab.files import StrangeFile
 
 CONTAINER = Path("/sys/fs/cgroup/cpu.max")  # Linux: microseconds of processor time per so many of the clock
 TRIES = 4  # of a job whose worker dies under it
@@ -233,6 +236,10 @@ class Pool:
             with suppress(Exception):  # the listener's own; other jobs must go on being heard
                 job._hear(pickle.loads(packed))
             return
+        if kind == "warning":
+            with suppress(Warning):  # where warnings are errors, it has nobody to stop here
+                warnings.warn(packed, StrangeFile, stacklevel=2)
+            return
         with self._lock:
             worker.job = job._worker = None
             if len(self._workers) > self.size + SPARE:
@@ -347,6 +354,7 @@ def _answer(line: Line, number: int, call: bytes, folder: str, path: list[str], 
         del os.environ[name]
     os.environ.update(settings)
     sys.path[:] = path
+    warnings.showwarning = partial(_pass_on, line)
     try:
         os.chdir(folder)
         function, arguments = pickle.loads(call)
@@ -355,6 +363,14 @@ def _answer(line: Line, number: int, call: bytes, folder: str, path: list[str], 
         raise
     except BaseException as error:
         return "failed", number, pack(error)
+
+
+def _pass_on(line: Line, message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Shows a warning: one about a file to the user, wherever they are, any other in this process."""
+    if issubclass(category, StrangeFile):
+        line._connection.send(("warning", line._number, str(message)))
+    else:
+        warnings._showwarning_orig(message, category, *where)  # type: ignore[attr-defined]
 
 
 def pack(error: BaseException) -> bytes:

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
-from sparsity_lab.files import cache_dir, write_text
+from sparsity_lab.files import cache_dir, read_bytes, write_text
 from sparsity_lab.models import Transformer, routes
 from sparsity_lab.models import transformer as _of_models
 
@@ -100,7 +100,7 @@ def _folder() -> Path:
 def _note(model: ModelConfig, run: RunConfig) -> bool | None:
     """Returns whether making the code has worked, None if it was not tried."""
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        return bool(json.loads(_path(model, run).read_text())["works"])
+        return bool(json.loads(read_bytes(_path(model, run)))["works"])
     return None
 
 

@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from sparsity_lab.files import atomic, cache_dir, write_text
+from sparsity_lab import schema
+from sparsity_lab.files import atomic, cache_dir, check_regular, read_bytes, write_text
 from sparsity_lab.training import tasks
 from sparsity_lab.training.tasks import Bytes
 from sparsity_lab.units import size
@@ -319,6 +320,24 @@ def _append(text: bytearray, document: bytes) -> None:
 # ---- Cache: KEY.json describes what a source gave and names FINGERPRINT.bin, train then val. Each appears whole
 # or not at all. A .bin is named by its content, so two processes that prepare a corpus write the same files.
 
+SAMPLES, SAMPLE_BYTES = 64, 4_096  # of a .bin, to be hashed whenever it is opened: the whole would take a second
+
+
+class _Meta(TypedDict):
+    fingerprint: str
+    train_bytes: int
+    val_bytes: int
+    sample: str  # see `_sample`
+    notes: str
+
+
+def _sample(data: Bytes) -> str:
+    """Hashes some blocks of a text, the first and the last among them."""
+    sha = hashlib.sha256()
+    for start in np.linspace(0, max(0, data.size - SAMPLE_BYTES), SAMPLES).astype(int):
+        sha.update(data[start : start + SAMPLE_BYTES].tobytes())
+    return sha.hexdigest()
+
 
 def _write(folder: Path, key: str, text: bytearray, notes: str) -> None:
     segment = min(SEGMENT, max(SMALLEST_SEGMENT, len(text) // 32))
@@ -332,25 +351,34 @@ def _write(folder: Path, key: str, text: bytearray, notes: str) -> None:
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part)
+    path = folder / f"{sha.hexdigest()}.bin"
     try:
-        with atomic(folder / f"{sha.hexdigest()}.bin") as temporary, open(temporary, "wb") as stream:
+        with atomic(path) as temporary, open(temporary, "wb") as stream:
             stream.writelines(parts)
     except PermissionError:  # on Windows, when another process has it open: it is there, and the same
-        if not (folder / f"{sha.hexdigest()}.bin").exists():
+        if not path.exists():
             raise
 
-    n_bytes = {"train_bytes": len(text) - n_val * segment, "val_bytes": n_val * segment}
-    write_text(folder / f"{key}.json", json.dumps({"fingerprint": sha.hexdigest(), **n_bytes, "notes": notes}))
+    meta: _Meta = {
+        "fingerprint": sha.hexdigest(),
+        "train_bytes": len(text) - n_val * segment,
+        "val_bytes": n_val * segment,
+        "sample": _sample(np.memmap(path, np.uint8, "r")),
+        "notes": notes,
+    }
+    write_text(folder / f"{key}.json", json.dumps(meta))
 
 
 def _open(folder: Path, key: str, name: str) -> Corpus | None:
-    """Opens the corpus in the cache, checked by its sizes; None if it is not there or damaged."""
+    """Opens the corpus in the cache, checked by its sizes and by a sample; None if it is not there or damaged."""
     try:
-        meta = json.loads((folder / f"{key}.json").read_text())
+        meta = schema.from_json(read_bytes(folder / f"{key}.json"), _Meta)
         n_train, n_val = meta["train_bytes"], meta["val_bytes"]
-        data = np.memmap(folder / f"{meta['fingerprint']}.bin", np.uint8, "r")
-        if data.size != n_train + n_val or min(n_train, n_val) < 1:
+        path = folder / f"{meta['fingerprint']}.bin"
+        check_regular(path)
+        data = np.memmap(path, np.uint8, "r")
+        if data.size != n_train + n_val or min(n_train, n_val) < 1 or _sample(data) != meta["sample"]:
             return None
         return Corpus(name, meta["fingerprint"], data[:n_train], data[n_train:], meta["notes"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
