@@ -18,7 +18,7 @@ Hold = Literal["active", "total"]
 BACKENDS = ("grouped", "megablocks", "naive")  # ways to compute the experts
 ROUTERS = ("softmax", "sigmoid", "expert_choice", "hash", "random")  # the last two learn nothing: baselines
 
-LARGEST = 1e30  # of any number in a config
+LARGEST = 10**30  # a whole number past it may be more than a float can hold
 MAX_EXPERTS = 4096
 SLIDER_EXPERTS = 256  # the dial's last stop; beyond it a laptop spends its time on routing
 
@@ -40,14 +40,15 @@ class Config:
     def __post_init__(self) -> None:
         values = vars(self)
         for name, kind, optional, low, high, choices in _rules(type(self)):  # type: ignore[arg-type]  # mypy asks its objects for a hash
-            value = values[name]
+            value = given = values[name]
             if value is None and optional:
                 continue
             if type(value) is not kind:
-                value = _checked_type(name, value, kind)
+                value = _checked_type(name, given, kind)
                 object.__setattr__(self, name, value)
             if low is not None and not low <= value <= high:
-                raise ValueError(f"{name}={reprlib.repr(value)} is out of range: use {low:g} to {high:g}")
+                _checked_type(name, given, kind)  # raises for what has no place in any range
+                raise ValueError(f"{name}={value:g} is out of range: use {low:g} to {high:g}")
             if choices and value not in choices:
                 one_of(name, value, choices)
 
@@ -102,7 +103,7 @@ def _rules(config: type[Config]) -> list[_Rule]:
     for each in fields(config):
         optional = isinstance(each.type, UnionType)
         kind = get_args(each.type)[0] if optional else each.type
-        low, high = each.metadata.get("range", (-LARGEST, LARGEST) if kind in (int, float) else (None, 0))
+        low, high = each.metadata.get("range", (-math.inf, math.inf) if kind in (int, float) else (None, 0))
         rules.append(_Rule(each.name, kind, optional, low, high, each.metadata.get("choices", ())))
     return rules
 
@@ -111,7 +112,9 @@ def _checked_type(name: str, value: Any, kind: Any) -> Any:
     """Returns the value in its field's type: 2.0 becomes the whole number 2, or 2 becomes the float 2.0."""
     shown = reprlib.repr(value)  # because a value from a file may be long, or nested deeply
     if kind is int or kind is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"{name}={shown} is out of range")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise ValueError(f"{name}={shown} must be a {'whole' if kind is int else 'finite'} number")
         if kind is int and value != int(value):
             raise ValueError(f"{name}={shown} must be a whole number, e.g. {round(value)}")
@@ -232,7 +235,7 @@ class ModelConfig(Config):
         Raises ValueError for a width that is not a positive multiple of 4.
         """
         if isinstance(d_model, bool) or not isinstance(d_model, int) or d_model < 4 or d_model % 4:
-            raise ValueError(f"d_model={d_model!r} must be a positive multiple of 4")
+            raise ValueError(f"d_model={reprlib.repr(d_model)} must be a positive multiple of 4")
         heads = max(h for h in range(1, max(1, d_model // 16) + 1) if d_model % (2 * h) == 0)
         return cls(**{"d_model": d_model, "n_heads": heads, "d_expert": 3 * d_model} | changes)
 
@@ -313,7 +316,7 @@ class ModelConfig(Config):
         """
         if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
             raise ValueError(
-                f"sparsity={sparsity!r} must be at least 0 and below 1: at 1 no expert would be left; try 0.9375"
+                f"sparsity={reprlib.repr(sparsity)} must be at least 0 and below 1: at 1 no expert would be left; try 0.9375"
             )
 
         wanted = self.top_k / (1 - sparsity)

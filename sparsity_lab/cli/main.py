@@ -41,11 +41,11 @@ def _run(arguments: list[str] | None) -> int:
     options = build_parser().parse_args(arguments)
     python = warnings.showwarning
 
-    def warned(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    def warned(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, StrangeFile):  # the user's, and nothing to mend in the program
             print(f"sparsity-lab: {message}", file=sys.stderr)
         else:
-            python(message, category, *where)
+            python(message, category, *where, **more)
 
     warnings.showwarning = warned
     try:

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     out = Path(options.out) if options.out else None
     one_of("method", method, METHODS)
     if not 0 <= sparsity < 1:  # before torch is loaded
-        raise ValueError(f"sparsity={sparsity:g} must be at least 0 and below 1: at 1 nothing would be left; try 0.5")
+        raise ValueError(f"sparsity={sparsity} must be at least 0 and below 1: at 1 nothing would be left; try 0.5")
     if method == "2:4" and sparsity != 0.5:
         raise ValueError(f"sparsity={sparsity:g}: 2:4 keeps two of four, use 0.5")
 

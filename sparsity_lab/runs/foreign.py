@@ -66,7 +66,7 @@ def read_table(path: Path | str, **options: Any) -> pd.DataFrame:
             # index_col: pandas would take the first column for row names where rows have one value too many
             return pd.read_csv(io.BytesIO(content), index_col=False, **options)
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
-        raise ValueError(f"{path} can't be read as a CSV file with a line of names ({str(error).strip()})") from None
+        raise ValueError(f"{path} can't be read as a table with commas ({str(error).strip()})") from None
 
 
 def _numbers(table: pd.DataFrame, path: Path | str, name: str, theirs: str) -> "pd.Series[float]":

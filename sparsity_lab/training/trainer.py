@@ -43,6 +43,7 @@ class Training:
     With ``checkpoint_path``, the run saves itself there every ``checkpoint_seconds``. If the file is already there, the
     run resumes from it, with as many processes as there are now. A file from which it can't resume, because it is torn
     or of another run or text, is set aside; ``notice`` then says so, as a warning does, and the run starts anew.
+    But what has neither the name nor the content of a checkpoint stays where it is, and raises ValueError.
     ``compiled`` has compiled code make the steps, if it can be made. A run that resumes goes on as it began, with the
     libraries that it began with. Raises ValueError if the budget does not pay for one step.
     """
@@ -244,6 +245,8 @@ class Training:
             if fault:  # the first process could read it
                 raise ValueError(fault)
             return
+        if not self._agreed(checkpoint.may_be_moved(path)):
+            raise ValueError(f"{fault}: delete it or name another file")
         if self.workers is None or self.workers.rank == 0:
             self.notice = f"{fault}. It is kept as {set_aside(path).name}, and the run starts anew."
             warnings.warn(self.notice, StrangeFile, stacklevel=3)
