@@ -19,6 +19,7 @@ BACKENDS = ("grouped", "megablocks", "naive")  # ways to compute the experts
 ROUTERS = ("softmax", "sigmoid", "expert_choice", "hash", "random")  # the last two learn nothing: baselines
 
 LARGEST = 10**30  # a whole number past it may be more than a float can hold
+MAX_WIDTH = 2**16
 MAX_EXPERTS = 4096
 SLIDER_EXPERTS = 256  # the dial's last stop; beyond it a laptop spends its time on routing
 
@@ -143,7 +144,7 @@ class ModelConfig(Config):
 
     vocab_size: int = _number(256, 2, 2**20)
     context: int = _number(128, 2, 2**24)  # tokens per sequence
-    d_model: int = _number(32, 2, 2**16)
+    d_model: int = _number(32, 2, MAX_WIDTH)
     n_layers: int = _number(2, 1, 512)
     n_heads: int = _number(2, 1, 1024)
     n_kv_heads: int | None = _number(None, 1, 1024)  # heads of keys and values; None: n_heads (1: multi-query)
@@ -236,6 +237,8 @@ class ModelConfig(Config):
         """
         if isinstance(d_model, bool) or not isinstance(d_model, int) or d_model < 4 or d_model % 4:
             raise ValueError(f"d_model={reprlib.repr(d_model)} must be a positive multiple of 4")
+        if d_model > MAX_WIDTH:
+            raise ValueError(f"d_model={reprlib.repr(d_model)} is out of range: use 4 to {MAX_WIDTH:,}")
         heads = max(h for h in range(1, max(1, d_model // 16) + 1) if d_model % (2 * h) == 0)
         return cls(**{"d_model": d_model, "n_heads": heads, "d_expert": 3 * d_model} | changes)
 
@@ -315,8 +318,9 @@ class ModelConfig(Config):
         d_model weights per expert.) Raises ValueError outside [0, 1).
         """
         if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
+            shown = reprlib.repr(sparsity)
             raise ValueError(
-                f"sparsity={reprlib.repr(sparsity)} must be at least 0 and below 1: at 1 no expert would be left; try 0.9375"
+                f"sparsity={shown} must be at least 0 and below 1: at 1 no expert would be left; try 0.9375"
             )
 
         wanted = self.top_k / (1 - sparsity)

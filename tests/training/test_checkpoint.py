@@ -113,7 +113,7 @@ def test_a_weight_is_missing(path: Path, model: ModelConfig, run: RunConfig) -> 
         tensors = {name: file.get_tensor(name) for name in file.keys() if name != "model.head"}  # noqa: SIM118
         metadata = file.metadata()
     save_file(tensors, path, metadata=metadata)
-    with pytest.raises(ValueError, match="is not a Sparsity Lab checkpoint .*it has .* weights and its model"):
+    with pytest.raises(ValueError, match=r"is not a Sparsity Lab checkpoint .*it has .* weights and its model"):
         Training(model, run).resume(path)
 
 
