@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal, Self, TypedDict
 
@@ -34,7 +33,7 @@ class Step:
         return self.seconds / self.step * (self.steps - self.step)
 
 
-class Text(TypedDict):
+class TextName(TypedDict):
     """The corpus of a run."""
 
     name: str
@@ -69,7 +68,7 @@ class Record:
     seed: int
     model: dict[str, Any]
     run: dict[str, Any]
-    corpus: Text
+    corpus: TextName
     device: str
     versions: dict[str, str]
     curve: LossCurve
@@ -80,28 +79,32 @@ class Record:
     scores: dict[str, float] | None = None  # shares of right answers by task (`task_scores.score_tasks`), if asked for
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """The inverse of `to_json`. Raises ValueError for whatever `to_json` can't have written, in this version."""
+    def from_json(cls, text: str | bytes, name: str | None = None) -> Self:
+        """The inverse of `to_json`. Raises ValueError for whatever `to_json` can't have written, in this version, and if
+        ``name`` is not the run's `run_id`."""
         record = cls(**schema.from_json(text, cls))
+        model, run = record.model_config, record.run_config
         if len(record.curve["flops"]) != len(record.curve["loss"]):
             raise ValueError("curve has not as many losses as FLOPs")
-        if (record.sparsity, record.seed) != (record.model_config.sparsity, record.run_config.seed):
+        if (record.sparsity, record.seed) != (model.sparsity, run.seed):
             raise ValueError(f"sparsity={record.sparsity} and seed={record.seed} are not those of its configs")
+        if name not in (None, found := run_id(model, run)):
+            raise ValueError(f"it is of the run {found}")
         return record
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
-    @cached_property
+    @property
     def model_config(self) -> ModelConfig:
         """Raises ValueError for a config of another version, as `run_config` does."""
         return ModelConfig.from_dict(self.model)
 
-    @cached_property
+    @property
     def run_config(self) -> RunConfig:
         return RunConfig.from_dict(self.run)
 
-    @cached_property
+    @property
     def id(self) -> str:
         """The `run_id` of the run that left this record."""
         return run_id(self.model_config, self.run_config)
@@ -111,14 +114,15 @@ class Record:
         """The run's name in legends and tables."""
         return run_label(self.model_config, self.run_config)
 
-    def row(self) -> dict[str, Any]:
+    def row(self, name: str | None = None) -> dict[str, Any]:
         """The record as a row of a table of runs, with the columns `COLUMNS`: everything that is one number or word,
-        and the shape."""
-        found = {"id": self.id} | {name: getattr(self, name) for name in OF_RECORD}
-        found |= {column: getattr(self.model_config, name) for column, name in OF_MODEL.items()}
-        found |= {name: getattr(resolve(self.model_config, self.run_config), name) for name in OF_RUN}
-        found["fingerprint"] = self.corpus["fingerprint"]
-        return found | {name: getattr(self, name) for name in LATER}
+        and the shape. The run's `run_id`, as ``name``, spares building the configs."""
+        chosen = self.run.get("batch_size") and self.run.get("learning_rate")
+        run = self.run if chosen else resolve(self.model_config, self.run_config).to_dict()
+        found = {"id": name or self.id} | {column: getattr(self, column) for column in OF_RECORD}
+        found |= {column: self.model.get(field, getattr(ModelConfig, field)) for column, field in OF_MODEL.items()}
+        found |= {column: run.get(column, getattr(RunConfig, column)) for column in OF_RUN}
+        return found | {"fingerprint": self.corpus["fingerprint"]} | {column: getattr(self, column) for column in LATER}
 
     def summary(self) -> str:
         """A sentence that says how the run ended."""

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.files import StrangeFile, home, read_bytes, write_text
@@ -76,40 +76,42 @@ def to_frame(records: Iterable[Record]) -> "pd.DataFrame":
     there is none), sparsity, flops, seed, params_total, params_active, tokens, steps, seconds, width, n_layers,
     n_experts, top_k, n_shared_experts, d_expert, budget, batch_size, learning_rate, fingerprint, compiled, cpu_seconds
     (NaN in records of earlier versions)."""
-    import pandas as pd  # here, because a process that trains has no tables
-
-    rows = [record.row() for record in records]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"val_loss": float, "cpu_seconds": float})
+    return _frame(record.row() for record in records)
 
 
 def load_frame(folder: Path | str) -> "pd.DataFrame":
-    """Returns the records in a folder as `to_frame` does, in the order of the file names.
+    """Returns the records in a folder, thousands per second, as `to_frame` does, in the order of the file names.
 
     A file that holds no record of this version is skipped with a warning. So is a run on another text than most of the
     folder's runs, because losses on different texts can't be compared.
     """
-    found = [(path, record) for path in sorted(Path(folder).glob("*.json")) if (record := _read(path)) is not None]
-    texts = Counter(text for _, record in found if (text := record.corpus["fingerprint"]))  # a failed run has none
+    found = {path: record for path in sorted(Path(folder).glob("*.json")) if (record := _read(path)) is not None}
+    texts = Counter(
+        text for record in found.values() if (text := record.corpus["fingerprint"])
+    )  # failed runs have none
     most = texts.most_common(1)[0][0] if texts else ""
 
-    kept = []
-    for path, record in found:
+    rows = []
+    for path, record in found.items():
         if (text := record.corpus["fingerprint"]) in ("", most):
-            kept.append(record)
+            rows.append(record.row(path.stem))
         else:
             told = f"its text {record.corpus['name']!r} ({text[:8]}) is not that of most runs here ({most[:8]})"
             warnings.warn(f"skipped {path}: {told}", StrangeFile, stacklevel=2)
-    return to_frame(kept)
+    return _frame(rows)
+
+
+def _frame(rows: Iterable[dict[str, Any]]) -> "pd.DataFrame":
+    import pandas as pd  # here, because a process that trains has no tables
+
+    return pd.DataFrame(list(rows), columns=list(COLUMNS)).astype({"val_loss": float, "cpu_seconds": float})
 
 
 def _read(path: Path) -> Record | None:
     """Returns the record in a file; None if the file is absent or, with a warning, holds no record of the run that its
     name says."""
     try:
-        record = Record.from_json(read_bytes(path))
-        if record.id != path.stem:
-            raise ValueError(f"its run is {record.id}")
-        return record
+        return Record.from_json(read_bytes(path), path.stem)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

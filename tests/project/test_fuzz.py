@@ -329,9 +329,8 @@ def test_corpora(corpus: Corpus, tmp_path: Path, chance: random.Random) -> None:
             again = load_corpus(corpus.name)
             assert (again.fingerprint, again.train.tobytes(), again.val.tobytes()) == (corpus.fingerprint, train, val)
 
-    text = tmp_path / "text.txt"
-    for _ in range(CORPORA // 5):
-        text.unlink(missing_ok=True)
+    for number in range(CORPORA // 5):
+        text = tmp_path / f"{number}.txt"
         put(text, spoilt_bytes(train[:8_000], chance), chance)
         with no_hang():
             assert (message := refused(load_corpus, str(text))) == "" or message.startswith("corpus=")

@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "sparsity_lab"
 FLOORS = [  # from the ground up: a file imports from its own floor and from those below
-    {"units", "files", "intervals", "config", "record", "guesses"},
+    {"units", "files", "intervals", "config", "schema", "record", "guesses"},
     {"accounting"},
     {"laws"},
     {"models"},
