@@ -80,7 +80,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str | bytes, name: str | None = None) -> Self:
-        """The inverse of `to_json`. Raises ValueError for whatever `to_json` can't have written, in this version, and if
+        """The inverse of `to_json`. Raises ValueError for what `to_json` can't have written, in this version, and if
         ``name`` is not the run's `run_id`."""
         record = cls(**schema.from_json(text, cls))
         model, run = record.model_config, record.run_config

@@ -299,3 +299,17 @@ def test_batch_grows_with_the_budget() -> None:
     assert all(size in (2, 4, 8, 16, 32, 64) for size in sizes)
     assert [RunConfig(budget=b).sequences for b in (1e10, 1e11, 1e12, 1e13)] == [2, 4, 8, 16]
     assert RunConfig(budget=1e12, batch_size=7).sequences == 7
+
+
+@pytest.mark.parametrize("width", [10**9, 4 * 10**40])
+def test_a_width_beyond_all_bounds_is_refused_at_once(width: int) -> None:
+    with pytest.raises(ValueError, match=r"^d_model=\d.* is out of range: use 4 to 65,536"):
+        ModelConfig.of_width(width)
+
+
+@pytest.mark.parametrize("value", [[[1]], {"a": 1}, "x" * 10_000, json.loads("[" * 400 + "]" * 400)])
+def test_a_value_of_any_size_makes_a_short_message(value: Any) -> None:
+    for name in ("d_model", "router", "route_scale", "tied_embeddings"):
+        with pytest.raises(ValueError, match=f"^{name}=") as error:
+            ModelConfig.from_dict({name: value})
+        assert len(str(error.value)) < 200

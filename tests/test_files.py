@@ -1,11 +1,12 @@
 """The one way in which the lab writes files."""
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from sparsity_lab.files import atomic, cache_dir, home, write_text
+from sparsity_lab.files import atomic, cache_dir, home, read_bytes, set_aside, write_text
 
 
 def test_the_old_file_or_the_new_one(tmp_path: Path) -> None:
@@ -42,3 +43,27 @@ def test_folders_follow_the_environment(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("SPARSITY_LAB_CACHE", "~/cache")
     assert home() == tmp_path / "runs"
     assert cache_dir() == Path.home() / "cache"
+
+
+def test_what_is_set_aside_is_kept_but_not_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    for content in "abcde":
+        path.write_text(content)
+        (tmp_path / f"run.safetensors{content}.aside").touch()  # somebody else's
+        aside = set_aside(path)
+        assert not path.exists()
+        assert aside.read_text() == content
+    kept = sorted(tmp_path.glob("run.safetensors.*.aside"))
+    assert [each.read_text() for each in kept] == ["c", "d", "e"]
+    assert len(list(tmp_path.iterdir())) == len(kept) + 5
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1234")
+    assert read_bytes(tmp_path / "a") == b"1234"
+    with pytest.raises(OSError, match="a has 4 bytes, more than 3"):
+        read_bytes(tmp_path / "a", 3)
+    os.mkfifo(tmp_path / "pipe")
+    for name, why in (("pipe", "is no regular file"), (".", "is a folder"), ("none", "No such file")):
+        with pytest.raises(OSError, match=why):
+            read_bytes(tmp_path / name)

@@ -18,13 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from papermill.exceptions import PapermillExecutionError
 
-    from sparsity_lab.classroom.execute import check_parameters, execute, find_notebooks, profile
+    from sparsity_lab.classroom.execute import check_parameters, execute, find_notebooks, parameters, profile
 
     given = {name: _literal(value) for name, value in options.p}
     notebooks = find_notebooks(options.folder, options.names)
     jobs = [(path, profile(options.folder, options.profile, path) | given) for path in notebooks]
     for path, values in jobs:  # all of them, before the first one runs
         check_parameters(path, values)
+        _check_not_negative(path.name, values, parameters(path))
 
     failed = 0
     for path, values in jobs:
@@ -37,6 +38,15 @@ def run(options: argparse.Namespace) -> int:
         else:
             print(f"{path.name} done in {seconds:.0f} s → {options.out / path.name}", flush=True)
     return int(failed > 0)
+
+
+def _check_not_negative(notebook: str, values: dict[str, Any], known: dict[str, tuple[str, Any]]) -> None:
+    """Raises ValueError for a number below what its default shows to make sense: no run is made of -1 seeds."""
+    for name, value in values.items():
+        default = known[name][1]
+        least = 1 if isinstance(default, int) and default > 0 else 0
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not value >= least:
+            raise ValueError(f"{notebook}: parameter {name}={value} must be at least {least}, e.g. {default!r}")
 
 
 def _literal(text: str) -> Any:

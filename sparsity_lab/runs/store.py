@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from sparsity_lab.config import ModelConfig, RunConfig
@@ -115,5 +116,6 @@ def _read(path: Path) -> Record | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        warnings.warn(f"skipped {path}: not a run record of this version ({error})", StrangeFile, stacklevel=3)
+        why = shorten(str(error), 200, placeholder=" …")
+        warnings.warn(f"skipped {path}: not a run record of this version ({why})", StrangeFile, stacklevel=3)
         return None

@@ -1,6 +1,8 @@
 """The command line: results on stdout, the rest on stderr, an exit status that scripts can rely on."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -20,11 +22,13 @@ from sparsity_lab.analysis.sparsity_measures import MEASURES
 from sparsity_lab.cli import prune as prune_file
 from sparsity_lab.cli.main import VERBS, main
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.files import home
+from sparsity_lab.files import DATA, home
 from sparsity_lab.guesses import Guess, guess_table, guesses_csv, keep_guess, read_guesses
 from sparsity_lab.laws.fitting import load_fits
+from sparsity_lab.record import Record
 from sparsity_lab.runs import store as runs
 from sparsity_lab.runs.grid import read_grid
+from sparsity_lab.runs.store import RunStore
 from sparsity_lab.runs.sweep import Bar, Progress, estimate
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training import trainer as training
@@ -683,3 +687,124 @@ def test_guesses_of_a_class_are_joined(tmp_path: Path, capsys: Capture) -> None:
     assert "is not a folder" in failed(["guesses", "--class", str(tmp_path / "nowhere")], capsys)
     (tmp_path / "empty").mkdir()
     assert "holds no guesses" in failed(["guesses", "--class", str(tmp_path / "empty")], capsys)
+
+
+# ---- terminals, pipes and strange files
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "sparsity_lab", *words]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["fit", "--help"], ["cache", "deepseek-v3", "--tokens", "1000"], ["measure", "é.csv"], ["measure", "edges.csv"]],
+)
+def test_a_terminal_that_shows_ascii_alone(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "edges.csv").write_text("source,target\na,b\nb,c\n")
+    plain = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for terminal in ({"PYTHONIOENCODING": "ascii"}, plain):
+        done = subprocess.run(
+            command(*words), env=os.environ | terminal, cwd=tmp_path, capture_output=True, check=False
+        )
+        assert done.returncode == 2 * ("é.csv" in words)
+        assert b"Error" not in done.stderr
+        assert (done.stdout + done.stderr).isascii()
+
+
+@pytest.mark.parametrize("words", [["count", "deepseek-v3", "--json"], ["--help"], ["cost", "gpt2", "--tokens", "1e9"]])
+def test_nobody_reads_the_output(words: list[str]) -> None:
+    """As of other commands in a pipe, nothing is heard of it."""
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+    process = subprocess.Popen(command(*words), env=buffered, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+def test_strange_files_are_named_in_one_line_each(tmp_path: Path, capsys: Capture) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    for shipped in sorted((DATA / "isoflop").glob("[0-3]*.json")):
+        shutil.copy(shipped, runs)
+    words = ["fit", str(runs), "--law", "reduced", "--n-layers", "2", "--top-k", "1", "--bootstraps", "2"]
+    wanted = answer(words, capsys)
+    first = min(runs.glob("*.json"))
+    values = json.loads(first.read_text())
+    (runs / "ffffffffffffffff.json").write_text(first.read_text())
+    os.mkfifo(runs / "pipe.json")
+    other = values | {"seed": 99, "run": values["run"] | {"seed": 99}, "corpus": {"name": "x", "fingerprint": "0" * 64}}
+    path = RunStore(runs).save(Record(**other))
+
+    assert main([*words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == wanted
+    said = sorted(err.splitlines())
+    assert len(said) == 3
+    for name, why in (
+        (path.name, "its text 'x' (00000000) is not that of most runs here"),
+        ("ffffffffffffffff.json", f"it is of the run {first.stem}"),
+        ("pipe.json", "is no regular file"),
+    ):
+        [line] = [line for line in said if line.startswith(f"sparsity-lab: skipped {runs / name}: ")]
+        assert why in line
+
+
+def test_what_the_system_refuses_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def full(options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sparsity_lab.cli.count.run", full)
+    assert main(["count", "gpt2"]) == 1
+    assert capsys.readouterr().err == "sparsity-lab: [Errno 28] No space left on device\n"
+
+
+def test_prune_asks_for_a_share_before_it_loads_anything(capsys: Capture) -> None:
+    for sparsity in ("nan", "-1", "inf"):
+        message = failed(["prune", "nothing.safetensors", "--method", "wanda", "--sparsity", sparsity], capsys)
+        assert message.startswith(f"sparsity={float(sparsity)} must be at least 0 and below 1")
+
+
+def test_prune_moves_no_checkpoint(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Also where the text has changed since."""
+    text = tmp_path / "text.txt"
+    text.write_text("a text that will change\n" * 300)
+    work = training.Training(ModelConfig.on_dial(8, 0.75), RunConfig(budget=1e8, corpus=str(text), device="cpu"))
+    work.save(tmp_path / "run.safetensors")
+    text.write_text("another text than before\n" * 300)
+    message = failed(["prune", str(tmp_path / "run.safetensors"), "--method", "wanda"], capsys)
+    assert "is of another run: its corpus is" in message
+    assert (tmp_path / "run.safetensors").exists()
+
+
+def test_a_run_whose_text_has_changed_starts_anew(tiny: list[str], tmp_path: Path, capsys: Capture) -> None:
+    text, path = tmp_path / "text.txt", tmp_path / "run.safetensors"
+    text.write_text("a text that will change\n" * 300)
+    words = [*tiny, "--corpus", str(text), "--checkpoint", str(path), "--json"]
+    assert main(words) == 0
+    text.write_text("another text than before\n" * 300)
+    capsys.readouterr()
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["status"] == "finished"
+    assert f"sparsity-lab: checkpoint {path} is of another run: its corpus is" in err
+    assert "and the run starts anew" in err
+    assert sorted(each.suffix for each in tmp_path.glob("run.*")) == [".aside", ".safetensors"]
+
+
+def test_columns_of_a_table_do_not_shift(tmp_path: Path, capsys: Capture) -> None:
+    """Pandas would take the first column for the names of rows."""
+    path = tmp_path / "edges.CSV"
+    path.write_text("source,target,weight\na,b,1,7\nb,c,2,8\n")
+    assert "can't be read as a table" in failed(["measure", str(path)], capsys)
+    path.write_text("source,target,weight\na,b,1\nb,c,2\n")
+    assert answer(["measure", str(path)], capsys)["edges"] == 2
+    path.write_text("loss,params_total,tokens\n3.0,1e6,1e9,7\n")
+    assert "can't be read as a table" in failed(["fit", str(path)], capsys)
+
+
+def test_no_runs_of_minus_one_seed(capsys: Capture) -> None:
+    message = failed(["notebooks", "03", "-p", "seeds", "-1"], capsys)
+    assert message == "03_inside_the_experts.ipynb: parameter seeds=-1 must be at least 1, e.g. 3"

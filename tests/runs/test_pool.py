@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, wait
 from contextlib import closing
@@ -15,6 +16,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+from sparsity_lab.files import StrangeFile
 from sparsity_lab.runs import pool as pools
 from sparsity_lab.runs.pool import TRIES, Line, Pool, WorkerDied, cores
 from tests.sweeps import alive, until
@@ -428,3 +430,18 @@ print(len(pool().submit(fingerprints, ["text.txt"]).result(60)["text.txt"]), "to
 """
     out, err = script(text, tmp_path).communicate(timeout=60)
     assert (out, err) == ("begin\n64 False\n", "")
+
+
+def finds_a_strange_file(line: Line) -> int:
+    warnings.warn("a.json is strange", StrangeFile, stacklevel=1)
+    return 1
+
+
+def test_what_a_worker_passes_over_is_said_here(one: Pool) -> None:
+    """Its own stderr may be read by nobody."""
+    with pytest.warns(StrangeFile, match=r"^a\.json is strange$"):
+        assert one.submit(finds_a_strange_file).result(30) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert one.submit(finds_a_strange_file).result(30) == 1
+    assert one.submit(finds_a_strange_file).result(30) == 1, "the pool is as it was"

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
-from sparsity_lab.files import home, write_text
+from sparsity_lab.files import StrangeFile, home, write_text
+from sparsity_lab.laws.fitting import finished as laws_finished
 from sparsity_lab.record import Record, run_id
-from sparsity_lab.runs.store import RunStore, load_frame
+from sparsity_lab.runs.store import RunStore, load_frame, to_frame
 from sparsity_lab.runs.sweep import failed_record
 from sparsity_lab.training.trainer import Training
 
@@ -300,6 +302,27 @@ def spoilt(text: str) -> dict[str, str]:
         "no corpus": json.dumps(values | {"corpus": {}}),
         "a word for a loss": json.dumps(values | {"val_loss": "low"}),
         "no seed": json.dumps(values | {"seed": None}),
+        "curve is text": json.dumps(values | {"curve": "x"}),
+        "no curve": json.dumps(values | {"curve": {}}),
+        "a curve of words": json.dumps(values | {"curve": {"flops": ["a"], "loss": ["b"]}}),
+        "an uneven curve": json.dumps(values | {"curve": {"flops": [1.0, 2.0], "loss": [1.0]}}),
+        "nested deeply": "[" * 100_000,
+        "a field nested deeply": json.dumps(values | {"curve": 0}).replace("0", "[" * 400 + "]" * 400, 1),
+        "beyond numbers": json.dumps(values | {"val_loss": 10**400}),
+        "beyond whole numbers": json.dumps(values | {"flops": 10**400}),
+        "a budget beyond numbers": json.dumps(values | {"run": values["run"] | {"budget": 10**400}}),
+        "not a number": json.dumps(values | {"val_loss": math.nan}),
+        "infinite": json.dumps(values | {"val_loss": math.inf}),
+        "a curve that is no number": json.dumps(values | {"curve": {"flops": [1.0], "loss": [math.nan]}}),
+        "below 0": json.dumps(values | {"val_loss": -1.0}),
+        "true": json.dumps(values | {"val_loss": True}),
+        "no status": json.dumps(values | {"status": "banana"}),
+        "versions in a list": json.dumps(values | {"versions": [1]}),
+        "scores are text": json.dumps(values | {"scores": "x"}),
+        "half a character": json.dumps(values | {"device": "\ud800"}),
+        "another seed": json.dumps(values | {"seed": 7}),
+        "another sparsity": json.dumps(values | {"sparsity": 0.5}),
+        "a model that can't be": json.dumps(values | {"model": values["model"] | {"d_model": -8}}),
         "fingerprint 7": json.dumps(values | {"corpus": {"name": "a", "fingerprint": 7}}),
     }
 
@@ -308,6 +331,12 @@ def test_what_is_no_record_is_passed_over_by_all_readers(store: RunStore, record
     path = store.save(record)
     bad = spoilt(path.read_text())
     for number, text in enumerate(bad.values()):
+        # Under a name that a record of it would have, so that it is for its content that it is passed over.
+        folder = store.folder.parent / f"{number}"
+        folder.mkdir()
+        (folder / path.name).write_bytes(text.encode(errors="surrogateescape"))
+        with pytest.warns(StrangeFile, match=r"skipped .*: not a run record of this version \(.{10,200}\)$"):
+            assert RunStore(folder).load() == []
         (store.folder / f"{number}.json").write_bytes(text.encode(errors="surrogateescape"))
     (store.folder / "folder.json").mkdir()
     (store.folder / "gone.json").symlink_to("nowhere")
@@ -318,3 +347,66 @@ def test_what_is_no_record_is_passed_over_by_all_readers(store: RunStore, record
     for caught in (loading, framing):
         named = {str(warning.message).split(": ")[0].rpartition("/")[2] for warning in caught}
         assert named == {f"{number}.json" for number in range(len(bad))} | {"folder.json"}
+
+
+def test_what_is_no_file_is_never_opened(store: RunStore, record: Record) -> None:
+    path = store.save(record)
+    os.mkfifo(store.folder / "pipe.json")
+    (store.folder / "loop.json").symlink_to("loop.json")
+    (store.folder / "endless.json").symlink_to("/dev/zero")
+    with open(store.folder / "huge.json", "wb") as file:
+        file.truncate(2**40)
+    with pytest.warns(StrangeFile) as loading:
+        assert store.load() == [record]
+    with pytest.warns(StrangeFile) as framing:
+        assert list(load_frame(store.folder)["id"]) == [record.id]
+    for caught in (loading, framing):
+        assert len(caught) == 4
+    for name in ("pipe", "loop", "endless", "huge"):
+        with pytest.warns(StrangeFile, match=f"skipped .*{name}"):
+            assert store.read(name) is None
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.warns(StrangeFile):
+        store.save(record)
+    assert store.read(record.id) == record
+
+
+def test_a_record_counts_under_its_own_name_alone(store: RunStore, record: Record) -> None:
+    path = store.save(record)
+    other = store.path(record.model_config, record.run_config.replace(seed=5))
+    other.write_text(path.read_text())
+    with pytest.warns(StrangeFile, match=f"skipped {other}: .*it is of the run {record.id}"):
+        assert (
+            store.finished(record.model_config, record.run_config.replace(seed=5), record.corpus["fingerprint"]) is None
+        )
+    for name in ("\0", "\ud800", "x" * 300):
+        with pytest.warns(StrangeFile):
+            assert store.read(name) is None
+
+
+def test_a_table_never_mixes_texts(store: RunStore, record: Record) -> None:
+    """A run on another text than most is named, with its file. One that failed has no text."""
+    finished = dataclasses.replace(record, status="finished")
+    for seed in (1, 2):
+        store.save(of_seed(finished, seed))
+    odd = dataclasses.replace(of_seed(finished, 3), corpus={"name": "theirs", "fingerprint": "0" * 64})
+    failed = failed_record((record.model_config, record.run_config.replace(seed=4)), "no memory")
+    path = store.save(odd)
+    store.save(failed)
+    with pytest.warns(StrangeFile, match=f"skipped {path}: its text 'theirs' .00000000. is not that of most runs here"):
+        table = load_frame(store.folder)
+    assert sorted(table["seed"]) == [1, 2, 4]
+    assert len(store.load()) == 4, "each may be asked for by its text"
+    with pytest.raises(ValueError, match=f"runs on different texts can't be compared: .*, {odd.id}"):
+        laws_finished(to_frame(store.load()), ["val_loss", "status"])
+
+
+def test_a_folder_in_the_place_of_a_record_costs_no_result(store: RunStore, record: Record) -> None:
+    path = store.path(record.model_config, record.run_config)
+    (path / "somebodys").mkdir(parents=True)
+    with pytest.warns(StrangeFile, match=f"{path} is a folder: kept as {path.name}.*aside"):
+        assert store.save(record) == path
+    assert store.load() == [record]
+    [aside] = store.folder.glob("*.aside")
+    assert (aside / "somebodys").is_dir()

@@ -222,6 +222,11 @@ def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("pattern", "damage"),
     [
@@ -229,8 +234,13 @@ def truncate(path: Path) -> None:
         ("*.bin", Path.unlink),
         ("*.bin", lambda path: path.write_bytes(b"")),
         ("*.bin", lambda path: path.write_bytes(path.read_bytes() + b"more")),
+        ("*.bin", lambda path: path.write_bytes(path.read_bytes().replace(b"7", b"8", 1))),  # as large as before
+        ("*.bin", pipe),
         ("*.json", truncate),
         ("*.json", Path.unlink),
+        ("*.json", pipe),
+        ("*.json", lambda path: path.write_text("[" * 100_000)),
+        ("*.json", lambda path: path.write_text(path.read_text().replace('_bytes": ', '_bytes": 1' + 400 * "0"))),
         ("*.json", lambda path: path.write_bytes(b"\xff\0")),
         ("*.json", lambda path: path.write_text("[]")),
         ("*.json", lambda path: path.write_text('{"fingerprint": 3}')),
