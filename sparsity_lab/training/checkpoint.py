@@ -156,12 +156,6 @@ def peek(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def may_be_moved(path: Path) -> bool:
-    """Tells whether what lies there has the name or the content of a checkpoint: if somebody named another file of
-    theirs, or a folder, by mistake, it must stay."""
-    return path.suffix == ".safetensors" or peek(path) is not None
-
-
 @contextmanager
 def _opened(path: Path, framework: str) -> Iterator[Any]:
     """Opens a checkpoint. Raises ValueError if it can't be read, or if what is done with it finds a fault."""

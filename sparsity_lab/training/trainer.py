@@ -26,7 +26,7 @@ from sparsity_lab.files import StrangeFile, set_aside
 from sparsity_lab.models import Transformer, routes
 from sparsity_lab.models.ops import keep_heap
 from sparsity_lab.models.router import Router
-from sparsity_lab.record import CURVE_POINTS, Record, Status, Step, decimate
+from sparsity_lab.record import CURVE_POINTS, Record, Status, Step, decimate, run_id
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training.batches import Windows, validation_batches
 from sparsity_lab.training.compiled import available, should_compile
@@ -41,9 +41,9 @@ class Training:
     """One run: build it, call `step` until `done`, then `evaluate` and `record`. `train` does just that.
 
     With ``checkpoint_path``, the run saves itself there every ``checkpoint_seconds``. If the file is already there, the
-    run resumes from it, with as many processes as there are now. A file from which it can't resume, because it is torn
-    or of another run or text, is set aside; ``notice`` then says so, as a warning does, and the run starts anew.
-    But what has neither the name nor the content of a checkpoint stays where it is, and raises ValueError.
+    run resumes from it, with as many processes as there are now. If it can't, because the file is torn, of another
+    version or of another text, the file is set aside; ``notice`` then says so, as a warning does, and the run starts
+    anew. Another run's checkpoint, and what has not the name of one, stays and raises ValueError.
     ``compiled`` has compiled code make the steps, if it can be made. A run that resumes goes on as it began, with the
     libraries that it began with. Raises ValueError if the budget does not pay for one step.
     """
@@ -245,11 +245,20 @@ class Training:
             if fault:  # the first process could read it
                 raise ValueError(fault)
             return
-        if not self._agreed(checkpoint.may_be_moved(path)):
+        if not self._agreed(self._may_be_moved(path)):
             raise ValueError(f"{fault}: delete it or name another file")
         if self.workers is None or self.workers.rank == 0:
             self.notice = f"{fault}. It is kept as {set_aside(path).name}, and the run starts anew."
             warnings.warn(self.notice, StrangeFile, stacklevel=3)
+
+    def _may_be_moved(self, path: Path) -> bool:
+        """Tells whether what lies there is, or was, this run's: what somebody has named by mistake must stay."""
+        if path.stem == run_id(self.model_config, self.run_config):  # as the lab itself names it
+            return True
+        state = checkpoint.peek(path)
+        if state is None:
+            return path.suffix == ".safetensors"
+        return all(state[key] == mine for key, mine in self._identity().items() if key != "corpus")
 
     def _agreed(self, decision: bool) -> bool:
         """Makes all processes decide as the first one does, because their clocks differ."""

@@ -1,14 +1,15 @@
 """A run trained anywhere is found everywhere: in a cell, on the dashboard, in a sweep, on the command line."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.files import home
-from sparsity_lab.record import Record
+from sparsity_lab.files import StrangeFile, home
+from sparsity_lab.record import Record, run_id
 from sparsity_lab.runs.lanes import train_lanes
 from sparsity_lab.runs.pool import Pool
 from sparsity_lab.runs.repeat import run_all
@@ -208,3 +209,22 @@ def test_names_are_kept_in_a_later_kernel(pair: Pair, record: Record) -> None:
     later.rename(record.id, " ")
     assert Session().names.keys() == {"another"}
     assert Session().records == [record], "the run itself stays"
+
+
+def test_a_checkpoint_that_does_not_fit_stops_nobody(pair: Pair) -> None:
+    """The run is trained all the same, in a cell and on the dashboard, which say what became of the file."""
+    for number, make in enumerate([os.mkfifo, Path.touch, Path.mkdir, lambda path: path.write_text("{")]):
+        seed = pair[1].replace(seed=number)
+        for folder in (home() / "checkpoints", home() / "runs" / "checkpoints"):
+            folder.mkdir(parents=True, exist_ok=True)
+            make(folder / f"{run_id(pair[0], seed)}.safetensors")
+        session = Session()
+        assert session.interrupted() is None
+        session.start([(pair[0], seed)])
+        assert session.wait(60)
+        assert session.state == "idle", session.message
+        assert "the run starts anew. Sparsity 0.75: finished" in session.lanes[0].message
+
+        (home() / "runs" / f"{run_id(pair[0], seed)}.json").unlink()
+        with pytest.warns(StrangeFile, match="and the run starts anew"):
+            assert run_all([(pair[0], seed)])["status"].tolist() == ["finished"]

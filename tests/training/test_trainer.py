@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sparsity_lab.accounting import flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
+from sparsity_lab.files import StrangeFile
 from sparsity_lab.record import Record, Step, decimate, run_id
 from sparsity_lab.runs.store import RunStore
 from sparsity_lab.training.corpus import Corpus
@@ -195,9 +196,10 @@ def test_a_checkpoint_of_another_run(model: ModelConfig, run: RunConfig, tmp_pat
         Training(model, run.replace(seed=5), checkpoint_path=path)
     with pytest.raises(ValueError, match=r"its top_k is 1, this run's 2"):
         Training(model.replace(top_k=2), run, checkpoint_path=path)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="is not a Sparsity Lab checkpoint"):
-        Training(model, run, checkpoint_path=path)
+    assert Training(model, run, checkpoint_path=path).notice == "", "it was not moved"
+    named = path.rename(tmp_path / f"{run_id(model, run.replace(seed=5))}.safetensors")
+    with pytest.warns(StrangeFile, match="its seed is 0, this run's 5. It is kept as .*, and the run starts anew"):
+        Training(model, run.replace(seed=5), checkpoint_path=named)
 
 
 # ---- records on disk
