@@ -173,7 +173,7 @@ def _state(file: Any) -> dict[str, Any]:
     if state["version"] != VERSION:
         raise ValueError(f"it has version {state['version']}, this lab reads {VERSION}")
     schema.check({"losses": state["losses"][:-1]}, _Losses)
-    if not all(isinstance(loss, (int, float)) for loss in state["losses"][-1:]):
+    if not all(isinstance(loss, float) for loss in state["losses"][-1:]):  # NaN is one too
         raise ValueError("its last loss is no number")
 
     model, run = ModelConfig.from_dict(state["model"]), RunConfig.from_dict(state["run"])

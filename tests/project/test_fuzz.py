@@ -222,8 +222,12 @@ def test_checkpoints(saved: Path, model: ModelConfig, run: RunConfig, chance: ra
     good = saved.read_bytes()
     with safe_open(saved, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    mine = state["model"], state["run"]
     folder = home() / "checkpoints"
     folder.mkdir(parents=True)
+
+    def begin(path: Path) -> Training:
+        return Training(model, run, corpus=corpus, checkpoint_path=path)
 
     paths = []
     for number in range(CHECKPOINTS):
@@ -245,7 +249,10 @@ def test_checkpoints(saved: Path, model: ModelConfig, run: RunConfig, chance: ra
                 assert status == 2 or (status == 0 and state is not None)
             if number % 8 == 0:
                 assert main(["measure", str(path), "--json"]) in (0, 2)
-            training = Training(model, run, corpus=corpus, checkpoint_path=path, checkpoint_seconds=1e9)
+            if state is not None and (state["model"], state["run"]) != mine:  # it is whole, but another run's
+                assert "is of another run" in refused(begin, path)
+                continue
+            training = begin(path)
             assert training.steps_done in (0, 3)
             assert training.steps_done == 0 or state is not None
             assert bool(training.notice) == (training.steps_done == 0 and os.path.lexists(path) is False)

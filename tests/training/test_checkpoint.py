@@ -214,6 +214,7 @@ def states(path: Path) -> dict[str, dict[str, Any]]:
         "a loss of words": state | {"losses": ["low", "lower"]},
         "a loss below 0": state | {"losses": [-1.0, 2.0]},
         "a loss beyond numbers": state | {"losses": [10**400, 2.0]},
+        "a last loss beyond numbers": state | {"losses": [2.0, 10**400]},
         "losses are text": state | {"losses": "low"},
         "nested deeply": state | {"losses": json.loads("[" * 500 + "]" * 500)},
         "a text of numbers": state | {"corpus": 7},
