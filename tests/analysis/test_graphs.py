@@ -179,7 +179,7 @@ def test_read_edges(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is not a CSV file"),
+        ("", "can't be read as a table"),
         ("a,b\n1,2\n", "has no column 'source'"),
         ("source,target\n", "has no edges"),
         ("source,target,weight\n1,2,1\n2,3,\n", "row 3 has no weight"),
@@ -201,5 +201,5 @@ def test_files_that_are_no_network(text: str, message: str, tmp_path: Path) -> N
 def test_binary_files(tmp_path: Path) -> None:
     path = tmp_path / "edges.csv"
     path.write_bytes(bytes(range(256)))
-    with pytest.raises(ValueError, match="is not a CSV file"):
+    with pytest.raises(ValueError, match="can't be read as a table"):
         read_edges(path)
