@@ -1,5 +1,6 @@
 """Where the lab keeps things, and the one way in which it writes them."""
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -45,3 +46,9 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file, as `atomic` does."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def unwritable(folder: Path, error: OSError) -> str:
+    """Returns in words that nothing can be saved in a folder, why, and the way out."""
+    way_out = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+    return f"{folder} can't be written ({error.strerror or error}; {way_out})"

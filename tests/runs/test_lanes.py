@@ -46,6 +46,13 @@ def trained(
     return told
 
 
+def begun(lane: Lane, folder: Path) -> lanes_module._Run:
+    """A run that is this process's to train."""
+    work = lanes_module._Run(Told(), 0, lane, RunStore(folder / "runs"), folder)
+    assert work.begun(lanes_module._Orders(Told(), ["go"]))
+    return work
+
+
 def test_a_lane_tells_who_reads(wide: ModelConfig, run: RunConfig, tmp_path: Path, monkeypatch: Any) -> None:
     said = trained(wide, run, tmp_path, monkeypatch).lanes
     first, last = said[0], said[-1]
@@ -83,7 +90,7 @@ def test_the_first_checkpoint_comes_soon(wide: ModelConfig, run: RunConfig, tmp_
     monkeypatch.setattr(lanes_module.time, "monotonic", lambda: clock[0])
     lane = Lane(wide, resolve(wide, run))
     path = checkpoint_path(tmp_path, lane)
-    work = lanes_module._Run(Told(), 0, lane, tmp_path)
+    work = begun(lane, tmp_path)
     monkeypatch.setattr(work.training, "save", lambda path: path.write_text("saved"))
     clock[0] = 0.9
     work.step(show=False)
@@ -95,11 +102,12 @@ def test_the_first_checkpoint_comes_soon(wide: ModelConfig, run: RunConfig, tmp_
 
 def test_a_run_is_resumed_from_its_first_checkpoint(wide: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
     lane = Lane(wide, resolve(wide, run))
-    work = lanes_module._Run(Told(), 0, lane, tmp_path)
+    work = begun(lane, tmp_path)
     work._save_at = 0.0
     work.step(show=False)
     work.step(show=False)
-    again = lanes_module._Run(Told(), 0, Lane(wide, resolve(wide, run)), tmp_path)
+    work.lock.give_back()
+    again = begun(Lane(wide, resolve(wide, run)), tmp_path)
     assert again.training.losses == work.training.losses[:1]
     assert torch.isfinite(torch.tensor(again.training.losses)).all()
 

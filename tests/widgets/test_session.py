@@ -122,8 +122,8 @@ def test_never_a_second_trainer(session: Session, model: ModelConfig, run: RunCo
     assert session._thread is thread, "the same again goes on"
     for seed in range(3):
         session.start([(model, long.replace(seed=seed + 1))])
-        assert trainers() == 1
-        assert len(at_work()) <= 1
+        until(lambda: session.lanes[0].last)
+        assert trainers() == len(at_work()) == 1, "it has waited for the one before"
     assert {record.seed for record in session.records} <= {0, 1, 2}
     session.clear()
     assert trainers() == len(at_work()) == 0
