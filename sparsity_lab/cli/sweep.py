@@ -4,6 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from sparsity_lab.cli.stopping import Stop
+from sparsity_lab.files import unwritable
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("grid", help="a TOML file with [[runs]] tables: width, sparsity, budget, seed, …")
@@ -31,9 +34,18 @@ def run(options: argparse.Namespace) -> int:
     if options.estimate:
         return 0
 
-    progress = sweep(pairs, folder, workers=options.workers, scheduler=options.scheduler, speed=speed)
-    write_provenance(folder, f"sparsity-lab sweep {Path(options.grid).name} --out .")
+    with Stop() as stop:
+        try:
+            where = {"workers": options.workers, "scheduler": options.scheduler}
+            progress = sweep(pairs, folder, **where, speed=speed, stop=stop)
+            write_provenance(folder, f"sparsity-lab sweep {Path(options.grid).name} --out .")
+        except OSError as error:
+            if error.errno is None:  # no scheduler
+                raise
+            lost = "Nothing that was finished is lost; the same command resumes the sweep."
+            raise OSError(error.errno, f"{unwritable(folder, error)}. {lost}") from None
     print(progress.summary())
     if progress.done + progress.failed < progress.total:
-        return 130  # interrupted
+        print(f"sparsity-lab: stopped; runs under way are saved. To resume:\n  {options.command}", file=sys.stderr)
+        return stop.status
     return 1 if progress.failed else 0
