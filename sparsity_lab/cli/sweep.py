@@ -47,5 +47,5 @@ def run(options: argparse.Namespace) -> int:
     print(progress.summary())
     if progress.done + progress.failed < progress.total:
         print(f"sparsity-lab: stopped; runs under way are saved. To resume:\n  {options.command}", file=sys.stderr)
-        return stop.status
+        return stop.status if stop() else 130
     return 1 if progress.failed else 0

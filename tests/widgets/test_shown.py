@@ -62,7 +62,7 @@ def test_kernels_change_one_list_together(tmp_path: Path) -> None:
 
 
 def test_clear_leaves_what_another_kernel_shows(folder: Path, model: ModelConfig, run: RunConfig) -> None:
-    old, other, own = pairs(model, run)
+    old, other, _ = pairs(model, run)
     shown_in(folder, old)
     session = Session(folder)
     shown_in(folder, other)
