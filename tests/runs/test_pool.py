@@ -381,7 +381,8 @@ def test_workers_end_with_the_process_that_has_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", ["", "sys.exit(0)", "pool().submit(who)", "pool().close()"])
 def test_a_script_ends_at_once_and_quietly(end: str, tmp_path: Path) -> None:
     """Whatever its workers do. It needs no ``if __name__ == "__main__"``, and runs once."""
-    process = script(f"pool().submit(work)\nwhile not Path('worker').exists(): time.sleep(.01)\n{end}", tmp_path)
+    written = "Path('worker').exists() and Path('worker').read_text()"  # or the worker would end before it is
+    process = script(f"pool().submit(work)\nwhile not ({written}): time.sleep(.01)\n{end}", tmp_path)
     assert process.communicate(timeout=60) == ("begin\n", "")
     assert process.returncode == 0
     until(lambda: not alive(begun(tmp_path / "worker")))
