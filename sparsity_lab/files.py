@@ -51,4 +51,5 @@ def write_text(path: Path, text: str) -> None:
 def unwritable(folder: Path, error: OSError) -> str:
     """Returns in words that nothing can be saved in a folder, why, and the way out."""
     way_out = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
-    return f"{folder} can't be written ({error.strerror or error}; {way_out})"
+    why = os.strerror(error.errno) if error.errno else error
+    return f"{folder} can't be written ({why}; {way_out})"

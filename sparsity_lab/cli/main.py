@@ -1,7 +1,6 @@
 """`sparsity-lab`: what the notebooks do, without a browser. Results on stdout, progress and errors on stderr."""
 
 import argparse
-import errno
 import importlib
 import shlex
 import sys
@@ -9,23 +8,18 @@ import sys
 from sparsity_lab import __version__
 
 REPORTS = ("count", "cost", "compare", "cache", "optimum", "fit", "measure", "prune", "doctor")  # have --json
-NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 VERBS = ("train", "sweep", *REPORTS, "guesses", "notebooks", "gallery", "course")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb and returns the exit status: 0 if all is done; 1 if a run diverged or failed, a notebook failed,
-    something can't be written or `doctor` found a fault; 2 for bad input; 130 after Ctrl-C, and 143 for a training that
-    SIGTERM has stopped."""
+    """Runs one verb and returns the exit status: 0 if all is done; 1 if a run diverged, failed or can't be saved, a
+    notebook failed or `doctor` found a fault; 2 for bad input; 130 after Ctrl-C; 143 if SIGTERM stopped a training."""
     options = build_parser().parse_args(arguments)
     options.command = shlex.join(["sparsity-lab", *(sys.argv[1:] if arguments is None else arguments)])
     try:
         status: int | None = options.run(options)  # None if the verb can only succeed
         return status or 0
-    except OSError as error:
-        print(f"sparsity-lab: {error if error.filename else error.strerror or error}", file=sys.stderr)
-        return 1 if error.errno in NOT_WRITTEN else 2
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: a checkpoint's folder that can't be written, a full disk
         print(f"sparsity-lab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

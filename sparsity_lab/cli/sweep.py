@@ -42,8 +42,9 @@ def run(options: argparse.Namespace) -> int:
         except OSError as error:
             if error.errno is None:  # no scheduler
                 raise
-            lost = "Nothing that was finished is lost; the same command resumes the sweep."
-            raise OSError(error.errno, f"{unwritable(folder, error)}. {lost}") from None
+            kept = "Nothing that was finished is lost; the same command resumes the sweep."
+            print(f"sparsity-lab: {unwritable(folder, error)}. {kept}", file=sys.stderr)
+            return 1
     print(progress.summary())
     if progress.done + progress.failed < progress.total:
         print(f"sparsity-lab: stopped; runs under way are saved. To resume:\n  {options.command}", file=sys.stderr)
