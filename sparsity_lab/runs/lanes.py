@@ -88,7 +88,7 @@ def train_lanes(line: Line, lanes: Sequence[Lane], said: Sequence[str], store: R
         _train(runs, orders)
         for run in runs:
             run.finish(orders)
-    except (EOFError, BrokenPipeError):  # the kernel is gone, and the next one resumes them
+    except (EOFError, ConnectionError):  # the kernel is gone, and the next one resumes them
         for run in runs:
             run.save()
         raise
@@ -234,7 +234,7 @@ class _Run:
             self.lane.trouble = ""
         except OSError as error:
             why = unwritable(self._checkpoint.parent, error)
-            self.lane.trouble = f"No checkpoint was saved, because {why}. Training goes on."
+            self.lane.trouble = f"It trains without checkpoints, because {why}."
         self._save_at = time.monotonic() + SECONDS_BETWEEN_CHECKPOINTS
 
     def finish(self, orders: _Orders) -> None:

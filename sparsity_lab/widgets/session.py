@@ -31,7 +31,7 @@ from sparsity_lab.runs.lock import RunLock
 from sparsity_lab.runs.pool import Job, cores, pool
 from sparsity_lab.runs.worker import make_code, to_compile
 from sparsity_lab.training.timing import Speed
-from sparsity_lab.widgets.shown import ShownRuns, change
+from sparsity_lab.widgets.shown import ShownRuns, change_shown
 
 SECONDS_TO_DRAW = 1.5  # that kernel and browser need for the dashboard, before the calibration takes a core
 SECONDS_TO_SAVE_AGAIN = 5.0  # after which a record is tried that the disk had no room for
@@ -339,7 +339,7 @@ class Session(ShownRuns):
             with suppress(OSError):
                 if RunLock(path).is_free():
                     path.unlink(missing_ok=True)
-        change(self._list, show=names)
+        change_shown(self._list, show=names)
 
     def _save_later(self) -> None:
         while True:

@@ -33,7 +33,7 @@ class Shown:
     cleared: list[str] = field(default_factory=list)  # that were hidden last and can be shown again
 
 
-def read(path: Path) -> Shown | None:
+def read_shown(path: Path) -> Shown | None:
     """Reads a list; None if there is none, or a torn one. Older dashboards wrote the ids alone."""
     try:
         found = json.loads(path.read_text())
@@ -45,7 +45,7 @@ def read(path: Path) -> Shown | None:
         return None
 
 
-def change(
+def change_shown(
     path: Path,
     show: Sequence[str] = (),
     hide: Collection[str] = (),
@@ -54,8 +54,10 @@ def change(
 ) -> None:
     """Changes a list, and leaves what other kernels have put there. A name that is empty goes; ``cleared`` takes the
     place of what was there. On a full or read-only disk, the next kernel shows what this one did."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(OSError), FileLock(path.with_suffix(".lock"), timeout=SECONDS_FOR_OTHERS):
-        old = read(path) or Shown()
+        old = read_shown(path) or Shown()
         runs = [run for run in old.runs if run not in hide and run not in show]
         named = {run: name for run, name in (old.names | dict(names or {})).items() if name}
         new = Shown([*runs, *show], named, old.cleared if cleared is None else list(cleared))
@@ -83,11 +85,11 @@ class ShownRuns:
         self._lock = threading.RLock()  # held for a moment only
         self._offered = set[str]()  # runs that `interrupted` found
 
-        found = read(self._list)
+        found = read_shown(self._list)
         if found is None:
             found = Shown([record.id for older in self.store.older for record in RunStore(older).load()])
             if found.runs:
-                change(self._list, show=found.runs)
+                change_shown(self._list, show=found.runs)
         self.names = found.names  # that a learner gave to runs, by the runs' ids
         self.records = self._records(found.runs)
         undo = bool(found.cleared) and not self.records
@@ -110,7 +112,7 @@ class ShownRuns:
         name = name.strip()[:LONGEST_NAME]
         with self._lock:
             self.names = {key: value for key, value in (self.names | {run: name}).items() if value}
-            change(self._list, names={run: name})
+            change_shown(self._list, names={run: name})
 
     def interrupted(self) -> tuple[ModelConfig, RunConfig] | None:
         """Returns the run that a dead kernel left unfinished (the sparsest, not its twin) and that nobody has finished
@@ -135,7 +137,7 @@ class ShownRuns:
             self._forget_hidden()
             self._cleared = Cleared(ids, self.records, lanes)
             self._move_checkpoints(ids, ".safetensors", ".cleared")
-            change(self._list, hide=ids, cleared=sorted(ids))
+            change_shown(self._list, hide=ids, cleared=sorted(ids))
         self.records, self._offered = [], set()
 
     def _show_hidden(self) -> None:
@@ -144,7 +146,7 @@ class ShownRuns:
             now = {record.id for record in self.records}
             self.records = [*(record for record in self._cleared.records if record.id not in now), *self.records]
             self._cleared = None
-            change(self._list, show=[record.id for record in self.records], cleared=[])
+            change_shown(self._list, show=[record.id for record in self.records], cleared=[])
 
     def _forget_hidden(self) -> None:
         """Makes the last hiding final."""
@@ -153,7 +155,7 @@ class ShownRuns:
                 with suppress(OSError):
                     (self._checkpoints / f"{name}.cleared").unlink(missing_ok=True)
             self._cleared = None
-            change(self._list, cleared=[])
+            change_shown(self._list, cleared=[])
 
     def _move_checkpoints(self, ids: set[str], old: str, new: str) -> None:
         """Renames the checkpoints of runs, but not of one that another kernel trains, and in the place of none that it

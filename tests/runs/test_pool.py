@@ -237,6 +237,17 @@ def test_cores_that_are_no_number(text: str, monkeypatch: pytest.MonkeyPatch) ->
         cores()
 
 
+def test_threads_that_wait_let_their_core_go() -> None:
+    """Set before torch is loaded, here and so in workers, unless the user has said otherwise."""
+    code = "import os, sparsity_lab; print(os.environ['OMP_WAIT_POLICY'])"
+    for settings, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        rest = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        found = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=rest | settings, capture_output=True, text=True
+        )
+        assert found.stdout.strip() == expected
+
+
 # ---- Errors
 
 

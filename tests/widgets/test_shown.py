@@ -13,7 +13,7 @@ from sparsity_lab.runs.store import user_store
 from sparsity_lab.runs.sweep import failed_record
 from sparsity_lab.training.trainer import Training
 from sparsity_lab.widgets.session import Session
-from sparsity_lab.widgets.shown import SECONDS_SET_ASIDE, Shown, change, read
+from sparsity_lab.widgets.shown import SECONDS_SET_ASIDE, Shown, change_shown, read_shown
 
 Pair = tuple[ModelConfig, RunConfig]
 
@@ -28,7 +28,7 @@ def shown_in(folder: Path, *pairs: Pair) -> None:
     for pair in pairs:
         record = failed_record(pair, "")
         user_store(folder).save(record)
-        change(folder / "dashboard.json", show=[record.id])
+        change_shown(folder / "dashboard.json", show=[record.id])
 
 
 def left(folder: Path, pair: Pair, suffix: str = ".safetensors") -> Path:
@@ -49,14 +49,14 @@ def pairs(model: ModelConfig, run: RunConfig) -> list[Pair]:
 
 
 def test_kernels_change_one_list_together(tmp_path: Path) -> None:
-    path = tmp_path / "dashboard.json"
-    change(path, show=["a", "b"], names={"a": "mine"})
-    change(path, show=["c", "a"], names={"c": "other"})
-    assert read(path) == Shown(["b", "c", "a"], {"a": "mine", "c": "other"})
-    change(path, hide={"b"}, names={"a": ""}, cleared=["b"])
-    assert read(path) == Shown(["c", "a"], {"c": "other"}, ["b"])
-    change(path, show=[str(number) for number in range(200)])
-    found = read(path)
+    path = tmp_path / "new" / "dashboard.json"
+    change_shown(path, show=["a", "b"], names={"a": "mine"})
+    change_shown(path, show=["c", "a"], names={"c": "other"})
+    assert read_shown(path) == Shown(["b", "c", "a"], {"a": "mine", "c": "other"})
+    change_shown(path, hide={"b"}, names={"a": ""}, cleared=["b"])
+    assert read_shown(path) == Shown(["c", "a"], {"c": "other"}, ["b"])
+    change_shown(path, show=[str(number) for number in range(200)])
+    found = read_shown(path)
     assert found is not None
     assert found.runs == [str(number) for number in range(100, 200)]
 
@@ -136,7 +136,7 @@ def test_what_was_set_aside_goes_once_something_is_trained(folder: Path, model: 
 
 def test_what_nobody_can_show_again_goes_after_a_week(folder: Path, model: ModelConfig, run: RunConfig) -> None:
     old, new, kept = (left(folder, pair, ".cleared") for pair in pairs(model, run))
-    change(folder / "dashboard.json", cleared=[kept.stem])
+    change_shown(folder / "dashboard.json", cleared=[kept.stem])
     for path in (old, kept):
         os.utime(path, (0, time.time() - SECONDS_SET_ASIDE - 60))
     assert Session(folder).can_undo
