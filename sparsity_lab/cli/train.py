@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from sparsity_lab.cli.stopping import Stop
 from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
@@ -14,6 +14,8 @@ from sparsity_lab.files import unwritable
 from sparsity_lab.record import run_id
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from sparsity_lab.training import Training
 
 
@@ -74,24 +76,17 @@ def run(options: argparse.Namespace) -> int:
             checkpoint_seconds=math.inf if alone else seconds,
         )  # fmt: skip
 
-        save_at, label = time.monotonic() + seconds, f"S={model.sparsity:.4g}"
+        label = f"S={model.sparsity:.4g}"
         bar = tqdm(total=config.budget, desc=label, unit="FLOP", unit_scale=True, disable=not first)
         with Stop(again=alone) as stop, bar:
-            while not training.done and not (stop() if workers is None else workers.agree(stop())):
-                step = training.step()
-                bar.update(step.flops - bar.n)
-                bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
-                if alone and options.checkpoint and time.monotonic() >= save_at:
-                    trouble = _saved(training, path, quiet=bool(trouble))  # it is said once
-                    save_at = time.monotonic() + seconds
-
+            _train(training, path if options.checkpoint else None, seconds, stop, bar)
             loss = training.evaluate(stop if alone else lambda: False) if training.done else None
             if not training.done or (loss is None and not training.diverged):
                 bar.close()
                 return _stopped(training, path, options, stop.status, first)
 
         if options.checkpoint:  # the end of the run, for `measure` and `prune`
-            trouble = _saved(training, path, quiet=True)
+            trouble = _saved(training, path)
         record = training.record(loss)
         if first:
             try:
@@ -114,27 +109,38 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-def _saved(training: "Training", path: Path, quiet: bool = False) -> str:
-    """Saves a checkpoint, and returns why that was not possible; says so too unless it is to be ``quiet``."""
+def _train(training: "Training", path: Path | None, seconds: float, stop: Stop, bar: "tqdm[NoReturn]") -> None:
+    """Trains until the end or ``stop``, and saves a checkpoint every so many seconds if there is a ``path``."""
+    workers, save_at, trouble = training.workers, time.monotonic() + seconds, ""
+    while not training.done and not (stop() if workers is None else workers.agree(stop())):
+        step = training.step()
+        bar.update(step.flops - bar.n)
+        bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
+        if path is not None and workers is None and time.monotonic() >= save_at:  # several processes save by themselves
+            said, trouble = trouble, _saved(training, path)
+            save_at = time.monotonic() + seconds
+            if trouble and not said:
+                print(f"\nsparsity-lab: no checkpoint was saved: {trouble}. Training goes on.", file=sys.stderr)
+
+
+def _saved(training: "Training", path: Path) -> str:
+    """Saves a checkpoint, and returns why that was not possible."""
     try:
         training.save(path)
         return ""
     except OSError as error:
-        trouble = unwritable(path.parent, error)
-        if not quiet:
-            print(f"\nsparsity-lab: no checkpoint was saved: {trouble}. Training goes on.", file=sys.stderr)
-        return trouble
+        return unwritable(path.parent, error)
 
 
 def _stopped(training: "Training", path: Path, options: argparse.Namespace, status: int, first: bool) -> int:
     """Saves a run that a signal has stopped, and says how it resumes."""
-    trouble = _saved(training, path, quiet=True)
+    trouble, alone = _saved(training, path), training.workers is None
     if first and trouble:
-        print(f"sparsity-lab: stopped, and the run is lost: {trouble}", file=sys.stderr)
+        print(f"sparsity-lab: stopped, but the run was not saved: {trouble}", file=sys.stderr)
     elif first:
         share = training.steps_done / training.plan.steps
         print(f"sparsity-lab: stopped at {share:.0%}; {path} has the run. To resume:", file=sys.stderr)
-        print(f"  {options.command if training.workers is None else 'the same torchrun'}", file=sys.stderr)
+        print(f"  {options.command if alone else 'start torchrun as before'}", file=sys.stderr)
     if training.workers is not None:
         training.workers.leave(status)
     return status
