@@ -209,13 +209,13 @@ class _Run:
         self._training = Training(
             lane.model, lane.run, compiled=lane.compiled, checkpoint_path=path, checkpoint_seconds=math.inf
         )
-        self._save_at = time.monotonic() + SECONDS_TO_THE_FIRST
         orders.listen()
         if not orders.stop:
             lane.text_before = sample(self.training)
             lane.reads = read(self.training.model, LINE.encode())
             self.tell("Getting ready.")
             orders.listen()
+        self._save_at = time.monotonic() + SECONDS_TO_THE_FIRST
 
     def step(self, show: bool) -> None:
         self.lane.last = self.training.step()
