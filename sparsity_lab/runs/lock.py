@@ -55,7 +55,7 @@ class RunLock:
         """Returns who trains the run, as "01_the_magic_dial.ipynb (process 1234) has been training this run since
         14:05"."""
         try:
-            found = json.loads(self._note.read_text())
+            found = json.loads(self._note.read_text() if self._note.is_file() else "")  # a pipe would be waited for
             since = time.localtime(found["since"])
             today = since[:3] == time.localtime()[:3]
             where = "" if found["machine"] == socket.gethostname() else f" on {found['machine']}"

@@ -36,7 +36,7 @@ class Shown:
 def read_shown(path: Path) -> Shown | None:
     """Reads a list; None if there is none, or a torn one. Older dashboards wrote the ids alone."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text() if path.is_file() else "")  # a pipe would be waited for
         found = found if isinstance(found, dict) else {"runs": found}
         runs, cleared = ([str(run) for run in found.get(key, [])] for key in ("runs", "cleared"))
         names = {str(run): str(name)[:LONGEST_NAME] for run, name in found.get("names", {}).items()}

@@ -84,6 +84,18 @@ def test_a_note_that_is_torn(text: str, path: Path) -> None:
     assert RunLock(path).owner() == "Another program is training this run"
 
 
+@pytest.mark.parametrize("make", ["mkfifo", "mkdir"])
+def test_a_pipe_or_a_folder_in_the_place_of_its_files(make: str, path: Path) -> None:
+    path.parent.mkdir()
+    for suffix in (".lock", ".owner"):
+        getattr(os, make)(path.with_suffix(suffix))
+    lock = RunLock(path)
+    assert lock.owner() == "Another program is training this run"
+    assert lock.is_free()
+    assert lock.take()
+    lock.give_back()
+
+
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
 def test_where_no_lock_can_be_made_nobody_waits(number: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*arguments: Any, **options: Any) -> None:

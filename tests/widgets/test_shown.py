@@ -61,6 +61,15 @@ def test_kernels_change_one_list_together(tmp_path: Path) -> None:
     assert found.runs == [str(number) for number in range(100, 200)]
 
 
+@pytest.mark.parametrize("make", ["mkfifo", "mkdir"])
+def test_a_pipe_or_a_folder_in_the_place_of_the_list(make: str, folder: Path) -> None:
+    folder.mkdir()
+    getattr(os, make)(folder / "dashboard.json")
+    session = Session(folder)
+    session.rename("a", "mine")
+    assert session.records == []
+
+
 def test_clear_leaves_what_another_kernel_shows(folder: Path, model: ModelConfig, run: RunConfig) -> None:
     old, other, _ = pairs(model, run)
     shown_in(folder, old)
