@@ -1,6 +1,7 @@
 """Train a grid of runs on all cores or on a cluster; a sweep that is started again resumes."""
 
 import argparse
+import errno
 import sys
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
             progress = sweep(pairs, folder, **where, speed=speed, stop=stop)
             write_provenance(folder, f"sparsity-lab sweep {Path(options.grid).name} --out .")
         except OSError as error:
-            if error.errno is None:  # no scheduler
+            if error.errno in (None, errno.EPIPE):  # no scheduler; or nobody reads
                 raise
             kept = "Nothing that was finished is lost; the same command resumes the sweep."
             print(f"sparsity-lab: {unwritable(folder, error)}. {kept}", file=sys.stderr)
