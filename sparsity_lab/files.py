@@ -1,5 +1,6 @@
 """Where the lab keeps things, the one way in which it writes them, and how it reads what may not be its own."""
 
+import errno
 import os
 import stat
 import threading
@@ -84,3 +85,10 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file, as `atomic` does."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def unwritable(folder: Path, error: OSError) -> str:
+    """Returns in words that nothing can be saved in a folder, why, and the way out."""
+    way_out = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+    why = os.strerror(error.errno) if error.errno else error
+    return f"{folder} can't be written ({why}; {way_out})"

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import io
 import os
+import shlex
 import sys
 import warnings
 from typing import Any
@@ -13,16 +14,14 @@ from sparsity_lab.files import StrangeFile
 
 REPORTS = ("count", "cost", "compare", "cache", "optimum", "fit", "measure", "prune", "doctor")  # have --json
 VERBS = ("train", "sweep", *REPORTS, "guesses", "notebooks", "gallery", "course")
-
-
 WRONG_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 INTERRUPTED, NOBODY_READS = 130, 141  # what shells report after SIGINT and SIGPIPE
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb and returns the exit status: 0 if all is done; 1 if a run diverged or failed, a notebook failed,
-    `doctor` found a fault or the system refused something, such as space on the disk; 2 for bad input; 130 after
-    Ctrl-C; 141 if whoever read the output has left."""
+    """Runs one verb and returns the exit status: 0 if all is done; 1 if a run diverged, failed or can't be saved, a
+    notebook failed, `doctor` found a fault or the system refused something, such as space on the disk; 2 for bad input;
+    130 after Ctrl-C; 143 if SIGTERM stopped a training; 141 if whoever read the output has left."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # where the terminal can only show ASCII, "?" stands for the rest
@@ -39,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     options = build_parser().parse_args(arguments)
+    options.command = shlex.join(["sparsity-lab", *(sys.argv[1:] if arguments is None else arguments)])
     python = warnings.showwarning
 
     def warned(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

@@ -1,8 +1,12 @@
 """Train a grid of runs on all cores or on a cluster; a sweep that is started again resumes."""
 
 import argparse
+import errno
 import sys
 from pathlib import Path
+
+from sparsity_lab.cli.stopping import Stop
+from sparsity_lab.files import unwritable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +35,19 @@ def run(options: argparse.Namespace) -> int:
     if options.estimate:
         return 0
 
-    progress = sweep(pairs, folder, workers=options.workers, scheduler=options.scheduler, speed=speed)
-    write_provenance(folder, f"sparsity-lab sweep {Path(options.grid).name} --out .")
+    with Stop() as stop:
+        try:
+            where = {"workers": options.workers, "scheduler": options.scheduler}
+            progress = sweep(pairs, folder, **where, speed=speed, stop=stop)
+            write_provenance(folder, f"sparsity-lab sweep {Path(options.grid).name} --out .")
+        except OSError as error:
+            if error.errno in (None, errno.EPIPE):  # no scheduler; or nobody reads
+                raise
+            kept = "Nothing that was finished is lost; the same command resumes the sweep."
+            print(f"sparsity-lab: {unwritable(folder, error)}. {kept}", file=sys.stderr)
+            return 1
     print(progress.summary())
     if progress.done + progress.failed < progress.total:
-        return 130  # interrupted
+        print(f"sparsity-lab: stopped; runs under way are saved. To resume:\n  {options.command}", file=sys.stderr)
+        return stop.status if stop() else 130
     return 1 if progress.failed else 0

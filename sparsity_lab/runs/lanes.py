@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.files import unwritable
 from sparsity_lab.record import Record, Step, run_id
+from sparsity_lab.runs.lock import RunLock
 from sparsity_lab.runs.pool import Line
 from sparsity_lab.runs.store import RunStore
 from sparsity_lab.training.corpus import load_corpus
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_REPORTS = 0.1
 SECONDS_BETWEEN_CHECKPOINTS = 10.0
 SECONDS_TO_THE_FIRST = 1.0  # so that little is lost even of a run that was hardly begun
+SECONDS_BETWEEN_TRIES = 0.5  # to take a run that another process trains
 SECONDS_BETWEEN_LOOKS = 60.0  # while paused, if nothing is heard
 PROMPT = "def "
 LINE = 'for name in names:  # greet 3 friends\n    print("hello", name)\n'  # read while it learns
@@ -49,6 +52,9 @@ class Lane:
     record: Record | None = None
     kept: bool = False  # the store has the record, so nothing is trained
     compiled: bool = False
+    anew: bool = False  # trained although the store has it
+    trouble: str = ""  # why there is no checkpoint
+    unsaved: str = ""  # why the store does not have the record
 
     @property
     def share(self) -> float:
@@ -73,29 +79,48 @@ def train_lanes(line: Line, lanes: Sequence[Lane], said: Sequence[str], store: R
 
     It does what was ``said`` and what is heard: ``pause``, ``go``, ``step`` (each lane makes one, then it pauses),
     ``stop`` (measures the runs as they are), ``hurry`` (stops and does not even measure). Runs resume from their files
-    in ``checkpoints``, which whoever hears of the records has to delete: until then a worker may die.
+    in ``checkpoints``, which whoever hears of the records has to delete: until then a worker may die. A run that
+    another process trains is waited for. Where nothing can be saved, training goes on, and the lane says so.
     """
     orders = _Orders(line, said)
-    runs = [_Run(line, place, lane, checkpoints) for place, lane in enumerate(lanes)]
+    runs = [_Run(line, place, lane, store, checkpoints) for place, lane in enumerate(lanes)]
+    try:
+        _train(runs, orders)
+        for run in runs:
+            run.finish(orders)
+    except (EOFError, ConnectionError):  # the kernel is gone, and the next one resumes them
+        for run in runs:
+            run.save()
+        raise
+    finally:
+        for run in runs:
+            run.lock.give_back()
 
-    while not orders.stop and (left := [run for run in runs if not run.training.done]):
+
+def _train(runs: "Sequence[_Run]", orders: "_Orders") -> None:
+    while not orders.stop and (left := [run for run in runs if not run.done]):
+        mine = [run for run in left if run.begun(orders)]
+        if orders.stop or any(run.done for run in mine):
+            continue
+        if not mine:
+            for run in runs:  # the others must not wait with it
+                run.finish(orders)
+            orders.listen(SECONDS_BETWEEN_TRIES)
+            continue
         if orders.go:
-            turn = [min(left, key=lambda run: run.lane.share)]
+            turn = [min(mine, key=lambda run: run.lane.share)]
         elif orders.steps:
             orders.steps -= 1
-            turn = left
+            turn = mine
         else:
-            for run in left:
+            for run in mine:
                 run.tell("Paused.")
-            orders.listen(SECONDS_BETWEEN_LOOKS)
+            orders.listen(SECONDS_BETWEEN_LOOKS if mine == left else SECONDS_BETWEEN_TRIES)
             continue
 
         for run in turn:
             run.step(show=not orders.go)
         orders.listen()
-
-    for run in runs:
-        run.finish(orders, store)
 
 
 class _Orders:
@@ -127,36 +152,95 @@ class _Orders:
 
 
 class _Run:
-    """A lane and its training."""
+    """A lane and its training, which begins when nobody else trains the same run."""
 
-    def __init__(self, line: Line, place: int, lane: Lane, checkpoints: Path):
+    def __init__(self, line: Line, place: int, lane: Lane, store: RunStore, checkpoints: Path):
+        self.lane, self._line, self._place, self._store = lane, line, place, store
+        self._checkpoint = checkpoint_path(checkpoints, lane)
+        self.lock = RunLock(self._checkpoint)
+        self._training: Training | None = None
+        self._waited = False
+        self._try_at = 0.0  # time of the next look whether the run is free
+        self._told = 0  # losses
+        self._next = 0.0  # time of the next report
+        self._save_at = math.inf
+
+    @property
+    def training(self) -> "Training":
+        assert self._training is not None, "it has begun"
+        return self._training
+
+    @property
+    def done(self) -> bool:
+        return self.lane.record is not None or (self._training is not None and self._training.done)
+
+    def begun(self, orders: _Orders) -> bool:
+        """Begins the run, unless that is done or another process trains it; shows the record that one has left."""
+        if self._training is not None or time.monotonic() < self._try_at:
+            return self._training is not None
+        if not self.lock.take():
+            self._waited, self._try_at = True, time.monotonic() + SECONDS_BETWEEN_TRIES
+            self.tell(f"{self.lock.owner()}: waiting for its result.")
+            return False
+
+        record = self._found()
+        if record is not None:
+            self.lane.record, self.lane.kept = record, True
+            self.lock.give_back()
+            self.tell("")
+        else:
+            self._begin(orders)
+        return True
+
+    def _found(self) -> Record | None:
+        """Returns the record of another process that has trained the run since this lane was asked for."""
+        lane = self.lane
+        if lane.anew and not self._waited:
+            return None
+        record = self._store.finished(lane.model, lane.run, load_corpus(lane.run.corpus).fingerprint)
+        return record if record is not None and record.compiled == lane.compiled else None
+
+    def _begin(self, orders: _Orders) -> None:
         from sparsity_lab.training.reading import read
         from sparsity_lab.training.trainer import Training
 
-        self.lane, self._line, self._place = lane, line, place
-        path, seconds = checkpoint_path(checkpoints, lane), SECONDS_BETWEEN_CHECKPOINTS
-        self.training = Training(
-            lane.model, lane.run, compiled=lane.compiled, checkpoint_path=path, checkpoint_seconds=seconds
+        lane = self.lane
+        path = self._checkpoint if self._checkpoint.exists() else None  # it is saved here, where a full disk is no end
+        self._training = Training(
+            lane.model, lane.run, compiled=lane.compiled, checkpoint_path=path, checkpoint_seconds=math.inf
         )
-        self._told = 0  # losses
-        self._next = 0.0  # time of the next report
-        self._checkpoint, self._save_at = path, time.monotonic() + SECONDS_TO_THE_FIRST
-        lane.text_before = sample(self.training)
-        lane.reads = read(self.training.model, LINE.encode())
-        self.tell("Getting ready.")
+        orders.listen()
+        if not orders.stop:
+            lane.text_before = sample(self.training)
+            lane.reads = read(self.training.model, LINE.encode())
+            self.tell("Getting ready.")
+            orders.listen()
+        self._save_at = time.monotonic() + SECONDS_TO_THE_FIRST
 
     def step(self, show: bool) -> None:
         self.lane.last = self.training.step()
         if time.monotonic() >= self._save_at:
-            self.training.save(self._checkpoint)
-            self._save_at = math.inf
+            self.save()
         if show or time.monotonic() >= self._next:
             self._look()
             self.tell("Training.")
 
-    def finish(self, orders: _Orders, store: RunStore) -> None:
-        """Measures the run and keeps its record, unless it has not even begun."""
-        if self.lane.last is None and not self.training.done:
+    def save(self) -> None:
+        """Saves a checkpoint, if it can and there is something to save."""
+        if self._training is None or self.lane.record is not None:
+            return
+        try:
+            self.training.save(self._checkpoint)
+            self.lane.trouble = ""
+        except OSError as error:
+            why = unwritable(self._checkpoint.parent, error)
+            self.lane.trouble = f"It trains without checkpoints, because {why}."
+        self._save_at = time.monotonic() + SECONDS_BETWEEN_CHECKPOINTS
+
+    def finish(self, orders: _Orders) -> None:
+        """Measures the run and keeps its record, unless that is done or it has not even begun."""
+        lane = self.lane
+        if self._training is None or lane.record is not None or (lane.last is None and not self.done):
             return
         from sparsity_lab.training.reading import favourites
 
@@ -164,10 +248,14 @@ class _Run:
         self.tell("Measuring the loss on held-out text.")
         record = self.training.record(self.training.evaluate(orders.hurried))
         if not orders.hurry and record.status != "diverged":
-            self.lane.text_after = sample(self.training)
-            self.lane.favourites = favourites(self.training.model, self.training.corpus.val)
-        store.save(record)
-        self.lane.record = record
+            lane.text_after = sample(self.training)
+            lane.favourites = favourites(self.training.model, self.training.corpus.val)
+        try:
+            self._store.save(record)
+        except OSError as error:
+            lane.unsaved = unwritable(self._store.folder, error)
+        lane.record = record
+        self.lock.give_back()
         self.tell(record.summary())
 
     def _look(self) -> None:
@@ -178,8 +266,9 @@ class _Run:
         self.lane.reads = read(self.training.model, LINE.encode())
 
     def tell(self, message: str) -> None:
-        self.lane.message = f"{self.training.notice} {message}".strip()
-        new = self.training.losses[self._told :]
+        notice = self._training.notice if self._training is not None else ""
+        self.lane.message = f"{notice} {message} {self.lane.trouble}".strip()
+        new = self._training.losses[self._told :] if self._training is not None else []
         self._line.tell((self._place, self._told, replace(self.lane, losses=new)))
         self._told += len(new)
         self._next = time.monotonic() + SECONDS_BETWEEN_REPORTS

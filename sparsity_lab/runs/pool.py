@@ -332,7 +332,8 @@ def _settings() -> dict[str, str]:
 
 def _serve(connection: Connection) -> None:
     """Does jobs until whoever hands them out is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal or a cluster sends to all processes
+        signal.signal(number, signal.SIG_IGN)
     with suppress(EOFError, OSError):
         while True:
             kind, number, content = connection.recv()

@@ -76,6 +76,7 @@ class Bar(tqdm):  # type: ignore[type-arg]
     def __call__(self, progress: Progress) -> None:
         self.n = round(100 * progress.share, 1)
         self.set_description_str(progress.summary())
+        self.delay = 0  # or it would not end its line
 
 
 def missing(pairs: Sequence[Pair], folder: Path) -> list[Pair]:

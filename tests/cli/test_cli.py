@@ -1,12 +1,15 @@
 """The command line: results on stdout, the rest on stderr, an exit status that scripts can rely on."""
 
+import errno
 import json
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +31,11 @@ from sparsity_lab.laws.fitting import load_fits
 from sparsity_lab.record import Record
 from sparsity_lab.runs import store as runs
 from sparsity_lab.runs.grid import read_grid
-from sparsity_lab.runs.store import RunStore
+from sparsity_lab.runs.store import RunStore, user_store
 from sparsity_lab.runs.sweep import Bar, Progress, estimate
 from sparsity_lab.training import checkpoint
 from sparsity_lab.training import trainer as training
+from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.training.trainer import train
 from tests.sweeps import SPEED, cluster_here
 
@@ -141,6 +145,9 @@ def test_a_diverged_run_is_status_1(tiny: list[str], capsys: Capture, monkeypatc
         (["--backend", "fast"], "backend='fast' is not known"),
         (["--learning-rate", "-1"], "learning_rate=-1 is out of range"),
         (["--threads", "0"], "threads=0 is out of range"),
+        (["--checkpoint-seconds", "nan"], "--checkpoint-seconds nan must be a number of seconds, 0 or more"),
+        (["--checkpoint-seconds", "inf"], "--checkpoint-seconds inf must be a number of seconds, 0 or more"),
+        (["--checkpoint-seconds", "-0.5"], "--checkpoint-seconds -0.5 must be a number of seconds, 0 or more"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(
@@ -197,6 +204,121 @@ def test_interrupt(tiny: list[str], capsys: Capture, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(training.Training, "step", interrupted)
     assert main(tiny) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.fixture
+def at_third_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Has something happen in the third step of a training, but only once."""
+    step, done = training.Training.step, list[bool]()
+
+    def disturb(what: Callable[[], object]) -> None:
+        def disturbed(self: training.Training) -> Any:
+            if self.steps_done == 2 and not done:
+                done.append(True)
+                what()
+            return step(self)
+
+        monkeypatch.setattr(training.Training, "step", disturbed)
+
+    return disturb
+
+
+@pytest.mark.parametrize("place", ["given", "the lab's"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_run_and_the_same_command_resumes_it(
+    number: int, place: str, tiny: list[str], tmp_path: Path, capsys: Capture, at_third_step: Any
+) -> None:
+    path = tmp_path / "my run.safetensors"
+    words = [*tiny, *(["--checkpoint", str(path)] if place == "given" else [])]
+    before = signal.getsignal(signal.SIGTERM)
+    at_third_step(lambda: os.kill(os.getpid(), number))
+    assert main(words) == 128 + number
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert signal.getsignal(signal.SIGTERM) == before
+    if place != "given":
+        (path,) = (home() / "runs" / "checkpoints").glob("*.safetensors")
+    *_, told, command = err.splitlines()
+    assert told.endswith(f"{path} has the run. To resume:")
+    assert shlex.split(command) == ["sparsity-lab", *words]
+    state = checkpoint.peek(path)
+    assert state is not None
+    assert state["step"] == 3
+
+    assert main([*shlex.split(command)[1:], "--json"]) == 0
+    resumed = json.loads(capsys.readouterr().out)
+    assert path.exists() == (place == "given"), "the lab's own goes once the record is kept"
+    assert main([*tiny, "--again", "--json"]) == 0
+    unbroken = json.loads(capsys.readouterr().out)
+    assert (resumed["val_loss"], resumed["curve"]) == (unbroken["val_loss"], unbroken["curve"])
+
+
+def test_a_signal_while_the_loss_is_measured(tiny: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = training.Training.evaluate
+
+    def disturbed(self: training.Training, stop: Callable[[], bool]) -> float | None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "evaluate", disturbed)
+        assert main(tiny) == 143
+    assert "stopped at 100%" in capsys.readouterr().err
+    monkeypatch.setattr(training.Training, "step", lambda self: pytest.fail("it is trained already"))
+    assert main(tiny) == 0
+
+
+def test_a_second_signal_ends_it_at_once(corpus_file: Path, tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from sparsity_lab.cli.main import main
+from sparsity_lab.training import trainer
+def step(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    return [print("it goes on") for _ in range(9)]
+trainer.Training.step = step
+main(sys.argv[1:])
+"""
+    words = ["train", "--width", "8", "--budget", "1e8", "--corpus", str(corpus_file)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("seconds", ["0", "1e6"])
+def test_a_checkpoint_that_can_not_be_saved_ends_no_training(
+    number: int, seconds: str, tiny: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: training.Training, path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(training.Training, "save", refused)
+    words = [*tiny, "--checkpoint", str(tmp_path / "run.safetensors"), "--checkpoint-seconds", seconds, "--json"]
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["status"] == "finished"
+    assert [record.id for record in user_store().load()] == [Record.from_json(out).id], "the record is kept"
+    why = f"{tmp_path} can't be written ({os.strerror(number)}; "
+    assert err.splitlines()[-1].startswith(f"sparsity-lab: the run is trained, but not all is saved: {why}")
+    assert err.count("no checkpoint was saved") == (seconds == "0"), "it is said once"
+
+
+def test_a_record_that_can_not_be_kept_is_printed(
+    tiny: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    load_corpus(tiny[6])
+    monkeypatch.setattr("sparsity_lab.files.os.fsync", full)
+    assert main(tiny) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["status"] == "finished"
+    assert f"{home() / 'runs'} can't be written (No space left on device; make room there)" in err
 
 
 def test_help_and_version_need_no_torch() -> None:
@@ -269,6 +391,24 @@ def test_sweep_with_runs_that_fail_or_are_interrupted(
         assert main(words) == 130
     assert "interrupted" in capsys.readouterr().err
     assert main(words) == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_sweep_into_a_folder_that_can_not_be_written(
+    number: int, grid_file: Path, here: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "runs"
+
+    def refused(path: Path, text: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsity_lab.runs.store.write_text", refused)
+        assert main(["sweep", str(grid_file), "--out", str(out), "--scheduler", here]) == 1
+    said = capsys.readouterr().err
+    assert f"sparsity-lab: {out} can't be written ({os.strerror(number)}" in said
+    assert "Nothing that was finished is lost; the same command resumes the sweep." in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,17 @@ def test_cores_that_are_no_number(text: str, monkeypatch: pytest.MonkeyPatch) ->
         cores()
 
 
+def test_threads_that_wait_let_their_core_go() -> None:
+    """Set before torch is loaded, here and so in workers, unless the user has said otherwise."""
+    code = "import os, sparsity_lab; print(os.environ['OMP_WAIT_POLICY'])"
+    for settings, expected in (({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")):
+        rest = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        found = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=rest | settings, capture_output=True, text=True
+        )
+        assert found.stdout.strip() == expected
+
+
 # ---- Errors
 
 
@@ -383,7 +394,8 @@ def test_workers_end_with_the_process_that_has_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", ["", "sys.exit(0)", "pool().submit(who)", "pool().close()"])
 def test_a_script_ends_at_once_and_quietly(end: str, tmp_path: Path) -> None:
     """Whatever its workers do. It needs no ``if __name__ == "__main__"``, and runs once."""
-    process = script(f"pool().submit(work)\nwhile not Path('worker').exists(): time.sleep(.01)\n{end}", tmp_path)
+    written = "Path('worker').exists() and Path('worker').read_text()"  # or the worker would end before it is
+    process = script(f"pool().submit(work)\nwhile not ({written}): time.sleep(.01)\n{end}", tmp_path)
     assert process.communicate(timeout=60) == ("begin\n", "")
     assert process.returncode == 0
     until(lambda: not alive(begun(tmp_path / "worker")))

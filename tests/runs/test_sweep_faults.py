@@ -246,15 +246,19 @@ def test_a_sweep_that_is_killed_goes_on(others: Others, grid: Path, here: dict[s
     assert list((others.runs / "checkpoints").iterdir()) == []
 
 
-def test_ctrl_c_in_a_terminal(others: Others, grid: Path, here: dict[str, str], trainings: Trainings) -> None:
-    """It reaches the workers too. What they train is saved, and the next sweep goes on from there."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_in_a_terminal_and_the_end_of_a_clusters_time(
+    number: int, others: Others, grid: Path, here: dict[str, str], trainings: Trainings
+) -> None:
+    """Both reach the workers too. What they train is saved, and the next sweep goes on from there."""
     pairs = pairs_in(grid)
     process = others.sweep(grid)
     others.wait_at_step()
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     out, err = process.communicate(timeout=300)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     assert "of 3 runs done" in out
+    assert err.endswith(f"To resume:\n  sparsity-lab sweep {grid} --out {others.runs} --workers 1\n")
     assert "Traceback" not in err
     assert "3 runs to train: about" in err
     assert list(others.runs.glob(".stop*")) == []

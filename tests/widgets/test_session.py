@@ -3,17 +3,20 @@
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
 from sparsity_lab.accounting import count_parameters, plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
+from sparsity_lab.files import home
 from sparsity_lab.record import Record, run_id
 from sparsity_lab.runs.lanes import Lane
 from sparsity_lab.runs.pool import pool
@@ -21,6 +24,7 @@ from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.training.timing import calibrate, matmul_rate
 from sparsity_lab.training.trainer import Training, train
 from sparsity_lab.units import duration
+from sparsity_lab.widgets import session as session_module
 from sparsity_lab.widgets.dashboard import MagicDial
 from sparsity_lab.widgets.session import Session, current
 from sparsity_lab.widgets.settings import Settings
@@ -122,8 +126,8 @@ def test_never_a_second_trainer(session: Session, model: ModelConfig, run: RunCo
     assert session._thread is thread, "the same again goes on"
     for seed in range(3):
         session.start([(model, long.replace(seed=seed + 1))])
-        assert trainers() == 1
-        assert len(at_work()) <= 1
+        until(lambda: session.lanes[0].last)
+        assert trainers() == len(at_work()) == 1, "it has waited for the one before"
     assert {record.seed for record in session.records} <= {0, 1, 2}
     session.clear()
     assert trainers() == len(at_work()) == 0
@@ -243,6 +247,129 @@ def test_if_one_lane_fails_the_other_is_kept(session: Session, model: ModelConfi
 
 def test_one_session_a_kernel() -> None:
     assert current() is current()
+
+
+# ---- at once, also while it gets ready
+
+
+def blocked(line: Any, *arguments: Any) -> None:
+    """A job that takes long and hears nothing, as the preparation of a large text does."""
+    import time
+
+    from sparsity_lab.files import home
+
+    while not (home() / "go").exists():
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def not_ready(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(session_module, "prepare", blocked)
+    yield
+    home().mkdir(parents=True, exist_ok=True)
+    (home() / "go").touch()
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_buttons_answer_while_it_gets_ready(
+    session: Session, model: ModelConfig, run: RunConfig, not_ready: None
+) -> None:
+    session.start([(model, run)])
+    until(at_work)
+    session.pause()
+    session.step()
+    session.proceed()
+    assert session.message == "Getting ready."
+    session.stop()
+    assert session.message == "Stopping."
+    assert session.wait(30), "although its worker is still busy"
+    assert (session.state, session.message) == ("idle", "Stopped.")
+    assert at_work()
+
+
+def test_another_run_and_clear_do_not_wait_for_one_that_gets_ready(
+    session: Session, model: ModelConfig, run: RunConfig, not_ready: None
+) -> None:
+    session.start([(model, run)])
+    until(at_work)
+    session.start([(model, run.replace(seed=1))])
+    session.pause()
+    assert session.state == "paused", "the pause is for the new run"
+    session.clear()
+    assert (session.state, session.lanes) == ("idle", [])
+
+
+def test_what_ends_late_says_nothing_about_the_next(session: Session, model: ModelConfig, run: RunConfig) -> None:
+    """A run ends with its present step, and another one is there by then."""
+    long = run.replace(budget=LONG)
+    first = session.start([(model, long)])
+    until(lambda: first[0].last)
+    second = session.start([(model, long.replace(seed=1))], paused=True)
+    assert session.lanes is second
+    until(lambda: session.message == "Paused.")
+    assert session.state == "paused"
+    assert first[0].record is not None
+    assert [record.seed for record in session.records] == [0]
+
+
+# ---- two kernels
+
+
+def test_two_kernels_with_the_same_run(session: Session, model: ModelConfig, run: RunConfig) -> None:
+    pair = model, run.replace(budget=LONG)
+    first = session.start([pair])
+    until(lambda: list(session.folder.glob("checkpoints/*.safetensors")))
+    session.pause()
+    until(lambda: session.message == "Paused.")
+
+    other = Session(session.folder)
+    assert other.interrupted() is None, "it is not cut off"
+    (lane,) = other.start([pair])
+    until(lambda: "has been training this run since" in other.message)
+    assert f"(process {os.getpid()})" in other.message
+    assert lane.last is None
+    other.clear()
+    assert list(session.folder.glob("checkpoints/*.safetensors")), "it is the first one's"
+    (lane,) = other.start([pair])
+    until(lambda: "has been training this run since" in other.message)
+    session.stop()
+    assert session.wait(30)
+    until(lambda: lane.last)
+    other.stop()
+    assert other.wait(30)
+    assert first[0].record is not None
+    assert lane.record is not None
+    assert list(session.folder.glob("checkpoints/*")) == []
+
+
+# ---- a full disk
+
+
+def test_a_result_that_has_no_room_stays_in_memory_until_it_has(
+    session: Session, model: ModelConfig, run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "SECONDS_TO_SAVE_AGAIN", 0.1)
+    session.folder.mkdir()
+    for name in ("runs", "checkpoints"):
+        (session.folder / name).symlink_to("nowhere")  # so that no folder can be made
+    session.start([(model, run)])
+    assert session.wait(60)
+    assert session.state == "idle"
+    (record,) = session.records
+    assert record.status == "finished"
+    assert f"Not saved yet: {session.folder / 'runs'} can't be written (" in session.message
+    assert session.store.load() == []
+
+    session.start([(model.with_sparsity(0), run)])
+    assert session.wait(60)
+    session.start([(model, run)])
+    assert session.wait(60)
+    assert session.lanes[0].kept, "in memory"
+    (session.folder / "runs").unlink()
+    until(lambda: session.message.startswith("Saved now"))
+    assert sorted(record.sparsity for record in session.store.load()) == [0.0, 0.75]
+    assert {record.id for record in Session(session.folder).records} == {record.id for record in session.records}
 
 
 # ---- the dashboard
