@@ -189,6 +189,8 @@ def _state(file: Any) -> dict[str, Any]:
 
 
 def _difference(key: str, saved: Any, mine: Any) -> str:
+    if key == "corpus":
+        return f"it has read another text (fingerprint {saved[:8]}, now {mine[:8]})"
     if not isinstance(mine, dict):
         return f"its {key} is {saved!r}, this run's {mine!r}"
     name = next(name for name in mine if saved[name] != mine[name])

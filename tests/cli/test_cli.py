@@ -915,7 +915,7 @@ def test_prune_moves_no_checkpoint(trained: Path, tmp_path: Path, capsys: Captur
     work.save(tmp_path / "run.safetensors")
     text.write_text("another text than before\n" * 300)
     message = failed(["prune", str(tmp_path / "run.safetensors"), "--method", "wanda"], capsys)
-    assert "is of another run: its corpus is" in message
+    assert "is of another run: it has read another text" in message
     assert (tmp_path / "run.safetensors").exists()
 
 
@@ -929,7 +929,7 @@ def test_a_run_whose_text_has_changed_starts_anew(tiny: list[str], tmp_path: Pat
     assert main(words) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["status"] == "finished"
-    assert f"sparsity-lab: checkpoint {path} is of another run: its corpus is" in err
+    assert f"sparsity-lab: checkpoint {path} is of another run: it has read another text" in err
     assert "and the run starts anew" in err
     assert sorted(each.suffix for each in tmp_path.glob("run.*")) == [".aside", ".safetensors"]
 
