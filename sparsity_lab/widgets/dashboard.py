@@ -330,6 +330,7 @@ class MagicDial(ipw.VBox):
             if settings.model == model and resolve(model, settings.run) == run:
                 self.dials.set(settings)
                 self._session.message = "A run was cut off, and the dials show it again. Press Train to resume it."
+                return  # one of 16 experts is the same model, whatever is held
 
     def _view_chosen(self, _change: Any = None) -> None:
         for name, view in self._views.items():

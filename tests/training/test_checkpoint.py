@@ -120,7 +120,7 @@ def test_a_weight_is_missing(path: Path, model: ModelConfig, run: RunConfig) -> 
 def test_of_another_text(path: Path, model: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("another text\n" * 2_000)
     other = load_corpus(str(tmp_path / "other.txt"))
-    with pytest.raises(ValueError, match=rf"{path} is of another run: it has read another text .*{other.fingerprint[:8]}"):
+    with pytest.raises(ValueError, match=f"{path} is of another run: it has read .*{other.fingerprint[:8]}"):
         Training(model, run, corpus=other).resume(path)
 
 

@@ -551,8 +551,10 @@ def test_labels_tell_runs_apart(corpus_file: Path) -> None:
     assert len(labels) == len(settings)
 
 
-def test_a_dead_kernels_run_with_its_twin_held_total(session: Session, start: dict[str, Any]) -> None:
-    settings = Settings(sparsity=0.5, budget=2e9, width=8, n_layers=1, hold="total", seed=4, corpus=start["corpus"])
+@pytest.mark.parametrize(("hold", "sparsity"), [("total", 0.5), ("active", 0.5), ("active", 0.9375)])
+def test_a_dead_kernels_run_with_its_twin(session: Session, start: dict[str, Any], hold: str, sparsity: float) -> None:
+    """One of 16 experts is the same model, whatever is held."""
+    settings = Settings(sparsity=sparsity, budget=2e9, width=8, n_layers=1, hold=hold, seed=4, corpus=start["corpus"])  # type: ignore[arg-type]
     for model, run in settings.pairs:
         training = Training(model, run)
         training.step()
