@@ -1,1 +1,3 @@
+from .assignments import canary as canary
 from .assignments import dice as dice
+from .assignments import flops as flops

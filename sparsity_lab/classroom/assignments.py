@@ -1,7 +1,9 @@
 """Assignments with solutions (`notebooks/assignments`) → the students' notebooks, and random numbers for each."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,22 @@ def dice(student: str, assignment: str) -> np.random.Generator:
     grader draws them too, and different for every other student."""
     digest = hashlib.sha256(f"{assignment}/{student.strip().lower()}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+def canary() -> np.random.Generator:
+    """Returns random numbers that nobody can foresee, for hidden tests."""
+    return np.random.default_rng()
+
+
+def flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+    """Returns the FLOPs of the matrix products in a call, where the function runs: a graded one runs in the sandbox."""
+    if hasattr(function, "flops"):
+        return int(function.flops(*args, **kwargs))
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        function(*args, **kwargs)
+    return int(counter.get_total_flops())
 
 
 def names(source: Path) -> list[str]:

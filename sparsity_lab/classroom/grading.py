@@ -1,135 +1,44 @@
 """From what students hand in to marks and feedback.
 
-Student code runs in a sandbox, one process for each submission (`worker`). Marks are made here, outside of it, from the
-outputs that came back.
+Each submission is examined by a process of its own (`examiner`), which has the student's code run in a sandbox. A report
+comes back, and is kept: with it feedback can be written again, and a second grading takes up only what is new.
 """
 
 import contextlib
-import copy
+import hashlib
 import json
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 from nbformat import NotebookNode
-from nbgrader.api import Gradebook
 
-from sparsity_lab.classroom.nbgrader import enter_marks, write_feedback
-from sparsity_lab.classroom.sandbox import Sandbox
-from sparsity_lab.classroom.worker import mark_not_run
+from sparsity_lab.classroom import nbgrader
+from sparsity_lab.classroom.assignments import names, release
+from sparsity_lab.classroom.collect import Submission
+from sparsity_lab.classroom.feedback import feedback_page
+from sparsity_lab.classroom.handed_in import TEXT_STUB, about
+from sparsity_lab.classroom.sandbox import WRITTEN, Sandbox, lent
+from sparsity_lab.files import write_text
+from sparsity_lab.units import size
 
-LARGEST = 10_000_000  # bytes of a notebook that is handed in
-GRACE = 90  # seconds that starting and ending a kernel may add to a submission's time
-COLUMNS = ["student", "assignment", "points", "max", "auto", "auto_max", "written", "written_max", "parts", "status"]
-
-# ---- what was handed in
+GRACE = 120  # seconds that starting, reading and ending may add to a submission's time
 
 
 @dataclass(frozen=True)
 class Limits:
     cell_seconds: int
     seconds: int  # for all cells of a submission
-
-
-@dataclass(frozen=True)
-class Submission:
-    student: str
-    assignment: str
-    path: Path
-
-
-def submissions(folder: Path, assignments: list[str]) -> Iterator[Submission]:
-    """Yields ``folder/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb``: for every student each assignment that anybody handed in,
-    whether it is there or not. Raises ValueError for a folder without students, or without a known assignment."""
-    students = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    for student in students:
-        if not re.fullmatch(r"\w[\w.@-]*", student, re.ASCII):
-            raise ValueError(f"student={student!r}: use letters, digits, and . _ @ - for the folder of a student")
-
-    some = [name for name in assignments if any((folder / student / name).is_dir() for student in students)]
-    if not some:
-        form = f"STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, with assignments {', '.join(assignments)}"
-        raise ValueError(f"submissions={str(folder)!r} must hold {form}")
-    for student in students:
-        for name in some:
-            yield Submission(student, name, folder / student / name / f"{name}.ipynb")
-
-
-def read_submission(path: Path) -> NotebookNode:
-    """Reads a notebook that a student handed in. Raises ValueError that says why it can't be read."""
-    if path.is_symlink() or path.parent.is_symlink():
-        raise ValueError("the notebook is a link, not a file")
-    if not path.is_file():
-        others = sorted(other.name for other in path.parent.glob("*.ipynb"))
-        raise ValueError(f"no {path.name} was handed in" + (f", but {', '.join(others)}" if others else ""))
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"the notebook has {path.stat().st_size:,} bytes, more than {LARGEST:,}: clear its outputs")
-
-    try:
-        book: NotebookNode = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
-        nbformat.validate(book)
-    except (nbformat.ValidationError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"not a notebook: {str(error).splitlines()[0][:200]}") from None
-    return book
-
-
-def rebuilt(source: NotebookNode, empty: NotebookNode, handed_in: NotebookNode | None, student: str) -> Any:
-    """Returns the notebook to grade: the source's cells in the source's order, hidden tests included, with the
-    student's answers in place of the solutions. Cells that a student added stay where they stood. Whatever a student
-    did to tests, points or order is gone.
-
-    ``empty`` is the source as it was released; a question without an answer stays as it is there.
-    """
-    book = copy.deepcopy(empty)
-    places = {_grade_id(cell): place for place, cell in enumerate(book.cells) if _grade_id(cell)}
-    given = {cell.get("id") for cell in book.cells} | {cell.source for cell in book.cells}
-
-    # Answers go to their places; a cell of the student's own is kept behind the last known cell above it.
-    added: dict[int, list[NotebookNode]] = {}
-    last = -1
-    for cell in [] if handed_in is None else handed_in.cells:
-        place = places.get(_grade_id(cell))
-        if place is not None:
-            last = place
-            if _about(book.cells[place]).get("solution"):  # if an answer was copied, the last copy counts
-                book.cells[place].source = cell.source
-        elif cell.cell_type == "code" and not {cell.get("id"), cell.source} & given and not _has_parameters(cell):
-            added.setdefault(last, []).append(nbformat.v4.new_code_cell(cell.source))
-
-    # Everything else is the source's, hidden tests too.
-    for cell, original in zip(book.cells, source.cells, strict=True):
-        if not _about(cell).get("solution"):
-            cell.source = original.source
-        if _has_parameters(cell):
-            cell.source += f"\nSTUDENT = {student!r}"
-    book.cells = added.get(-1, []) + [c for place, cell in enumerate(book.cells) for c in (cell, *added.get(place, []))]
-    return book
-
-
-def _about(cell: NotebookNode) -> Any:
-    about = cell.metadata.get("nbgrader", {})
-    return about if isinstance(about, dict) else {}
-
-
-def _grade_id(cell: NotebookNode) -> str | None:
-    name = _about(cell).get("grade_id")
-    return name if isinstance(name, str) else None
-
-
-def _has_parameters(cell: NotebookNode) -> bool:
-    return "parameters" in cell.metadata.get("tags", [])
-
-
-# ---- grading
 
 
 @dataclass(frozen=True)
@@ -143,75 +52,218 @@ class Course:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)  # nobody else may read marks
 
+    def prepare(self) -> None:
+        """Makes the students' notebooks and the gradebook, if the assignments are new or have changed."""
+        stamp, key = self.folder / "release" / "made_from", self._key(*self.source.glob("*/*.ipynb"))
+        if not stamp.exists() or stamp.read_text() != key:
+            release(self.source, self.folder)
+            write_text(stamp, key)
+        paths = {"source": str(self.source.resolve()), "root": str(self.folder.resolve())}
+        write_text(self.folder / "nbgrader_config.py", nbgrader.CONFIG.format(**paths))
+
+    def _key(self, *paths: Path, more: str = "") -> str:
+        digest = hashlib.sha256(more.encode())
+        for path in sorted(paths):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    # ---- one submission
+
     def grade(self, submission: Submission, sandbox: Sandbox, limits: Limits) -> dict[str, Any]:
         """Grades one submission and returns its row of the table. Whatever a student did, there is a row."""
-        student, assignment, name = submission.student, submission.assignment, f"{submission.assignment}.ipynb"
-        source = nbformat.read(self.source / assignment / name, as_version=4)
-        empty = nbformat.read(self.folder / "release" / assignment / name, as_version=4)
-        book = rebuilt(source, empty, None, student)
-        try:
-            book = rebuilt(source, empty, read_submission(submission.path), student)
-            book, trouble = execute_submission(book, sandbox, limits)
-        except ValueError as error:
-            trouble = str(error)
-            mark_not_run(book.cells, trouble)
+        self.take(submission, self.examine(submission, sandbox, limits))
+        return self.row(submission.student, submission.assignment)
 
-        target = self.folder / "submitted" / student / assignment / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(book, target)
-        enter_marks(self.folder, self.source, student, assignment)
-        row = self.row(student, assignment)
-        return row | {"status": trouble or row["status"]}
+    def examine(self, submission: Submission, sandbox: Sandbox, limits: Limits) -> dict[str, Any]:
+        """Returns the report of a submission: the last one if nothing has changed since."""
+        file = f"{submission.assignment}/{submission.assignment}.ipynb"
+        paths = [self.source / file]
+        with contextlib.suppress(OSError):
+            paths += [submission.path] if submission.path and submission.path.stat().st_size < 1 << 30 else []
+        words = f"{submission.names}{submission.strict}{submission.note}{submission.trouble}{limits}{sandbox.memory}"
+        key = self._key(*paths, more=words)
+        old = self.report(submission.student, submission.assignment)
+        if old and old["key"] == key:
+            return old
+
+        job = {
+            "source": str((self.source / file).resolve()), "empty": str((self.folder / "release" / file).resolve()),
+            "path": str(submission.path.resolve()) if submission.path else "", "names": list(submission.names),
+            "strict": submission.strict, "trouble": submission.trouble, **asdict(limits),
+        }  # fmt: skip
+        with lent(sandbox) as mine:
+            report = _examined(job | {"sandbox": asdict(mine)}, mine, limits)
+            if "cells" not in report:  # the examiner itself came to nothing: nothing was run
+                report = _examined(job | {"sandbox": asdict(mine), "trouble": report["trouble"]}, mine, limits)
+        report["notes"] = [note for note in [submission.note, *report["notes"]] if note]
+        handed_in = submission.path.stat().st_mtime if submission.path and submission.path.exists() else None
+        return report | {"key": key, "handed_in": handed_in}
+
+    def take(self, submission: Submission, report: dict[str, Any]) -> None:
+        """Keeps a report: its points in the gradebook, its notebook for nbgrader's pages, its page for the student."""
+        student, assignment = submission.student, submission.assignment
+        old = self.report(student, assignment)
+        if old is None or old["key"] != report["key"]:
+            earned = {cell["name"]: cell["earned"] for cell in report["cells"] if cell["kind"] == "test"}
+            before = _texts(old) if old else {}
+            marks = {mark.name: mark for mark in nbgrader.marks_of(self.folder, student, assignment)} if old else {}
+            report["marked"] = dict(old.get("marked", {})) if old else {}
+            unread: dict[str, bool | None] = {}
+            for name, text in _texts(report).items():
+                unread[name] = bool(text)
+                if name in marks and marks[name].by_hand and not marks[name].waiting:
+                    report["marked"][name] = before.get(name, "")
+                if report["marked"].get(name) == text and name in report["marked"]:
+                    unread[name] = False if name in marks and marks[name].by_hand else unread[name]
+            nbgrader.enter_points(self.folder, student, assignment, earned, unread)
+            self._keep_notebook(student, assignment, report)
+            write_text(self._report(student, assignment), json.dumps(report))  # last: only now it counts as done
+        self.feedback(student, assignment)
+
+    def _report(self, student: str, assignment: str) -> Path:
+        return self.folder / "reports" / student / f"{assignment}.json"
+
+    def report(self, student: str, assignment: str) -> dict[str, Any] | None:
+        """Returns the kept report of a submission, if there is one."""
+        path = self._report(student, assignment)
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def graded(self) -> list[tuple[str, str]]:
+        """Returns (student, assignment) of everything that was graded so far."""
+        return sorted((path.parent.name, path.stem) for path in (self.folder / "reports").glob("*/*.json"))
 
     def row(self, student: str, assignment: str) -> dict[str, Any]:
         """Returns the marks in the gradebook, including those given by hand, as a row of the table."""
-        with Gradebook(f"sqlite:///{self.folder.resolve() / 'gradebook.db'}") as book:
-            (notebook,) = book.find_submission(assignment, student).notebooks
-            by_name = {grade.name: grade for grade in notebook.grades}
-            grades = [by_name[cell.name] for cell in notebook.notebook.source_cells if cell.name in by_name]
-            written = [grade for grade in grades if grade.cell.cell_type == "markdown"]
-            tests = [grade for grade in grades if grade not in written]
-            waiting = [grade.name for grade in written if grade.needs_manual_grade]
+        marks = nbgrader.marks_of(self.folder, student, assignment)
+        tests, written = ([mark for mark in marks if mark.written == which] for which in (False, True))
+        row: dict[str, Any] = {"student": student, "assignment": assignment}
+        for points, most, some in (("points", "max", marks), ("auto", "auto_max", tests), ("written", "written_max", written)):
+            row |= {points: sum(mark.points for mark in some), most: sum(mark.most for mark in some)}
+        row["parts"] = "; ".join(f"{mark.name} {mark.points:g}/{mark.most:g}" for mark in marks)
 
-            row: dict[str, Any] = {"student": student, "assignment": assignment}
-            sums = ("points", "max", grades), ("auto", "auto_max", tests), ("written", "written_max", written)
-            for points, most, some in sums:
-                row |= {points: sum(grade.score for grade in some), most: sum(grade.max_score for grade in some)}
-            row["parts"] = "; ".join(f"{grade.name} {grade.score:g}/{grade.max_score:g}" for grade in grades)
-            return row | {"status": f"for you to read: {', '.join(waiting)}" if waiting else "graded"}
+        report = self.report(student, assignment) or {"notes": [], "trouble": "", "marked": {}}
+        waiting = [mark for mark in marks if mark.waiting]
+        changed = ", changed since you marked it" if any(mark.by_hand for mark in waiting) else ""
+        read = f"to be read by you: {', '.join(mark.name for mark in waiting)}{changed}" if waiting else ""
+        said = [part for part in (report["trouble"], read, *report["notes"]) if part]
+        return row | {"status": "; ".join(said) if said else "graded"}
 
     def feedback(self, student: str, assignment: str) -> None:
         """Writes the student's HTML page, with hidden tests and comments, to ``folder/feedback``."""
-        write_feedback(self.folder, self.source, student, assignment)
+        report = self.report(student, assignment)
+        assert report is not None, "feedback is written for what was graded"
+        marks, status = nbgrader.marks_of(self.folder, student, assignment), self.row(student, assignment)["status"]
+        page = feedback_page(student, assignment, report, marks, status)
+        write_text(self.folder / "feedback" / student / assignment / f"{assignment}.html", page)
+
+    def _keep_notebook(self, student: str, assignment: str, report: dict[str, Any]) -> None:
+        """Writes the graded notebook for nbgrader's own pages. A written answer stands in it as literal text, with its
+        pictures below, because these pages would run its scripts."""
+        book = nbformat.read(self.folder / "release" / assignment / f"{assignment}.ipynb", as_version=4)
+        by_name = {cell["name"]: cell for cell in report["cells"] if cell["kind"] == "written"}
+        code: dict[str, list[dict[str, Any]]] = {}
+        for cell in report["cells"]:
+            if cell["kind"] in ("answer", "test"):
+                code.setdefault(cell["name"], []).append(cell)
+        for cell in book.cells:
+            name = about(cell).get("grade_id", "")
+            if name in by_name:
+                _literal(cell, by_name[name])
+            elif name in code:
+                cell.source = "\n\n".join(part["source"] for part in code[name])
+                cell.outputs = [output for part in code[name] for output in _outputs(part)]
+        target = self.folder / "autograded" / student / assignment / f"{assignment}.ipynb"
+        write_text(target, nbformat.writes(book))
+
+    # ---- all of them
+
+    def grade_all(
+        self, todo: Sequence[Submission], sandbox: Sandbox, limits: Limits, workers: int
+    ) -> Iterator[tuple[Submission, float]]:
+        """Grades submissions, ``workers`` at a time; yields each, and its seconds, when it is in the gradebook."""
+
+        def timed(submission: Submission) -> tuple[dict[str, Any], float]:
+            start = time.monotonic()
+            return self.examine(submission, sandbox, limits), time.monotonic() - start
+
+        with ThreadPoolExecutor(workers) as pool:
+            futures = {pool.submit(timed, submission): submission for submission in todo}
+            try:
+                for future in as_completed(futures):
+                    report, seconds = future.result()
+                    self.take(futures[future], report)
+                    yield futures[future], seconds
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
-def execute_submission(book: NotebookNode, sandbox: Sandbox, limits: Limits) -> tuple[NotebookNode, str]:
-    """Runs a notebook in a process group of its own, none of which is left afterwards.
-
-    Returns the notebook with outputs, and what went wrong. Raises ValueError if nothing came back.
-    """
-    with tempfile.TemporaryDirectory(prefix="lab-grade-") as folder:  # only this user can look into it
-        job = {"notebook": f"{folder}/in.ipynb", "out": f"{folder}/out.ipynb", "sandbox": asdict(sandbox)}
-        nbformat.write(book, job["notebook"])
-        command = [sys.executable, "-m", "sparsity_lab.classroom.worker"]
-        worker = subprocess.Popen(
-            command, stdin=-1, stdout=-1, stderr=-1, text=True, start_new_session=True, cwd=folder
-        )
-        try:
-            seconds = limits.seconds + limits.cell_seconds + GRACE
-            answer, errors = worker.communicate(json.dumps(job | asdict(limits)), timeout=seconds)
-            if worker.returncode == 0:
-                return nbformat.read(job["out"], as_version=4), json.loads(answer.splitlines()[-1])
-            raise ValueError(f"could not be run: {(errors.strip().splitlines() or ['ended'])[-1][:200]}")
-        except subprocess.TimeoutExpired:
-            raise ValueError(f"took more than {limits.seconds} s") from None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
-            sandbox.clean_up()
+def _texts(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the written answers by name, empty where nothing was written. A picture counts as text."""
+    return {
+        cell["name"]: "\n".join(["" if cell["source"] == TEXT_STUB else cell["source"], *cell["pictures"].values()]).strip()
+        for cell in report["cells"] if cell["kind"] == "written"
+    }  # fmt: skip
 
 
-def write_marks(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes marks as CSV for a learning-management system: one row per student and assignment."""
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(path, index=False, float_format="%g", lineterminator="\r\n")
+def _literal(cell: NotebookNode, answer: dict[str, Any]) -> None:
+    """Puts a written answer into a cell as text that no page takes for HTML or a link."""
+    if answer["source"] == TEXT_STUB and not answer["pictures"]:
+        return
+    longest = max((len(run) for run in answer["source"].split() if set(run) == {"`"}), default=0)
+    longest = max(longest, answer["source"].count("`"))
+    fence = "`" * max(3, longest + 1)
+    cell.source = f"{fence}text\n{answer['source']}\n{fence}"
+    cell.attachments = {}
+    for number, url in enumerate(answer["pictures"].values()):
+        kind, _, data = url.removeprefix("data:").partition(";base64,")
+        cell.attachments[f"picture-{number + 1}"] = {kind: data}
+        cell.source += f"\n\n![picture {number + 1}](attachment:picture-{number + 1})"
+
+
+def _outputs(cell: dict[str, Any]) -> list[NotebookNode]:
+    outputs = [nbformat.v4.new_output("stream", name="stdout", text=cell["out"])] if cell["out"] else []
+    if cell["error"]:
+        name, value, _ = cell["error"]
+        outputs.append(nbformat.v4.new_output("error", ename=name, evalue=value, traceback=[f"{name}: {value}"]))
+    return outputs
+
+
+def _examined(job: dict[str, Any], sandbox: Sandbox, limits: Limits) -> dict[str, Any]:
+    """Returns the report of the examiner's process, none of whose children is left afterwards; or, without a report,
+    only ``trouble``."""
+    command = [sys.executable, "-m", "sparsity_lab.classroom.examiner"]
+    if shutil.which("setpriv"):  # if this process is killed, its examiners end too
+        command = ["setpriv", "--pdeathsig=KILL", "--", *command]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdin=-1, stdout=-1, stderr=-1, text=True, start_new_session=True, env=environment
+    )
+    trouble = ""
+
+    def watch() -> None:
+        nonlocal trouble
+        end = time.monotonic() + limits.seconds + limits.cell_seconds + GRACE
+        while process.poll() is None:
+            if time.monotonic() > end:
+                trouble = f"took more than {limits.seconds} s"
+            elif sandbox.written() > WRITTEN:
+                trouble = f"wrote more than {size(WRITTEN)}"
+            if trouble:
+                os.killpg(process.pid, signal.SIGKILL)
+                return
+            time.sleep(1 if sandbox.kind == "user" else 0.2)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        answer, errors = process.communicate(json.dumps(job))
+        if process.returncode == 0:
+            return dict(json.loads(answer))
+        return {"trouble": trouble or f"could not be run: {(errors.strip().splitlines() or ['ended'])[-1][:200]}"}
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        watcher.join()
+        if trouble:  # it could not do this itself
+            sandbox.clean_up(Path("/nonexistent"))

@@ -1,4 +1,4 @@
-"""The converters of nbgrader, each run on one assignment: make the students' notebook, take up marks, write feedback.
+"""nbgrader's part: its converter makes the students' notebook, and its database keeps all marks.
 
 Importing nbgrader takes a second, so this module is imported where it is used.
 """
@@ -8,15 +8,36 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbgrader import preprocessors as steps
-from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback
+from nbgrader.api import Gradebook, Grade
+from nbgrader.converters import GenerateAssignment
 from nbgrader.coursedir import CourseDirectory
 
-STUB = "# YOUR CODE HERE\nraise NotImplementedError('nothing here yet: put your code in place of this line')"
-TEXT_STUB = "*Your answer here, in place of this line.*"
+from sparsity_lab.classroom.handed_in import STUB, TEXT_STUB
+
+CONFIG = """# So that nbgrader's own pages find the assignments of this gradebook.
+c = get_config()
+c.CourseDirectory.source_directory = {source!r}
+c.CourseDirectory.root = {root!r}
+"""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Points of one test or written answer. ``waiting``: somebody has to read it."""
+
+    name: str
+    points: float
+    most: float
+    written: bool
+    waiting: bool
+    by_hand: bool
+    comment: str
 
 
 def make_release(course: Path, source: Path, assignment: str) -> None:
@@ -24,44 +45,74 @@ def make_release(course: Path, source: Path, assignment: str) -> None:
     # nbgrader calls `alembic`, which is beside this Python and not on the PATH of someone who activated nothing.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
-    maker = _converter(GenerateAssignment, course, source, assignment_id=assignment)
-    maker.config.ClearSolutions.code_stub = {"python": STUB}
+    directory = CourseDirectory(root=str(course.resolve()), source_directory=str(source.resolve()), assignment_id=assignment)
+    maker = GenerateAssignment(coursedir=directory, force=True)
+    maker.config.ClearSolutions.code_stub = {"python": f"# YOUR CODE HERE\n{STUB}"}
     maker.config.ClearSolutions.text_stub = TEXT_STUB
-    _run(maker)
 
-
-def enter_marks(course: Path, source: Path, student: str, assignment: str) -> None:
-    """Enters an executed submission into the gradebook. nbgrader takes cells, points and checksums from its database
-    once more, whatever the notebook says."""
-    grader = _converter(Autograde, course, source, student_id=student, assignment_id=assignment)
-    grader.sanitize_preprocessors = [steps.DeduplicateIds, steps.OverwriteCells, steps.CheckCellMetadata]
-    grader.autograde_preprocessors = [steps.LimitOutput, steps.SaveAutoGrades, steps.CheckCellMetadata]
-    _run(grader)
-
-
-def write_feedback(course: Path, source: Path, student: str, assignment: str) -> None:
-    """Writes the student's HTML page, with hidden tests and comments. What student code displayed is sanitised."""
-    writer = _converter(GenerateFeedback, course, source, student_id=student, assignment_id=assignment)
-    writer.config.HTMLExporter.sanitize_html = True
-    _run(writer)
-
-
-def _converter(kind: type[Any], course: Path, source: Path, **which: str) -> Any:
-    directory = CourseDirectory(root=str(course.resolve()), source_directory=str(source.resolve()), **which)
-    return kind(coursedir=directory, force=True)
-
-
-def _run(converter: Any) -> None:
-    """Starts a converter. Its log is of interest only if it fails: then it is part of the ValueError."""
+    # Its log is of interest only if it fails: then it is part of the error.
     log = io.StringIO()
     handler = logging.StreamHandler(log)
-    converter.log.addHandler(handler)
-    converter.log.propagate = False
+    maker.log.addHandler(handler)
+    maker.log.propagate = False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # SQLAlchemy's, about what nbgrader does
-            converter.start()
+            maker.start()
     except Exception as error:
         raise ValueError(f"{error}\n{log.getvalue()}") from error
     finally:
-        converter.log.removeHandler(handler)
+        maker.log.removeHandler(handler)
+
+
+@contextmanager
+def gradebook(course: Path) -> Iterator[Any]:
+    """Yields the open gradebook of a course; its changes are kept unless an error is raised."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Gradebook(f"sqlite:///{course.resolve() / 'gradebook.db'}") as book:
+            yield book
+            book.db.commit()
+
+
+def enter_points(
+    course: Path, student: str, assignment: str, earned: dict[str, float], unread: dict[str, bool | None]
+) -> None:
+    """Enters the points of tests, and for each written answer whether it must be read: None leaves that as it is."""
+    with gradebook(course) as book:
+        book.update_or_create_student(student)
+        submission = book.update_or_create_submission(assignment, student)
+        (notebook,) = submission.notebooks
+        there = {grade.name for grade in notebook.grades}
+        for cell in notebook.notebook.grade_cells:
+            if cell.name not in there:
+                notebook.grades.append(Grade(cell=cell, notebook=notebook))
+        for grade in notebook.grades:
+            if grade.name in earned:
+                grade.auto_score, grade.needs_manual_grade = earned[grade.name], False
+            elif unread.get(grade.name) is not None:
+                grade.auto_score, grade.needs_manual_grade = 0, unread[grade.name]
+
+
+def marks_of(course: Path, student: str, assignment: str) -> list[Mark]:
+    """Returns the marks in the gradebook in the order of the notebook, including those given by hand."""
+    with gradebook(course) as book:
+        (notebook,) = book.find_submission(assignment, student).notebooks
+        by_name = {grade.name: grade for grade in notebook.grades}
+        comments = {comment.name: comment.manual_comment or "" for comment in notebook.comments}
+        grades = [by_name[cell.name] for cell in notebook.notebook.source_cells if cell.name in by_name]
+        return [
+            Mark(
+                grade.name, float(grade.score or 0), float(grade.max_score), grade.cell.cell_type == "markdown",
+                bool(grade.needs_manual_grade), grade.manual_score is not None, comments.get(grade.name, ""),
+            )
+            for grade in grades
+        ]  # fmt: skip
+
+
+def mark_by_hand(course: Path, student: str, assignment: str, name: str, points: float, comment: str) -> None:
+    """Enters the points and the comment that a teacher gives for a written answer."""
+    with gradebook(course) as book:
+        grade = book.find_grade(name, assignment, assignment, student)
+        grade.manual_score, grade.needs_manual_grade = points, False
+        book.find_comment(name, assignment, assignment, student).manual_comment = comment or None

@@ -1,16 +1,19 @@
 """The sandbox of submissions: a small world that holds Python, this package and a home that is thrown away.
 
-With Linux namespaces (as root, or as anyone where user namespaces are allowed) a kernel sees no other file, no other
-process and no network. Without them, root can still run it as a user who owns nothing. Both need only util-linux.
+With Linux namespaces (as root, or as anyone where user namespaces are allowed) the code sees no other file, no other
+process and no network, and all that it writes is in memory. Without them, root can still run it as a user who owns
+nothing; what such a user leaves is removed after each submission. Both need only util-linux.
 """
 
+import fcntl
 import os
 import pwd
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,7 +22,9 @@ from sparsity_lab.units import size
 
 Kind = Literal["namespaces", "user", "none"]
 
-USER = 61_000  # no user's number: above people's, below those that systemd hands out
+USERS = range(61_000, 61_184)  # nobody's numbers: above people's, below those that systemd hands out
+WRITTEN = 256 << 20  # bytes that one submission may write
+COMMON = ("/tmp", "/var/tmp", "/dev/shm")  # where any user may write
 PROCESSES = 64  # and threads, of one submission
 PACKAGE = Path(__file__).resolve().parents[1]
 WORLD = PACKAGE / "classroom" / "world.sh"
@@ -47,13 +52,12 @@ class Sandbox:
     network: bool = True
 
     def command(self, command: Sequence[str], shared: Path) -> list[str]:
-        """Returns the command that runs ``command`` inside. ``shared`` is the one folder that both sides see; each
-        kernel has its own."""
+        """Returns the command that runs ``command`` inside. ``shared`` holds the root or the home of one submission."""
         limits = ["prlimit", f"--as={self.memory}", f"--nproc={PROCESSES}", "--core=0", "--fsize=100000000"]
 
         # An environment without the grader's variables, and few threads: each takes address space.
         home = Path("/home") if self.kind == "namespaces" else shared / "home"
-        clean = ["env", "-i", f"--chdir={home}", f"HOME={home}", "USER=student", "PYTHONDONTWRITEBYTECODE=1"]
+        clean = ["env", "-i", f"--chdir={home}", f"HOME={home}", f"TMPDIR={home}", "USER=student", "PYTHONDONTWRITEBYTECODE=1"]
         clean += [f"{name}={os.environ[name]}" for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ]
         clean += ["OMP_NUM_THREADS=1", "SPARSITY_LAB_CORES=1", "MALLOC_ARENA_MAX=2", f"PYTHONPATH={PACKAGE.parent}"]
         if self.kind == "none":
@@ -72,28 +76,47 @@ class Sandbox:
         unshare += [] if self.uid is not None else ["--user", "--map-root-user"]
         python = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parents[1]}
         seen = [*SYSTEM, *sorted(map(str, {*python, PACKAGE, PACKAGE.parent / "data"}))]
-        world = ["sh", str(WORLD), str(shared / "root"), str(shared / "kernel"), *seen, "--"]
+        world = ["sh", str(WORLD), str(shared / "root"), str(WRITTEN), *seen, "--"]
         return [*dies_with_grader, *unshare, *world, *inner]
 
     @property
     def _as_user(self) -> list[str]:
         return [f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
 
-    def folder(self, shared: Path) -> Path:
-        """Makes the folders of one kernel in ``shared``; returns the one in which it may put its sockets."""
-        for name in ("root", "kernel", "home"):
+    def folder(self, shared: Path) -> None:
+        """Makes the folders of one submission in ``shared``."""
+        for name in ("root", "home"):
             (shared / name).mkdir()
         if self.uid is not None:
             shared.chmod(0o711)
-            for name in ("kernel", "home"):
-                os.chown(shared / name, self.uid, self.uid)
-        return shared / "kernel"
+            os.chown(shared / "home", self.uid, self.uid)
 
-    def clean_up(self) -> None:
-        """Ends what is left of a submission's processes. Namespaces end theirs by themselves."""
+    def written(self) -> int:
+        """Returns the bytes that a submission has written. In namespaces the kernel counts them, and has a limit."""
+        if self.kind != "user":
+            return 0
+        listing = self._find("-printf", "%s\n")
+        return sum(int(line) for line in listing.split() if line.isdigit())
+
+    def clean_up(self, shared: Path) -> None:
+        """Ends what is left of a submission's processes, and removes its files. Namespaces take theirs with them."""
         if self.kind == "user":
             everything = ["sh", "-c", "kill -KILL -1"]  # that this user may signal
             subprocess.run(["setpriv", *self._as_user, "--", *everything], check=False, capture_output=True)
+            self._find("-delete")
+            for kind, option in (("shm", "-m"), ("sem", "-s"), ("msg", "-q")):
+                names, *rows = [line.split() for line in Path(f"/proc/sysvipc/{kind}").read_text().splitlines()]
+                for row in rows:
+                    if int(row[names.index("uid")]) == self.uid:
+                        subprocess.run(["ipcrm", option, row[1]], check=False, capture_output=True)
+        for name in ("root", "home"):  # by a program that no depth of folders stops
+            subprocess.run(["rm", "-rf", str(shared / name)], check=False, capture_output=True)
+
+    def _find(self, *action: str) -> str:
+        """Does something with every file of this user where all users may write."""
+        places = [place for place in COMMON if os.path.isdir(place)]
+        command = ["find", *places, "-xdev", "-user", str(self.uid), *action]
+        return subprocess.run(command, check=False, capture_output=True, text=True, errors="replace").stdout
 
     def __str__(self) -> str:
         network = "with access to the network" if self.network else "without a network"
@@ -103,6 +126,26 @@ class Sandbox:
         world = "in Linux namespaces, where it sees only Python and this package" if self.kind == "namespaces" else ""
         limits = f"at most {size(self.memory)} and {PROCESSES} threads"
         return f"student code runs {'; '.join(filter(None, (who, world, network, limits)))}"
+
+
+@contextmanager
+def lent(sandbox: Sandbox) -> Iterator[Sandbox]:
+    """Yields the sandbox with a user who belongs to this submission alone: no other grading on this machine has it
+    until the end, so ending all its processes ends nobody else's."""
+    if sandbox.uid is None or sandbox.kind == "none":
+        yield sandbox
+        return
+    users = USERS if sandbox.uid in USERS else [sandbox.uid]
+    folder = Path(tempfile.gettempdir()) / "sparsity-lab-users"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for uid in users:
+        with open(folder / str(uid), "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if uid != users[-1] else 0))
+            except OSError:
+                continue
+            yield replace(sandbox, uid=uid)
+            return
 
 
 def choose(user: str | None, unsandboxed: bool, memory: int, hidden: Sequence[Path]) -> Sandbox:
@@ -134,7 +177,7 @@ def _number_of(user: str | None) -> int:
     if os.geteuid() != 0:
         raise ValueError(f"user={user!r}: only root can run code as another user; leave it out")
     if user is None:
-        return USER
+        return USERS[0]
     try:
         uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
     except KeyError:

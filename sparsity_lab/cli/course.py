@@ -5,12 +5,13 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from sparsity_lab.classroom.assignments import names, release
+from sparsity_lab.units import duration
 
 ASSIGNMENTS = Path("notebooks/assignments")
 SECONDS, CELL_SECONDS, MEMORY = 300, 30, 2 << 30  # for a submission, for a cell; bytes
-WRITTEN = "Marks: {0}/marks.csv; feedback: {0}/feedback"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,12 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--out", type=Path, default=Path("build"), help="they are put into OUT/release (default build)")
 
     grade = steps.add_parser("grade", help="run what students handed in, in a sandbox; write marks and feedback")
-    grade.add_argument("submissions", type=Path, help="a folder of STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb")
-    grade.add_argument("--user", help="as root: the user who runs student code (default: a number that nobody has)")
+    what = "a folder or zip file: STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, or a download from Canvas or Moodle"
+    grade.add_argument("submissions", type=Path, help=what)
+    grade.add_argument("--user", help="as root: the user who runs student code (default: numbers that nobody has)")
     grade.add_argument("--unsandboxed", action="store_true", help="run student code as you, if no sandbox works")
     grade.add_argument("--cell-seconds", type=int, default=CELL_SECONDS, help="limit for a cell (default 30)")
     grade.add_argument("--seconds", type=int, default=SECONDS, help="limit for a submission (default 300)")
     grade.add_argument("--memory", type=float, default=MEMORY, help="bytes that a submission may take (default 2 GB)")
+    grade.add_argument("--jobs", type=int, help="submissions to run at the same time (default: one per core)")
 
     marks = steps.add_parser("marks", help="write marks and feedback again, after you have marked written answers")
     for step, work in ((build, _build), (grade, _grade), (marks, _marks)):
@@ -32,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         step.add_argument("--source", type=Path, default=ASSIGNMENTS, help="the assignments, with solutions")
     for step in (grade, marks):
         step.add_argument("--out", type=Path, default=Path("build/marks"), help="folder of the gradebook")
+        step.add_argument("--roster", type=Path, help="CSV of your students, e.g. from Canvas or Moodle")
+        step.add_argument("--deadlines", type=Path, help="TOML of due dates and extensions")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -49,13 +54,18 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _grade(options: argparse.Namespace) -> None:
-    from sparsity_lab.classroom.grading import Course, Limits, submissions, write_marks
+    from sparsity_lab.classroom.collect import read_roster, submissions
+    from sparsity_lab.classroom.grading import Course, Limits
     from sparsity_lab.classroom.sandbox import choose
+    from sparsity_lab.runs.pool import cores
 
-    if not options.submissions.is_dir():
-        raise ValueError(f"submissions={str(options.submissions)!r} is no folder")
-    todo = list(submissions(options.submissions, names(options.source)))
+    if not options.submissions.exists():
+        raise ValueError(f"submissions={str(options.submissions)!r} does not exist")
     course = Course(options.source, options.out)
+    roster = read_roster(options.roster) if options.roster else []
+    unpacked = course.folder / "unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    todo = submissions(options.submissions, names(options.source), unpacked, roster)
 
     # Student code must see neither solutions nor the work of others.
     root = Path(__file__).resolve().parents[2]
@@ -63,27 +73,41 @@ def _grade(options: argparse.Namespace) -> None:
     sandbox = choose(options.user, options.unsandboxed, int(options.memory), [path.resolve() for path in hidden])
     print(f"Sandbox: {sandbox}", flush=True)
 
-    release(options.source, course.folder)
-    limits = Limits(options.cell_seconds, options.seconds)
-    rows = []
-    for submission in todo:
-        start = time.monotonic()
-        row = course.grade(submission, sandbox, limits)
-        course.feedback(submission.student, submission.assignment)
+    course.prepare()
+    limits, start = Limits(options.cell_seconds, options.seconds), time.monotonic()
+    done = course.grade_all(todo, sandbox, limits, options.jobs or cores())
+    for number, (submission, seconds) in enumerate(done, 1):
+        row = course.row(submission.student, submission.assignment)
         label, points = f"{submission.student} {submission.assignment}", f"{row['points']:g} of {row['max']:g}"
-        print(f"{label}: {points} in {time.monotonic() - start:.0f} s; {row['status']}", flush=True)
-        rows.append(row)
-        write_marks(course.folder / "marks.csv", rows)  # after each one, in case the next is interrupted
-    print(WRITTEN.format(course.folder))
+        left = (time.monotonic() - start) / number * (len(todo) - number)
+        progress = f"[{number}/{len(todo)}, {duration(left)} left]" if number < len(todo) else f"[{number}/{len(todo)}]"
+        print(f"{progress} {label}: {points} in {seconds:.0f} s; {row['status']}", flush=True)
+    _write(course, options)
 
 
 def _marks(options: argparse.Namespace) -> None:
-    from sparsity_lab.classroom.grading import Course, write_marks
+    from sparsity_lab.classroom.grading import Course
 
-    course, rows = Course(options.source, options.out), []
-    for path in sorted((course.folder / "submitted").glob("*/*")):
-        student, assignment = path.parts[-2:]
+    course = Course(options.source, options.out)
+    for student, assignment in course.graded():
         course.feedback(student, assignment)
-        rows.append(course.row(student, assignment))
+    _write(course, options)
+
+
+def _write(course: Any, options: argparse.Namespace) -> None:
+    """Writes the tables of everything that was ever graded into this gradebook."""
+    from sparsity_lab.classroom.collect import read_roster
+    from sparsity_lab.classroom.marks import read_deadlines, write_lms, write_marks
+
+    deadlines = read_deadlines(options.deadlines) if options.deadlines else {}
+    rows = []
+    for student, assignment in course.graded():
+        row, deadline = course.row(student, assignment), deadlines.get(assignment)
+        handed_in = course.report(student, assignment).get("handed_in")
+        late = deadline.days_late(student, handed_in) if deadline and handed_in else 0
+        cost = late * deadline.points_per_day if deadline else 0
+        rows.append(row | {"late_days": late, "final": max(0, row["points"] - cost)})
     write_marks(course.folder / "marks.csv", rows)
-    print(WRITTEN.format(course.folder))
+    print(f"Marks: {course.folder}/marks.csv; feedback: {course.folder}/feedback")
+    if path := write_lms(course.folder, rows, read_roster(options.roster) if options.roster else []):
+        print(f"For your learning platform: {path}")
