@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 LARGEST = 20_000_000  # bytes of one message
+PRINTED = 100_000  # characters that one cell may print
 DEEPEST = 20  # lists in lists
 ALLOWED = "answers are numbers, texts, lists, tuples, dictionaries, sets, arrays and tensors"
 

@@ -15,6 +15,10 @@ import pandas as pd
 CANVAS = re.compile(r"(?P<who>[^_]+)(?P<late>_LATE)?_(?P<number>\d+)_\d+_(?P<file>.+)")
 MOODLE = re.compile(r"(?P<who>.+)_(?P<number>\d+)_assignsubmission_(?:file|onlinetext)_?(?P<file>.*)")
 AGAIN = re.compile(r"([ _-]*\(\d+\)|[ _-]+copy\d*|[ _-]+\d+|~)$", re.IGNORECASE)  # ps2 (1), ps2-Copy1, ps2-2
+KEYS = (  # columns that name a student, the best first
+    "sisloginid", "loginid", "login", "username", "sisuserid", "idnumber", "student", "id", "emailaddress", "email",
+    "identifier", "fullname", "name",
+)  # fmt: skip
 DEEPEST = 8  # folders in folders
 MOST_FILES, MOST_BYTES = 20_000, 4_000_000_000  # of a zip file
 
@@ -59,9 +63,7 @@ def read_roster(path: Path) -> list[Person]:
     ``id``, ``login`` or ``email``. Raises ValueError for a table without one."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     columns = {plain(name): name for name in table.columns}
-    keys = ("sisloginid", "loginid", "login", "username", "sisuserid", "idnumber", "student", "id", "emailaddress")
-    keys = (*keys, "email", "identifier", "fullname", "name")
-    found = [columns[key] for key in keys if key in columns]
+    found = [columns[key] for key in KEYS if key in columns]
     if not found:
         raise ValueError(f"roster={str(path)!r} has no column student, id, login or email: {', '.join(table.columns)}")
 
@@ -198,9 +200,10 @@ def submissions(
     for parts, path, trouble in files:
         if not parts:
             continue
-        mark = next((m for part in reversed(parts) for m in [CANVAS.fullmatch(part), MOODLE.fullmatch(part)] if m), None)
+        marks = (pattern.fullmatch(part) for part in reversed(parts) for pattern in (CANVAS, MOODLE))
+        mark = next(filter(None, marks), None)
         folder = next((i for i, part in enumerate(parts) if plain(part) in map(plain, assignments) and i), None)
-        if folder is not None and folder < len(parts) - 1 or (folder is not None and trouble):
+        if folder is not None and (folder < len(parts) - 1 or trouble):
             who = person(parts[folder - 1])
             strict.add(who.key)
         elif mark is not None:
@@ -240,7 +243,8 @@ def _chosen(
         return Submission(who.key, name, None, who.names, strict, "", troubles[0] if troubles else missing)
 
     exact = [pair for pair in readable if pair[1] == f"{name}.ipynb"]
-    path, file = exact[0] if len(exact) == 1 else max(readable, key=lambda pair: (_number(pair[1]), pair[0].stat().st_mtime))
+    newest = max(readable, key=lambda pair: (_number(pair[1]), pair[0].stat().st_mtime))
+    path, file = exact[0] if len(exact) == 1 else newest
     others = [other for _, other in readable if other != file]
     note = f"{file} was read as {name}.ipynb" if file != f"{name}.ipynb" else ""
     if others:

@@ -2,8 +2,8 @@
 
 The tests, hidden ones too, run in this process on references from the package. A student's function is here only a
 name: calling it sends the arguments into the sandbox, and what comes back is data (`answer_values`). So code of a
-student can neither see a test nor change one; it can only give right or wrong answers. What is still possible: an answer
-that knows a visible test's numbers, and a false count of FLOPs, which can only be counted where the code runs.
+student can neither see a test nor change one; it can only give right or wrong answers. What is still possible: an
+answer that knows a visible test's numbers, and a false count of FLOPs, which are counted where the code runs.
 
 `python -m sparsity_lab.classroom.examiner` reads a job from its standard input and prints a report; both are JSON.
 """
@@ -29,14 +29,13 @@ from typing import Any
 
 import nbformat
 
-from sparsity_lab.classroom.answer_values import LARGEST, from_data, shown, to_data
-from sparsity_lab.classroom.handed_in import TEXT_STUB, Cell, Paper, paper, read_cells
+from sparsity_lab.classroom.answer_values import LARGEST, PRINTED, from_data, shown, to_data
+from sparsity_lab.classroom.handed_in import TEXT_STUB, Cell, Paper, clean, paper, read_cells
 from sparsity_lab.classroom.sandbox import PACKAGE, Sandbox
 from sparsity_lab.classroom.written_text import rendered
 
 GRADER_MEMORY = 6 << 30  # bytes of address space of this side
 LARGEST_FILE = 50_000_000  # bytes of a notebook with its outputs
-OUTPUT = 1_000_000  # characters that all cells may print
 STARTING = 60  # seconds that Python may take to start
 LATE = 3  # seconds that a cell may take to stop
 
@@ -55,7 +54,9 @@ class Line:
     def __init__(self, sandbox: Sandbox, folder: Path):
         ours, theirs = socket.socketpair()
         command = sandbox.command([sys.executable, "-m", "sparsity_lab.classroom.student"], folder)
-        self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.DEVNULL
+        )
         theirs.close()
         self.socket, self.buffer, self.number, self.waited = ours, b"", 0, 0.0  # seconds
         self.functions: list[Callable[..., Any]] = []
@@ -75,9 +76,9 @@ class Line:
             else:
                 self._send({"value": value}, end)
         self.waited += time.monotonic() - start
-        error = answer.get("error")
-        if do != "run" and isinstance(error, list) and len(error) == 3:
-            raise Wrong(": ".join(str(part) for part in error[:2]))
+        told = answer.get("error")
+        if do != "run" and isinstance(told, list) and len(told) == 3:
+            raise Wrong(": ".join(str(part) for part in told[:2]))
         return answer
 
     def _send(self, message: dict[str, Any], end: float) -> None:
@@ -216,7 +217,7 @@ class Examiner:
         self.known: dict[str, bool] = {}  # names of answers so far: whether each is a function
         self.unreadable: dict[str, str] = {}  # why a name is not there
         self.tried: deque[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = deque(maxlen=3)
-        self.printed = 0
+        self.flood = ""  # the cell that printed too much
 
     def left(self) -> float:
         """Returns the seconds that the student's code may still take in this test. Raises Wrong if there are none."""
@@ -252,8 +253,8 @@ class Examiner:
         return results, trouble or self._said(results)
 
     def _said(self, results: list[dict[str, Any]]) -> str:
-        if self.printed > OUTPUT:
-            return f"printed more than {OUTPUT:,} characters: the rest was left out"
+        if self.flood:
+            return f"{self.flood} printed more than {PRINTED:,} characters: the rest was left out"
         late = [r["name"] for r in results if r["error"] and "took more than" in str(r["error"][1])]
         return f"{late[0]} took more than {self.cell_seconds:g} s" if late else ""
 
@@ -262,10 +263,10 @@ class Examiner:
         answer = self.line.ask("run", self.cell_seconds, code=cell.source)
         out, error = answer.get("out"), answer.get("error")
         if isinstance(out, str) and cell.kind != "given":
-            result["out"] = out[: max(0, OUTPUT - self.printed)]
-            self.printed += len(out)
+            result["out"] = clean(out[: PRINTED + 2])
+            self.flood = self.flood or (cell.name or "a cell that was added" if len(out) > PRINTED else "")
         if isinstance(error, list) and len(error) == 3:
-            result["error"] = [str(part)[:2_000] for part in error]
+            result["error"] = [clean(str(part)[:2_000]) for part in error]
 
         if cell.kind == "answer":
             self.known |= {name: name in cell.functions for name in cell.defines}
@@ -322,7 +323,7 @@ class Examiner:
             quoted = [shown(arg) for arg in args] + [f"{key}={shown(arg)}" for key, arg in kwargs.items()]
             gave = value if isinstance(value, str) and value.startswith("raised ") else f"gave {shown(value)}"
             said.append(f"Tried: {function}({', '.join(quoted)}) {gave}")
-        return "\n".join(said)
+        return clean("\n".join(said)[:5_000])
 
 
 def _statement(source: str, line: int) -> str:

@@ -31,5 +31,6 @@ def feedback_page(student: str, assignment: str, report: dict[str, Any], marks: 
             html = task_html(cell["source"])
         cells.append(cell | {"html": html, "mark": by_name.get(cell["name"], nothing)})
     points, most = sum(mark.points for mark in marks), sum(mark.most for mark in marks)
-    facts = {"student": student, "assignment": assignment, "status": status, "notes": report["notes"]}
-    return TEMPLATES.get_template("feedback.html.j2").render(cells=cells, marks=marks, points=points, most=most, **facts)
+    facts: dict[str, Any] = {"student": student, "assignment": assignment, "status": status, "notes": report["notes"]}
+    facts |= {"cells": cells, "marks": marks, "points": points, "most": most}
+    return TEMPLATES.get_template("feedback.html.j2").render(facts)

@@ -1,7 +1,7 @@
 """From what students hand in to marks and feedback.
 
-Each submission is examined by a process of its own (`examiner`), which has the student's code run in a sandbox. A report
-comes back, and is kept: with it feedback can be written again, and a second grading takes up only what is new.
+Each submission is examined by a process of its own (`examiner`), which has the student's code run in a sandbox. A
+report comes back, and is kept: with it feedback can be written again, and a second grading runs only what is new.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from sparsity_lab.classroom import nbgrader
-from sparsity_lab.classroom.assignments import names, release
+from sparsity_lab.classroom.assignments import release
 from sparsity_lab.classroom.collect import Submission
 from sparsity_lab.classroom.feedback import feedback_page
 from sparsity_lab.classroom.handed_in import TEXT_STUB, about
@@ -137,7 +137,8 @@ class Course:
         marks = nbgrader.marks_of(self.folder, student, assignment)
         tests, written = ([mark for mark in marks if mark.written == which] for which in (False, True))
         row: dict[str, Any] = {"student": student, "assignment": assignment}
-        for points, most, some in (("points", "max", marks), ("auto", "auto_max", tests), ("written", "written_max", written)):
+        sums = ("points", "max", marks), ("auto", "auto_max", tests), ("written", "written_max", written)
+        for points, most, some in sums:
             row |= {points: sum(mark.points for mark in some), most: sum(mark.most for mark in some)}
         row["parts"] = "; ".join(f"{mark.name} {mark.points:g}/{mark.most:g}" for mark in marks)
 
@@ -145,8 +146,8 @@ class Course:
         waiting = [mark for mark in marks if mark.waiting]
         changed = ", changed since you marked it" if any(mark.by_hand for mark in waiting) else ""
         read = f"to be read by you: {', '.join(mark.name for mark in waiting)}{changed}" if waiting else ""
-        said = [part for part in (report["trouble"], read, *report["notes"]) if part]
-        return row | {"status": "; ".join(said) if said else "graded"}
+        said = [part for part in (report["trouble"] or read or "graded", report["trouble"] and read) if part]
+        return row | {"status": "; ".join([*said, *report["notes"]])}
 
     def feedback(self, student: str, assignment: str) -> None:
         """Writes the student's HTML page, with hidden tests and comments, to ``folder/feedback``."""
@@ -199,10 +200,12 @@ class Course:
 
 def _texts(report: dict[str, Any]) -> dict[str, str]:
     """Returns the written answers by name, empty where nothing was written. A picture counts as text."""
+    written = [cell for cell in report["cells"] if cell["kind"] == "written"]
+    texts = [cell["source"].replace(TEXT_STUB, "") for cell in written]
     return {
-        cell["name"]: "\n".join(["" if cell["source"] == TEXT_STUB else cell["source"], *cell["pictures"].values()]).strip()
-        for cell in report["cells"] if cell["kind"] == "written"
-    }  # fmt: skip
+        cell["name"]: "\n".join([text, *cell["pictures"].values()]).strip()
+        for cell, text in zip(written, texts, strict=True)
+    }
 
 
 def _literal(cell: NotebookNode, answer: dict[str, Any]) -> None:

@@ -116,14 +116,18 @@ def _read_cell(cell: dict[str, Any]) -> dict[str, Any]:
     source = cell.get("source", cell.get("input", ""))
     if isinstance(source, list):
         source = "".join(line for line in source if isinstance(line, str))
-    data = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else {}
-    grader = data.get("nbgrader") if isinstance(data.get("nbgrader"), dict) else {}
-    tags = data.get("tags") if isinstance(data.get("tags"), list) else []
-    text = clean(source) if isinstance(source, str) else ""
-    pictures = cell.get("attachments") if isinstance(cell.get("attachments"), dict) else {}
+    data = _part(cell, "metadata", dict)
+    grader, tags = _part(data, "nbgrader", dict), _part(data, "tags", list)
+    text, pictures = clean(source) if isinstance(source, str) else "", _part(cell, "attachments", dict)
     keys = {"id": cell.get("id"), "name": grader.get("grade_id")}
     known = {key: value if isinstance(value, str) else None for key, value in keys.items()}
     return known | {"type": cell.get("cell_type"), "source": text, "tags": tags, "attachments": pictures}
+
+
+def _part(data: dict[str, Any], key: str, kind: type) -> Any:
+    """Returns a part of what was handed in, empty if it isn't of the kind that it should be."""
+    value = data.get(key)
+    return value if isinstance(value, kind) else kind()
 
 
 def clean(text: str) -> str:

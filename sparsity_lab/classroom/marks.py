@@ -42,7 +42,8 @@ def read_deadlines(path: Path) -> dict[str, Deadline]:
         }  # fmt: skip
     except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
         form = "[ps2_counting] with due = 2030-05-01T23:59:00, and if you like points_per_day = 2"
-        raise ValueError(f"deadlines={str(path)!r}: {error}; write {form} and [ps2_counting.extensions] NAME = 3") from None
+        form += "; [ps2_counting.extensions] holds NAME = DAYS"
+        raise ValueError(f"deadlines={str(path)!r}: {error}; write {form}") from None
 
 
 def write_marks(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -70,7 +71,8 @@ def write_lms(folder: Path, rows: Sequence[dict[str, Any]], roster: Sequence[Per
             table = [person.row | {grade: f"{final.get((person.key, name), 0):g}"} for person in roster]
             pd.DataFrame(table).to_csv(path := folder / f"moodle_{name}.csv", index=False, encoding="utf-8")
         return path
-    keep = [column for column in first if plain(column) in ("student", "id", "sisuserid", "sisloginid", "section")] or list(first)
+    canvas = ("student", "id", "sisuserid", "sisloginid", "section")
+    keep = [column for column in first if plain(column) in canvas] or list(first)
     points = [{name: final.get((person.key, name), 0) for name in names} for person in roster]
     table = [{c: person.row[c] for c in keep} | own for person, own in zip(roster, points, strict=True)]
     path = folder / "canvas.csv"

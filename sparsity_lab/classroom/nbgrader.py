@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbgrader.api import Gradebook, Grade
+from nbgrader.api import Grade, Gradebook
 from nbgrader.converters import GenerateAssignment
 from nbgrader.coursedir import CourseDirectory
 
@@ -45,7 +45,8 @@ def make_release(course: Path, source: Path, assignment: str) -> None:
     # nbgrader calls `alembic`, which is beside this Python and not on the PATH of someone who activated nothing.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
-    directory = CourseDirectory(root=str(course.resolve()), source_directory=str(source.resolve()), assignment_id=assignment)
+    places = {"root": str(course.resolve()), "source_directory": str(source.resolve())}
+    directory = CourseDirectory(assignment_id=assignment, **places)
     maker = GenerateAssignment(coursedir=directory, force=True)
     maker.config.ClearSolutions.code_stub = {"python": f"# YOUR CODE HERE\n{STUB}"}
     maker.config.ClearSolutions.text_stub = TEXT_STUB

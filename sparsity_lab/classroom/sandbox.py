@@ -57,7 +57,15 @@ class Sandbox:
 
         # An environment without the grader's variables, and few threads: each takes address space.
         home = Path("/home") if self.kind == "namespaces" else shared / "home"
-        clean = ["env", "-i", f"--chdir={home}", f"HOME={home}", f"TMPDIR={home}", "USER=student", "PYTHONDONTWRITEBYTECODE=1"]
+        clean = [
+            "env",
+            "-i",
+            f"--chdir={home}",
+            f"HOME={home}",
+            f"TMPDIR={home}",
+            "USER=student",
+            "PYTHONDONTWRITEBYTECODE=1",
+        ]
         clean += [f"{name}={os.environ[name]}" for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ]
         clean += ["OMP_NUM_THREADS=1", "SPARSITY_LAB_CORES=1", "MALLOC_ARENA_MAX=2", f"PYTHONPATH={PACKAGE.parent}"]
         if self.kind == "none":

@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sparsity_lab.classroom.answer_values import from_data, to_data, to_line
+from sparsity_lab.classroom.answer_values import PRINTED, from_data, to_data, to_line
 
-PRINTED = 100_000  # characters that one cell may print
 GRAPHS = 100  # results whose gradients may still be asked for
 
 
@@ -67,11 +66,10 @@ class Room:
     def __init__(self, ask: Callable[[dict[str, Any]], dict[str, Any]]):
         from IPython.core.interactiveshell import InteractiveShell
 
-        InteractiveShell.ast_node_interactivity = "last_expr"
-        InteractiveShell.colors = "nocolor"
-        self.shell = InteractiveShell.instance()
-        self.shell.history_manager.enabled = False  # type: ignore[union-attr]
-        self.shell.showtraceback = self.shell.showsyntaxerror = lambda *_, **__: None  # errors are told below
+        quiet: Any = InteractiveShell.instance(colors="nocolor")
+        quiet.history_manager.enabled = False
+        quiet.showtraceback = quiet.showsyntaxerror = lambda *_, **__: None  # errors are told below
+        self.shell = quiet
         self.ask = ask
         self.graphs: dict[int, tuple[list[Any], list[Any]]] = {}
 
@@ -82,7 +80,7 @@ class Room:
         error: BaseException | None
         try:
             with limit(question["seconds"]):
-                result = self.shell.run_cell(question["code"], store_history=True)
+                result = self.shell.run_cell(question["code"])
             error = result.error_before_exec or result.error_in_exec
         except BaseException as other:  # an interrupt that came late
             error = other
@@ -124,7 +122,9 @@ class Room:
         watched, moving = self.graphs[question["number"]]
         given = pickle.loads(base64.b64decode(question["given"]))
         found = torch.autograd.grad(moving, watched, given, retain_graph=True, allow_unused=True)
-        return {"value": to_data([torch.zeros_like(w) if f is None else f for w, f in zip(watched, found, strict=True)])}
+        return {
+            "value": to_data([torch.zeros_like(w) if f is None else f for w, f in zip(watched, found, strict=True)])
+        }
 
 
 class _Arguments(pickle.Unpickler):
@@ -172,7 +172,7 @@ def answer_questions() -> None:
 
     def ask(message: dict[str, Any]) -> dict[str, Any]:
         channel.sendall(to_line(message))
-        return pickle.loads(base64.b64decode(lines.readline()))  # type: ignore[no-any-return]
+        return pickle.loads(base64.b64decode(lines.readline()))
 
     room = Room(ask)
     for line in lines:

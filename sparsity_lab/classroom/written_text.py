@@ -1,7 +1,8 @@
 """A student's text as HTML in which nothing can run: Markdown, formulas as MathML, and pasted pictures.
 
 HTML in the text is shown, not obeyed; links go to web pages only, and pictures come from the notebook itself. Rendering
-may take any time for some texts, so it happens in the sandbox, with a limit; without a result the text is shown as it is.
+may take any time for some texts, so it happens in the sandbox, with a limit. Without a result the text is shown as it
+was written.
 `python -m sparsity_lab.classroom.written_text` reads a text and its pictures as JSON from stdin and prints HTML.
 """
 
@@ -18,12 +19,63 @@ from sparsity_lab.classroom.sandbox import Sandbox
 
 SECONDS = 15
 MATHS = frozenset(
-    """math mrow mi mn mo ms msup msub msubsup mfrac msqrt mroot mtext mspace mtable mtr mtd mover munder munderover
-    mfenced mstyle mpadded mphantom menclose mmultiscripts mprescripts none""".split()
+    [
+        "math",
+        "mrow",
+        "mi",
+        "mn",
+        "mo",
+        "ms",
+        "msup",
+        "msub",
+        "msubsup",
+        "mfrac",
+        "msqrt",
+        "mroot",
+        "mtext",
+        "mspace",
+        "mtable",
+        "mtr",
+        "mtd",
+        "mover",
+        "munder",
+        "munderover",
+        "mfenced",
+        "mstyle",
+        "mpadded",
+        "mphantom",
+        "menclose",
+        "mmultiscripts",
+        "mprescripts",
+        "none",
+    ]
 )
 STYLES = frozenset(
-    """display stretchy fence form separator mathvariant width accent accentunder columnalign rowspacing columnspacing
-    linethickness minsize maxsize displaystyle scriptlevel lspace rspace movablelimits open close notation""".split()
+    [
+        "display",
+        "stretchy",
+        "fence",
+        "form",
+        "separator",
+        "mathvariant",
+        "width",
+        "accent",
+        "accentunder",
+        "columnalign",
+        "rowspacing",
+        "columnspacing",
+        "linethickness",
+        "minsize",
+        "maxsize",
+        "displaystyle",
+        "scriptlevel",
+        "lspace",
+        "rspace",
+        "movablelimits",
+        "open",
+        "close",
+        "notation",
+    ]
 )
 
 

@@ -13,7 +13,8 @@ import pytest
 from nbformat import NotebookNode, v4
 
 from sparsity_lab.classroom import assignments as course
-from sparsity_lab.classroom.grading import Course, Limits, Submission
+from sparsity_lab.classroom.collect import Submission
+from sparsity_lab.classroom.grading import Course, Limits
 from sparsity_lab.classroom.sandbox import Sandbox, choose
 from tests.assignments import about
 
@@ -61,6 +62,10 @@ def small() -> NotebookNode:
 
 def find(book: NotebookNode, name: str) -> NotebookNode:
     return next(cell for cell in book.cells if about(cell).get("grade_id") == name)
+
+
+def find_parameters(book: NotebookNode) -> NotebookNode:
+    return next(cell for cell in book.cells if "parameters" in cell.metadata.get("tags", []))
 
 
 def answered(**answers: str) -> Callable[[NotebookNode], None]:
@@ -152,10 +157,76 @@ seen += [name for name in os.environ if 'SECRET' in name]
 mine = n + 1 if not seen else 0
 print(seen)"""
 
+EQUAL = """
+class Anything(int):
+    __eq__ = __le__ = __ge__ = __lt__ = __gt__ = lambda *_: True
+    __hash__ = int.__hash__
+    __class__ = property(lambda self: int)
+def double(x):
+    return Anything(3)
+square = plus = lambda x: Anything(3)
+"""
+LIST = "class List(list):\n    __eq__ = lambda *_: True\nmine = List()"
+BUILTINS = """
+import builtins
+builtins.int = builtins.float = builtins.abs = lambda *_: 0
+builtins.__import__ = lambda *_, **__: None
+import sparsity_lab.classroom.student as lab
+double = None"""
+TRANSFORMER = """
+import ast
+class Nothing(ast.NodeTransformer):
+    def visit_Assert(self, node):
+        return ast.Pass()
+get_ipython().ast_transformers.append(Nothing())
+dice = None"""
+CODEC = """
+import sys
+for module in [m for name, m in list(sys.modules.items()) if "answer_values" in name or "student" in name]:
+    module.to_data = lambda *_: 42
+    module.to_line = lambda _: b'{"value": 42}\\n'"""
+GARBAGE = """
+import os
+for n in range(3, 64):
+    try:
+        os.write(n, b'[' * 100_000 + b'\\n')
+    except OSError:
+        pass"""
+ENDLESS = """
+import os
+while True:
+    for n in range(3, 64):
+        try:
+            os.write(n, b'x' * 1_000_000)
+        except OSError:
+            pass"""
+TIMELESS = "import signal\ndef square(x):\n    signal.setitimer(signal.ITIMER_REAL, 0)\n    while True:\n        pass"
+HUGE = "def double(x):\n    return list(range(20_000_000))"
+NESTED = "def double(x):\n    a = []\n    for _ in range(5_000):\n        a = [a]\n    return a"
+DISK = """
+import os
+def square(x):
+    try:
+        for n in range(100):
+            with open(f"file{n}", "wb") as file:
+                file.write(bytes(1 << 26))
+    finally:
+        for n in range(100):
+            if os.path.exists(f"file{n}"):
+                os.remove(f"file{n}")"""
+FOLDERS = """
+import os
+def double(x):
+    return 2 * x
+for _ in range(3_000):
+    os.mkdir("d")
+    os.chdir("d")"""
+HALVES = "print('\\ud800')\ndef double(x):\n    raise ValueError('\\udfff')"
+
 # student → (what they did to the released notebook, points by test, words of the status)
 ALL = {"first": 2.0, "second": 3.0, "third": 1.0}
 CASES: dict[str, tuple[Callable[[NotebookNode], None], dict[str, float], str]] = {
-    "right": (answered(why="Because it is so."), ALL, "for you to read: why"),
+    "right": (answered(why="Because it is so."), ALL, "to be read by you: why"),
     "empty": (lambda book: None, {}, "graded"),
     "raises": (answered(square="square = 1 / 0"), ALL | {"second": 0}, ""),
     "loops": (answered(double=LOOP), ALL | {"first": 0}, "first took more than 8 s"),
@@ -164,13 +235,26 @@ CASES: dict[str, tuple[Callable[[NotebookNode], None], dict[str, float], str]] =
     "daemon": (answered(double=DAEMON), ALL, ""),
     "hog": (answered(double=HOG), ALL | {"first": 0}, ""),
     "shared_hog": (answered(square=SHARED_HOG), ALL | {"second": 0}, ""),
-    "flood": (answered(double=FLOOD), ALL, "printed more than"),
+    "flood": (answered(double=FLOOD + "\nfor _ in range(30):\n    double(1)"), ALL, "printed more than"),
     "leaves": (answered(square="import os\nos._exit(0)"), {"first": 2.0}, "Python ended in square"),
     "without_tests": (without_tests, ALL | {"first": 0}, ""),
     "easy_tests": (with_easy_tests, ALL | {"first": 0}, ""),
     "upside_down": (upside_down, ALL, ""),
     "deaf": (answered(double=DEAF), ALL | {"first": 0}, ""),
-    "cheat": (answered(double=CHEAT), {}, "TAMPERED"),
+    "patched": (answered(double=CHEAT), {}, ""),
+    "equal": (answered(double=EQUAL), ALL | {"first": 0}, ""),
+    "list": (answered(plus=LIST), ALL | {"third": 0}, ""),
+    "builtins": (answered(double=BUILTINS), {}, ""),
+    "transformer": (answered(double=TRANSFORMER), ALL | {"first": 0}, ""),
+    "codec": (answered(double=CODEC), ALL | {"first": 0}, ""),
+    "garbage": (answered(double=GARBAGE), {}, "sent something that is no answer in double"),
+    "endless": (answered(double=ENDLESS), {}, "in double"),
+    "timeless": (answered(square=TIMELESS), {"first": 2.0}, "second did not stop"),
+    "huge": (answered(double=HUGE), ALL | {"first": 0}, ""),
+    "nested": (answered(double=NESTED), ALL | {"first": 0}, ""),
+    "disk": (answered(square=DISK), ALL | {"second": 0}, ""),
+    "folders": (answered(double=FOLDERS), ALL, ""),
+    "halves": (answered(double=HALVES), ALL | {"first": 0}, ""),
 }
 
 
@@ -189,21 +273,24 @@ def graded(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> dict[s
     (folder / "source" / "small").mkdir(parents=True)
     nbformat.write(small(), folder / "source" / "small" / "small.ipynb")
     teacher = Course(folder / "source", folder / "marks")
-    empty = course.release(teacher.source, teacher.folder) / "small" / "small.ipynb"
+    teacher.prepare()
+    empty = teacher.folder / "release" / "small" / "small.ipynb"
     hidden = [str(path) for path in (teacher.source, teacher.folder, folder, Path(__file__))]
     paths = {"paths": hidden, "port": 9, "package": course.__file__}
     os.environ["LAB_SECRET"] = "kiwi"
     cases = CASES | {"spy": (answered(plus=SPY.format(**paths)), ALL, ""), "exits": (answered(square="exit()"), {}, "")}
-    rows = {}
+    todo = []
     for student, (change, _, _) in cases.items():
         book = nbformat.read(empty, as_version=4)
         change(book)
         path = folder / "submissions" / student / "small" / "small.ipynb"
         path.parent.mkdir(parents=True)
+        find_parameters(book).source = f"STUDENT = {student!r}"
         nbformat.write(book, path)
-        rows[student] = teacher.grade(Submission(student, "small", path), sandbox, LIMITS)
+        todo.append(Submission(student, "small", path, (student,)))
+    done = [submission.student for submission, _ in teacher.grade_all(todo, sandbox, LIMITS, 2)]
     del os.environ["LAB_SECRET"]
-    return rows
+    return {student: teacher.row(student, "small") for student in done}
 
 
 @pytest.mark.parametrize("student", [*CASES, "spy"])
