@@ -23,7 +23,9 @@ from sparsity_lab.classroom.written_text import safe_html
 from tests.assignments import NAMES, SOURCE, about, source
 
 NAME = "ps2_counting"
-PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==")
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
 
 
 @pytest.fixture(scope="module")
@@ -333,9 +335,7 @@ MOODLE += "Participant 4711,Ada Lovelace,ada@uni.edu,Submitted,,32\nParticipant 
          "Participant 4711,Ada Lovelace,ada@uni.edu,Submitted,17,32"),
     ],
 )  # fmt: skip
-def test_the_roster_names_everyone(
-    text: str, file: str, student: str, written: str, line: str, tmp_path: Path
-) -> None:
+def test_the_roster_names_everyone(text: str, file: str, student: str, written: str, line: str, tmp_path: Path) -> None:
     (tmp_path / "roster.csv").write_text(text)
     roster = read_roster(tmp_path / "roster.csv")
     put(tmp_path / "in" / file)
@@ -355,7 +355,9 @@ def test_marks_are_no_formulas(tmp_path: Path) -> None:
 
 def test_deadlines(tmp_path: Path) -> None:
     path = tmp_path / "deadlines.toml"
-    path.write_text("[ps2_counting]\ndue = 2030-05-01T12:00:00\npoints_per_day = 2\n[ps2_counting.extensions]\nada = 3\n")
+    path.write_text(
+        "[ps2_counting]\ndue = 2030-05-01T12:00:00\npoints_per_day = 2\n[ps2_counting.extensions]\nada = 3\n"
+    )
     deadline = read_deadlines(path)[NAME]
     due = deadline.due.timestamp()
     assert [deadline.days_late("bob", due + seconds) for seconds in (-9, 0, 1, 86_401)] == [0, 0, 1, 2]
@@ -363,5 +365,3 @@ def test_deadlines(tmp_path: Path) -> None:
     path.write_text("[ps2_counting]\ndue = 'soon'\n")
     with pytest.raises(ValueError, match="deadlines="):
         read_deadlines(path)
-
-
