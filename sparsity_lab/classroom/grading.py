@@ -105,16 +105,14 @@ class Course:
         old = self.report(student, assignment)
         if old is None or old["key"] != report["key"]:
             earned = {cell["name"]: cell["earned"] for cell in report["cells"] if cell["kind"] == "test"}
-            before = _texts(old) if old else {}
+            before = written_texts(old) if old else {}
             marks = {mark.name: mark for mark in nbgrader.marks_of(self.folder, student, assignment)} if old else {}
-            report["marked"] = dict(old.get("marked", {})) if old else {}
-            unread: dict[str, bool | None] = {}
-            for name, text in _texts(report).items():
-                unread[name] = bool(text)
-                if name in marks and marks[name].by_hand and not marks[name].waiting:
+            report |= {key: dict(old.get(key, {})) if old else {} for key in ("marked", "rubric")}
+            unread = {}
+            for name, text in written_texts(report).items():
+                if name in marks and marks[name].by_hand and not marks[name].waiting:  # on nbgrader's pages, too
                     report["marked"][name] = before.get(name, "")
-                if report["marked"].get(name) == text and name in report["marked"]:
-                    unread[name] = False if name in marks and marks[name].by_hand else unread[name]
+                unread[name] = bool(text) and report["marked"].get(name) != text
             nbgrader.enter_points(self.folder, student, assignment, earned, unread)
             self._keep_notebook(student, assignment, report)
             write_text(self._report(student, assignment), json.dumps(report))  # last: only now it counts as done
@@ -176,6 +174,16 @@ class Course:
         target = self.folder / "autograded" / student / assignment / f"{assignment}.ipynb"
         write_text(target, nbformat.writes(book))
 
+    def mark(self, student: str, assignment: str, name: str, points: list[int], comment: str) -> None:
+        """Enters a teacher's points, one for each item of the rubric, for the answer as it is now."""
+        report = self.report(student, assignment)
+        assert report is not None, "only what was graded is marked"
+        nbgrader.mark_by_hand(self.folder, student, assignment, name, sum(points), comment)
+        report["marked"][name] = written_texts(report)[name]
+        report["rubric"] = report.get("rubric", {}) | {name: points}
+        write_text(self._report(student, assignment), json.dumps(report))
+        self.feedback(student, assignment)
+
     # ---- all of them
 
     def grade_all(
@@ -198,7 +206,7 @@ class Course:
                 pool.shutdown(cancel_futures=True)
 
 
-def _texts(report: dict[str, Any]) -> dict[str, str]:
+def written_texts(report: dict[str, Any]) -> dict[str, str]:
     """Returns the written answers by name, empty where nothing was written. A picture counts as text."""
     written = [cell for cell in report["cells"] if cell["kind"] == "written"]
     texts = [cell["source"].replace(TEXT_STUB, "") for cell in written]

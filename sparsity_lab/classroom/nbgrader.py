@@ -77,9 +77,10 @@ def gradebook(course: Path) -> Iterator[Any]:
 
 
 def enter_points(
-    course: Path, student: str, assignment: str, earned: dict[str, float], unread: dict[str, bool | None]
+    course: Path, student: str, assignment: str, earned: dict[str, float], unread: dict[str, bool]
 ) -> None:
-    """Enters the points of tests, and for each written answer whether it must be read: None leaves that as it is."""
+    """Enters the points of tests, and for each written answer whether somebody has to read it. Points and comments
+    that were given by hand stay."""
     with gradebook(course) as book:
         book.update_or_create_student(student)
         submission = book.update_or_create_submission(assignment, student)
@@ -91,7 +92,7 @@ def enter_points(
         for grade in notebook.grades:
             if grade.name in earned:
                 grade.auto_score, grade.needs_manual_grade = earned[grade.name], False
-            elif unread.get(grade.name) is not None:
+            elif grade.name in unread:
                 grade.auto_score, grade.needs_manual_grade = 0, unread[grade.name]
 
 

@@ -29,11 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     grade.add_argument("--memory", type=float, default=MEMORY, help="bytes that a submission may take (default 2 GB)")
     grade.add_argument("--jobs", type=int, help="submissions to run at the same time (default: one per core)")
 
+    mark = steps.add_parser("mark", help="open a page of this machine on which you mark written answers")
+    mark.add_argument("--port", type=int, default=0, help="port of the page (default: a free one)")
+    mark.add_argument("--no-browser", action="store_true", help="only print the page's address")
+
     marks = steps.add_parser("marks", help="write marks and feedback again, after you have marked written answers")
-    for step, work in ((build, _build), (grade, _grade), (marks, _marks)):
+    for step, work in ((build, _build), (grade, _grade), (mark, _mark), (marks, _marks)):
         step.set_defaults(step=work)
         step.add_argument("--source", type=Path, default=ASSIGNMENTS, help="the assignments, with solutions")
-    for step in (grade, marks):
+    for step in (grade, mark, marks):
         step.add_argument("--out", type=Path, default=Path("build/marks"), help="folder of the gradebook")
         step.add_argument("--roster", type=Path, help="CSV of your students, e.g. from Canvas or Moodle")
         step.add_argument("--deadlines", type=Path, help="TOML of due dates and extensions")
@@ -83,6 +87,29 @@ def _grade(options: argparse.Namespace) -> None:
         progress = f"[{number}/{len(todo)}, {duration(left)} left]" if number < len(todo) else f"[{number}/{len(todo)}]"
         print(f"{progress} {label}: {points} in {seconds:.0f} s; {row['status']}", flush=True)
     _write(course, options)
+
+
+def _mark(options: argparse.Namespace) -> None:
+    import asyncio
+    import contextlib
+    import webbrowser
+
+    from sparsity_lab.classroom.grading import Course
+    from sparsity_lab.classroom.marking import serve_marking
+
+    if not (options.out / "gradebook.db").exists():
+        raise ValueError(f"out={str(options.out)!r} has no gradebook: grade first")
+
+    async def serve() -> None:
+        _, address = serve_marking(options.out, options.source, options.port)
+        print(f"Mark written answers at {address}\nCtrl-C ends it and writes the marks.", flush=True)
+        if not options.no_browser:
+            webbrowser.open(address)
+        await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+    _write(Course(options.source, options.out), options)
 
 
 def _marks(options: argparse.Namespace) -> None:
