@@ -1,6 +1,7 @@
 """Assignments with solutions (`notebooks/assignments`) → the students' notebooks, and random numbers for each."""
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,41 @@ def names(source: Path) -> list[str]:
 def release(source: Path, course: Path) -> Path:
     """Writes the students' notebooks, without solutions and hidden tests, to ``course/release`` and the points of all
     tests to ``course/gradebook.db``; returns the folder of the notebooks."""
+    import nbformat
+
+    from sparsity_lab.classroom.check import with_questions
     from sparsity_lab.classroom.nbgrader import make_release  # takes a second, and problem sets import `dice` from here
 
     course.mkdir(parents=True, exist_ok=True)
     for name in names(source):
         make_release(course, source, name)
+        path = course / "release" / name / f"{name}.ipynb"
+        nbformat.write(with_questions(nbformat.read(path, as_version=4)), path)
     return course / "release"
+
+
+def students_copy(root: Path, released: Path, target: Path) -> None:
+    """Writes what students install to ``target``: the suite in ``root``, with the released notebooks in the place of
+    those with solutions, and without tests."""
+    kept = (
+        "*.md",
+        "*.toml",
+        "*.txt",
+        "*.yml",
+        "LICENSE",
+        "Makefile",
+        "sparsity_lab",
+        "notebooks",
+        "data",
+        "docs",
+        "docker",
+    )
+    ignored = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info", "assignments", "teaching.md")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for path in {path for pattern in kept for path in root.glob(pattern)}:
+        if path.is_dir():
+            shutil.copytree(path, target / path.name, ignore=ignored)
+        else:
+            shutil.copy(path, target / path.name)
+    shutil.copytree(released, target / "notebooks" / "assignments", ignore=shutil.ignore_patterns("made_from"))

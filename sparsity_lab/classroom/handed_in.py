@@ -250,7 +250,12 @@ def _bare(text: str) -> str:
 
 
 def _is_stub(cell: dict[str, Any]) -> bool:
-    return "NotImplementedError('nothing here yet" in cell["source"] or cell["source"].strip() in ("", TEXT_STUB)
+    return STUB in cell["source"] or cell["source"].strip() in ("", TEXT_STUB)
+
+
+def unanswered(cell: Cell) -> bool:
+    """Tells whether an answer is still what was handed out."""
+    return cell.kind in ("answer", "written") and _is_stub({"source": cell.source}) and not cell.pictures
 
 
 def _more(text: str, given: str) -> str:
@@ -270,7 +275,7 @@ def _code_answer(cell: Cell, pieces: list[_Piece], notes: list[str]) -> list[Cel
         return [cell]
 
     different = list({_bare(piece.source): piece for piece in pieces}.values())
-    filled = [piece for piece in different if piece.source.strip() and "nothing here yet" not in piece.source]
+    filled = [piece for piece in different if piece.source.strip() and STUB not in piece.source]
     filled = filled or different[:1]
     counts: dict[str, int] = defaultdict(int)
     for piece in filled:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sparsity_lab.classroom.assignments import names, release
+from sparsity_lab.classroom.assignments import names, release, students_copy
 from sparsity_lab.units import duration
 
 ASSIGNMENTS = Path("notebooks/assignments")
@@ -48,13 +48,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    target = options.out / "release"
+    target, root = options.out / "release", Path(__file__).resolve().parents[2]
     with tempfile.TemporaryDirectory() as folder:
         made = release(options.source, Path(folder))
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(made, target)
     for name in names(options.source):
         print(target / name / f"{name}.ipynb")
+    if (root / "pyproject.toml").exists():
+        students_copy(root, target, options.out / "students")
+        print(f"{options.out / 'students'}: the whole suite as students install it, without solutions")
 
 
 def _grade(options: argparse.Namespace) -> None:
