@@ -128,6 +128,7 @@ def _write(course: Any, options: argparse.Namespace) -> None:
     """Writes the tables of everything that was ever graded into this gradebook."""
     from sparsity_lab.classroom.collect import read_roster
     from sparsity_lab.classroom.marks import read_deadlines, write_lms, write_marks
+    from sparsity_lab.classroom.similar import write_similar
 
     deadlines = read_deadlines(options.deadlines) if options.deadlines else {}
     rows = []
@@ -139,5 +140,8 @@ def _write(course: Any, options: argparse.Namespace) -> None:
         rows.append(row | {"late_days": late, "final": max(0, row["points"] - cost)})
     write_marks(course.folder / "marks.csv", rows)
     print(f"Marks: {course.folder}/marks.csv; feedback: {course.folder}/feedback")
+    reports = ((*which, course.report(*which)) for which in course.graded())
+    if pairs := write_similar(course.folder / "similar.csv", reports):
+        print(f"{pairs} pairs of students have answers in common: {course.folder}/similar.csv")
     if path := write_lms(course.folder, rows, read_roster(options.roster) if options.roster else []):
         print(f"For your learning platform: {path}")
