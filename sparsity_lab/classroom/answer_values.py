@@ -95,7 +95,7 @@ def to_line(message: dict[str, Any]) -> bytes:
     return line
 
 
-def shown(value: Any, width: int = 120) -> str:
+def quoted(value: Any, width: int = 120) -> str:
     """Returns ``value`` as a failed test quotes it."""
     if type(value).__name__ == "DataFrame":
         return f"a table of {len(value)} rows"
@@ -104,7 +104,7 @@ def shown(value: Any, width: int = 120) -> str:
         text = ", ".join(f"{name}={part!r}" for name, part in changed.items())
         text = f"ModelConfig({text})"
     elif isinstance(value, tuple):
-        return f"({', '.join(shown(part, width // 2) for part in value[:6])})"
+        return f"({', '.join(quoted(part, width // 2) for part in value[:6])})"
     else:
         text = " ".join(repr(value).split())
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -21,7 +21,7 @@ def canary() -> np.random.Generator:
     return np.random.default_rng()
 
 
-def flops(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+def flops_of(function: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     """Returns the FLOPs of the matrix products in a call, where the function runs: a graded one runs in the sandbox."""
     if hasattr(function, "flops"):
         return int(function.flops(*args, **kwargs))

@@ -29,7 +29,7 @@ from typing import Any
 
 import nbformat
 
-from sparsity_lab.classroom.answer_values import LARGEST, PRINTED, from_data, shown, to_data
+from sparsity_lab.classroom.answer_values import LARGEST, PRINTED, from_data, quoted, to_data
 from sparsity_lab.classroom.handed_in import TEXT_STUB, Cell, Paper, clean, paper, read_cells
 from sparsity_lab.classroom.sandbox import PACKAGE, Sandbox
 from sparsity_lab.classroom.written_text import rendered
@@ -48,7 +48,7 @@ class Wrong(Exception):
     """A student's function raised an error, or gave something that is no answer."""
 
 
-class Line:
+class StudentLine:
     """The socket to the student's Python: one question, one answer, with a time limit."""
 
     def __init__(self, sandbox: Sandbox, folder: Path):
@@ -120,7 +120,7 @@ class Line:
 class Answer:
     """A student's function, as the tests see it."""
 
-    def __init__(self, name: str, line: Line, examiner: "Examiner"):
+    def __init__(self, name: str, line: StudentLine, examiner: "Examiner"):
         self.__name__, self._line, self._examiner = name, line, examiner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -171,7 +171,7 @@ class Answer:
 class _Writer(pickle.Pickler):
     """Writes arguments for the student's side. Functions and tensors with a gradient stay here."""
 
-    def __init__(self, stream: io.BytesIO, line: Line, watched: list[Any]):
+    def __init__(self, stream: io.BytesIO, line: StudentLine, watched: list[Any]):
         super().__init__(stream)
         self.line, self.watched = line, watched
 
@@ -188,7 +188,7 @@ class _Writer(pickle.Pickler):
         return None
 
 
-def _through(line: Line, left: Callable[[], float], number: int, moving: list[Any], watched: list[Any]) -> Any:
+def _through(line: StudentLine, left: Callable[[], float], number: int, moving: list[Any], watched: list[Any]) -> Any:
     """Returns the results of a call so that gradients flow back through the student's function."""
     import torch
 
@@ -209,7 +209,7 @@ def _through(line: Line, left: Callable[[], float], number: int, moving: list[An
 class Examiner:
     """Runs the cells of one submission in order: those of the student in the sandbox, tests here."""
 
-    def __init__(self, sheet: Paper, line: Line, cell_seconds: float, seconds: float):
+    def __init__(self, sheet: Paper, line: StudentLine, cell_seconds: float, seconds: float):
         self.paper, self.line, self.cell_seconds = sheet, line, cell_seconds
         self.end = time.monotonic() + seconds
         self.seconds, self.waited = seconds, 0.0
@@ -316,13 +316,13 @@ class Examiner:
         said += [f"{name}: {self.unreadable[name]}" for name in sorted(names & {*self.unreadable})]
         said += [f"{name}: {reasons[name]}" for name in sorted(names & {*reasons} - {*self.unreadable})]
         said += [
-            f"{name} is {shown(self.scope[name])}" for name in sorted(names & {*self.known} & {*self.scope})
+            f"{name} is {quoted(self.scope[name])}" for name in sorted(names & {*self.known} & {*self.scope})
             if not self.known[name]
         ]  # fmt: skip
         for function, args, kwargs, value in self.tried:
-            quoted = [shown(arg) for arg in args] + [f"{key}={shown(arg)}" for key, arg in kwargs.items()]
-            gave = value if isinstance(value, str) and value.startswith("raised ") else f"gave {shown(value)}"
-            said.append(f"Tried: {function}({', '.join(quoted)}) {gave}")
+            parts = [quoted(arg) for arg in args] + [f"{key}={quoted(arg)}" for key, arg in kwargs.items()]
+            gave = value if isinstance(value, str) and value.startswith("raised ") else f"gave {quoted(value)}"
+            said.append(f"Tried: {function}({', '.join(parts)}) {gave}")
         return clean("\n".join(said)[:5_000])
 
 
@@ -359,7 +359,7 @@ def examined(job: dict[str, Any]) -> dict[str, Any]:
             cell.source += f"\nSTUDENT = {student!r}"
     with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as folder:
         sandbox.folder(Path(folder))
-        line = Line(sandbox, Path(folder))
+        line = StudentLine(sandbox, Path(folder))
         try:
             results, trouble = Examiner(sheet, line, job["cell_seconds"], job["seconds"]).run()
         finally:

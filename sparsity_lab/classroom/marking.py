@@ -82,7 +82,7 @@ def difference(before: str, after: str) -> str:
     return "".join(parts)
 
 
-class Page(RequestHandler):
+class MarkingPage(RequestHandler):
     """The one page. Cookies hold the key, and whether names are shown."""
 
     def initialize(self, course: Course, key: str) -> None:
@@ -177,7 +177,7 @@ def serve_marking(folder: Path, source: Path, port: int = 0) -> tuple[HTTPServer
     ``port`` 0 takes a free one."""
     key = secrets.token_urlsafe(24)
     details: dict[str, Any] = {"course": Course(source, folder), "key": key}
-    app = Application([(r"/", Page, details), (r"/(mark\.css|mark\.js)", File)])
+    app = Application([(r"/", MarkingPage, details), (r"/(mark\.css|mark\.js)", File)])
     server = HTTPServer(app)
     sockets = bind_sockets(port, "127.0.0.1")
     server.add_sockets(sockets)

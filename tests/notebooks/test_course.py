@@ -267,8 +267,8 @@ def sandbox() -> Sandbox:
 
 
 @pytest.fixture(scope="module")
-def graded(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> dict[str, dict[str, Any]]:
-    """Rows by student."""
+def whole(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> tuple[Course, list[Submission]]:
+    """The course with everything graded, and what was handed in."""
     folder = tmp_path_factory.mktemp("course")
     (folder / "source" / "small").mkdir(parents=True)
     nbformat.write(small(), folder / "source" / "small" / "small.ipynb")
@@ -288,9 +288,15 @@ def graded(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> dict[s
         find_parameters(book).source = f"STUDENT = {student!r}"
         nbformat.write(book, path)
         todo.append(Submission(student, "small", path, (student,)))
-    done = [submission.student for submission, _ in teacher.grade_all(todo, sandbox, LIMITS, 2)]
+    assert len(list(teacher.grade_all(todo, sandbox, LIMITS, 2))) == len(todo)
     del os.environ["LAB_SECRET"]
-    return {student: teacher.row(student, "small") for student in done}
+    return teacher, todo
+
+
+@pytest.fixture(scope="module")
+def graded(whole: tuple[Course, list[Submission]]) -> dict[str, dict[str, Any]]:
+    """Rows by student."""
+    return {student: whole[0].row(student, assignment) for student, assignment in whole[0].graded()}
 
 
 @pytest.mark.parametrize("student", [*CASES, "spy"])
@@ -314,3 +320,37 @@ def test_nothing_is_left_running(graded: dict[str, dict[str, Any]], sandbox: San
     while sandbox.uid is not None and subprocess.run(command, capture_output=True, check=False).stdout.split():
         assert time.monotonic() < end, "a killed process is gone at once, or nearly"
         time.sleep(0.1)
+
+
+def test_what_has_not_changed_is_not_run_again(
+    whole: tuple[Course, list[Submission]], sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, todo = whole
+    rows = [teacher.row(one.student, "small") for one in todo]
+    monkeypatch.setattr("sparsity_lab.classroom.grading._examined", None)
+    late = Submission("late", "small", None, ("late",), trouble="no small.ipynb was handed in")
+    assert len(list(teacher.grade_all(todo, sandbox, LIMITS, 2))) == len(todo)
+    assert [teacher.row(one.student, "small") for one in todo] == rows
+
+    monkeypatch.undo()
+    row = teacher.grade(late, sandbox, LIMITS)
+    assert (row["points"], row["max"], row["status"]) == (0, 10, "no small.ipynb was handed in")
+    assert ("late", "small") in teacher.graded()
+    assert [teacher.row(one.student, "small") for one in todo] == rows, "with the words of the first grading"
+
+
+def test_feedback_says_what_was_tried(whole: tuple[Course, list[Submission]]) -> None:
+    page = (whole[0].folder / "feedback" / "deaf" / "small" / "small.html").read_text()
+    assert "its cell double raised" in page or "double(1) raised" in page
+    page = (whole[0].folder / "feedback" / "list" / "small" / "small.html").read_text()
+    assert "this does not hold: mine == n + 1" in page
+    assert "mine is []" in page
+    for student, assignment in whole[0].graded():
+        page = (whole[0].folder / "feedback" / student / assignment / f"{assignment}.html").read_text()
+        assert str(Path(course.__file__).parents[2]) not in page
+        assert "http" not in page.replace("http-equiv", "")
+
+
+def test_nbgraders_pages_find_the_assignments(whole: tuple[Course, list[Submission]]) -> None:
+    text = (whole[0].folder / "nbgrader_config.py").read_text()
+    assert repr(str(whole[0].source.resolve())) in text
