@@ -59,7 +59,7 @@ def from_data(data: Any, tensor: Callable[[Any, bool], Any] = lambda tensor, mov
     whether the student's had a gradient. Raises ValueError for anything that `to_data` doesn't write."""
     try:
         return _value(data, tensor, 0)
-    except (TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError) as error:
+    except (TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, StopIteration) as error:
         raise ValueError(f"the answer can't be read: {error}") from None
 
 

@@ -20,6 +20,7 @@ KEYS = (  # columns that name a student, the best first
     "identifier", "fullname", "name",
 )  # fmt: skip
 DEEPEST = 8  # folders in folders
+LARGEST_FILE = 50_000_000  # bytes of a notebook with its outputs
 MOST_FILES, MOST_BYTES = 20_000, 4_000_000_000  # of a zip file
 
 
@@ -130,6 +131,9 @@ def _files(folder: Path, unpacked: Path, depth: int = 0) -> Iterator[tuple[tuple
             found = True
             for parts, inner, trouble in _files(path, unpacked, depth + 1):
                 yield (name, *parts), inner, trouble
+        elif not path.is_file() or not os.access(path, os.R_OK):  # a device or a pipe would never end
+            found = True
+            yield (name,), path, f"{name} can't be read"
         elif name.lower().endswith(".zip"):
             found = True
             target = unpacked / f"{len(list(unpacked.glob('*')))}" if unpacked.exists() else unpacked / "0"
@@ -160,15 +164,10 @@ def _assignment(parts: Sequence[str], path: Path, assignments: Sequence[str]) ->
     for name in assignments:
         if plain(name) in plain(stem) or re.search(rf"(^|[^a-z0-9]){name.split('_')[0]}([^a-z0-9]|$)", stem.lower()):
             return name
-    try:
-        with open(path, "rb") as file:
-            start = file.read(3_000)
-        for name in assignments:
-            if f'dice(STUDENT, \\"{name.split("_")[0]}\\")'.encode() in path.read_bytes() or name.encode() in start:
-                return name
-    except OSError:
-        pass
-    return None
+    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+        return None
+    data = path.read_bytes()
+    return next((name for name in assignments if f'dice(STUDENT, \\"{name.split("_")[0]}\\")'.encode() in data), None)
 
 
 def submissions(

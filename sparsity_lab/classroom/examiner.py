@@ -30,12 +30,12 @@ from typing import Any
 import nbformat
 
 from sparsity_lab.classroom.answer_values import LARGEST, PRINTED, from_data, quoted, to_data
+from sparsity_lab.classroom.collect import LARGEST_FILE
 from sparsity_lab.classroom.handed_in import TEXT_STUB, Cell, Paper, clean, paper, read_cells
 from sparsity_lab.classroom.sandbox import PACKAGE, Sandbox
 from sparsity_lab.classroom.written_text import rendered
 
 GRADER_MEMORY = 6 << 30  # bytes of address space of this side
-LARGEST_FILE = 50_000_000  # bytes of a notebook with its outputs
 STARTING = 60  # seconds that Python may take to start
 LATE = 3  # seconds that a cell may take to stop
 
@@ -357,7 +357,7 @@ def examined(job: dict[str, Any]) -> dict[str, Any]:
     for cell in sheet.cells:
         if cell.name == "parameters":
             cell.source += f"\nSTUDENT = {student!r}"
-    with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"lab-{os.getppid()}-", ignore_cleanup_errors=True) as folder:
         sandbox.folder(Path(folder))
         line = StudentLine(sandbox, Path(folder))
         try:

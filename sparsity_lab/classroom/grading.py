@@ -26,6 +26,7 @@ from nbformat import NotebookNode
 from sparsity_lab.classroom import nbgrader
 from sparsity_lab.classroom.assignments import release
 from sparsity_lab.classroom.collect import Submission
+from sparsity_lab.classroom.examiner import examined
 from sparsity_lab.classroom.feedback import feedback_page
 from sparsity_lab.classroom.handed_in import TEXT_STUB, about
 from sparsity_lab.classroom.sandbox import WRITTEN, Sandbox, lent
@@ -62,9 +63,10 @@ class Course:
         write_text(self.folder / "nbgrader_config.py", nbgrader.CONFIG.format(**paths))
 
     def _key(self, *paths: Path, more: str = "") -> str:
-        digest = hashlib.sha256(more.encode())
+        digest = hashlib.sha256(more.encode(errors="replace"))
         for path in sorted(paths):
-            digest.update(path.read_bytes())
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
     # ---- one submission
@@ -77,27 +79,29 @@ class Course:
     def examine(self, submission: Submission, sandbox: Sandbox, limits: Limits) -> dict[str, Any]:
         """Returns the report of a submission: the last one if nothing has changed since."""
         file = f"{submission.assignment}/{submission.assignment}.ipynb"
-        paths = [self.source / file]
-        with contextlib.suppress(OSError):
-            paths += [submission.path] if submission.path and submission.path.stat().st_size < 1 << 30 else []
+        paths = [self.source / file, *([submission.path] if submission.path else [])]
         words = f"{submission.names}{submission.strict}{submission.note}{submission.trouble}{limits}{sandbox.memory}"
         key = self._key(*paths, more=words)
         old = self.report(submission.student, submission.assignment)
         if old and old["key"] == key:
             return old
 
-        job = {
-            "source": str((self.source / file).resolve()), "empty": str((self.folder / "release" / file).resolve()),
-            "path": str(submission.path.resolve()) if submission.path else "", "names": list(submission.names),
-            "strict": submission.strict, "trouble": submission.trouble, **asdict(limits),
-        }  # fmt: skip
+        job = self._job(submission) | asdict(limits)
         with lent(sandbox) as mine:
             report = _examined(job | {"sandbox": asdict(mine)}, mine, limits)
-            if "cells" not in report:  # the examiner itself came to nothing: nothing was run
-                report = _examined(job | {"sandbox": asdict(mine), "trouble": report["trouble"]}, mine, limits)
+        if "cells" not in report:  # the examiner itself came to nothing
+            report = examined(job | report)
         report["notes"] = [note for note in [submission.note, *report["notes"]] if note]
         handed_in = submission.path.stat().st_mtime if submission.path and submission.path.exists() else None
         return report | {"key": key, "handed_in": handed_in}
+
+    def _job(self, submission: Submission) -> dict[str, Any]:
+        file = f"{submission.assignment}/{submission.assignment}.ipynb"
+        return {
+            "source": str((self.source / file).resolve()), "empty": str((self.folder / "release" / file).resolve()),
+            "path": str(submission.path.resolve()) if submission.path else "", "names": list(submission.names),
+            "strict": submission.strict, "trouble": submission.trouble,
+        }  # fmt: skip
 
     def take(self, submission: Submission, report: dict[str, Any]) -> None:
         """Keeps a report: its points in the gradebook, its notebook for nbgrader's pages, its page for the student."""
@@ -199,9 +203,15 @@ class Course:
             futures = {pool.submit(timed, submission): submission for submission in todo}
             try:
                 for future in as_completed(futures):
-                    report, seconds = future.result()
-                    self.take(futures[future], report)
-                    yield futures[future], seconds
+                    submission, seconds = futures[future], 0.0
+                    try:
+                        report, seconds = future.result()
+                        self.take(submission, report)
+                    except Exception as error:  # one submission is one row, whatever is in it
+                        trouble = {"trouble": f"could not be graded: {type(error).__name__}: {error}"[:300]}
+                        report = examined(self._job(submission) | trouble)
+                        self.take(submission, report | {"key": "", "handed_in": None})
+                    yield submission, seconds
             finally:
                 pool.shutdown(cancel_futures=True)
 

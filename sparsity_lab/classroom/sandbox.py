@@ -156,6 +156,14 @@ def lent(sandbox: Sandbox) -> Iterator[Sandbox]:
             return
 
 
+def forget_the_dead() -> None:
+    """Removes the folders of gradings that were killed."""
+    for path in Path(tempfile.gettempdir()).glob("lab-*-*"):
+        pid = path.name.split("-")[1]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
+            subprocess.run(["rm", "-rf", str(path)], check=False, capture_output=True)
+
+
 def choose(user: str | None, unsandboxed: bool, memory: int, hidden: Sequence[Path]) -> Sandbox:
     """Returns the strongest sandbox that works here. It was tried: it starts Python, sees none of ``hidden``, and knows
     whether it has a network. ``memory`` bytes come on top of what importing the lab takes.

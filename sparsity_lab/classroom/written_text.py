@@ -8,6 +8,7 @@ was written.
 
 import html
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -135,7 +136,7 @@ def rendered(cell: dict[str, Any], sandbox: Sandbox) -> str:
     plain = f'<pre class="plain">{html.escape(text)}</pre>' + "".join(
         f'<img src="{html.escape(url)}" alt="{html.escape(name)}">' for name, url in pictures.items()
     )
-    with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"lab-{os.getppid()}-", ignore_cleanup_errors=True) as folder:
         sandbox.folder(Path(folder))
         command = sandbox.command([sys.executable, "-m", "sparsity_lab.classroom.written_text"], Path(folder))
         try:

@@ -63,7 +63,7 @@ def _build(options: argparse.Namespace) -> None:
 def _grade(options: argparse.Namespace) -> None:
     from sparsity_lab.classroom.collect import read_roster, submissions
     from sparsity_lab.classroom.grading import Course, Limits
-    from sparsity_lab.classroom.sandbox import choose
+    from sparsity_lab.classroom.sandbox import choose, forget_the_dead
     from sparsity_lab.runs.pool import cores
 
     if not options.submissions.exists():
@@ -80,6 +80,7 @@ def _grade(options: argparse.Namespace) -> None:
     sandbox = choose(options.user, options.unsandboxed, int(options.memory), [path.resolve() for path in hidden])
     print(f"Sandbox: {sandbox}", flush=True)
 
+    forget_the_dead()
     course.prepare()
     limits, start = Limits(options.cell_seconds, options.seconds), time.monotonic()
     done = course.grade_all(todo, sandbox, limits, options.jobs or cores())

@@ -3,6 +3,7 @@
 import base64
 import copy
 import json
+import os
 import re
 import zipfile
 from collections.abc import Callable
@@ -303,6 +304,8 @@ def test_what_can_not_be_read_is_one_row(tmp_path: Path) -> None:
     (tmp_path / "in" / "kim" / NAME).mkdir(parents=True)
     (tmp_path / "in" / "zoe").mkdir()
     (tmp_path / "in" / "zoe" / "ps2.zip").write_bytes(b"no zip")
+    (tmp_path / "in" / "max" / NAME).mkdir(parents=True)
+    os.mkfifo(tmp_path / "in" / "max" / NAME / f"{NAME}.ipynb")
     place = tmp_path / "in" / "deep"
     for _ in range(50):
         place /= "d"
@@ -312,6 +315,7 @@ def test_what_can_not_be_read_is_one_row(tmp_path: Path) -> None:
     assert found["bob"].trouble == f"{NAME} is a link, which is not followed"
     assert found["eve"].trouble == "eve is a link, which is not followed"
     assert found["kim"].trouble == "no notebook was handed in"
+    assert found["max"].trouble == f"{NAME}.ipynb can't be read"
     assert "zip" in found["zoe"].trouble
 
 
