@@ -84,7 +84,7 @@ def wanted_cells(source: NotebookNode, empty: NotebookNode) -> list[Cell]:
             cell.name = "parameters"
         elif about(original).get("solution"):
             cell.kind, cell.source = "answer" if original.cell_type == "code" else "written", stub.source
-            names = defined(original.source)
+            names = {name: kind for name, kind in defined(original.source).items() if name[0] != "_"}
             cell.defines, cell.functions = list(names), [name for name in names if names[name]]
         elif about(original).get("grade"):
             cell.kind = "test"

@@ -23,7 +23,7 @@ from sparsity_lab.classroom.feedback import task_html
 from sparsity_lab.classroom.gallery import SITE, TEMPLATES
 from sparsity_lab.classroom.grading import Course, written_texts
 from sparsity_lab.classroom.handed_in import about
-from sparsity_lab.classroom.nbgrader import Mark, marks_of
+from sparsity_lab.classroom.nbgrader import Mark, marks_by_student
 
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'self'; script-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -109,9 +109,9 @@ class MarkingPage(RequestHandler):
         def shuffled(student: str) -> str:
             return hashlib.sha256(f"{question.name}/{student}".encode()).hexdigest()
 
-        students = [student for student, assignment in self.course.graded() if assignment == question.assignment]
-        marks = ((student, marks_of(self.course.folder, student, question.assignment)) for student in students)
-        found = [(student, mark) for student, some in marks for mark in some if mark.name == question.name]
+        marks = marks_by_student(self.course.folder, question.assignment)
+        graded = {student for student, assignment in self.course.graded() if assignment == question.assignment}
+        found = [(who, mark) for who in graded & {*marks} for mark in marks[who] if mark.name == question.name]
         return sorted(found, key=lambda pair: shuffled(pair[0]))
 
     def get(self) -> None:
@@ -146,8 +146,8 @@ class MarkingPage(RequestHandler):
             raise HTTPError(403)
         q = int(self.get_query_argument("q"))
         question, student = questions_of(self.course)[q], self.get_body_argument("student")
-        report = self.course.report(student, question.assignment) if student in dict(self._order(question)) else None
-        if report is None:
+        report = self.course.report(student, question.assignment)
+        if report is None or (student, question.assignment) not in self.course.graded():
             raise HTTPError(404)
         if self.get_body_argument("version") == _version(written_texts(report).get(question.name, "")):
             points = [int(self.get_body_argument(f"item{row}")) for row in range(len(question.rubric))]

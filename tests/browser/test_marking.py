@@ -16,7 +16,7 @@ from sparsity_lab.classroom.marking import serve_marking
 from sparsity_lab.classroom.nbgrader import marks_of
 from sparsity_lab.classroom.sandbox import choose
 from tests.browser.conftest import SCREENSHOTS
-from tests.browser.lab import browsing
+from tests.browser.lab import PATIENCE, browsing
 from tests.browser.test_app import assert_accessible
 from tests.notebooks.test_course import about, answered, find, find_parameters, small
 
@@ -96,7 +96,7 @@ def marks(course: Course) -> dict[str, tuple[float, bool]]:
 
 def test_five_answers_are_marked_by_keyboard(page: Page, course: Course) -> None:
     for left in range(5, 0, -1):
-        expect(page.get_by_role("status")).to_contain_text(f"{left} to be read")
+        expect(page.get_by_role("status")).to_contain_text(f"{left} to be read", timeout=PATIENCE)
         assert page.title() == "why · small"
         assert not any(name in page.inner_text("main") for name in ("ada", "bob", "zoe"))
         if left == 5:
@@ -109,7 +109,7 @@ def test_five_answers_are_marked_by_keyboard(page: Page, course: Course) -> None
         page.keyboard.type("2 good")
         page.keyboard.press("Escape")
         page.keyboard.press("Enter")
-    expect(page.get_by_role("status")).to_contain_text("0 to be read")
+    expect(page.get_by_role("status")).to_contain_text("0 to be read", timeout=PATIENCE)
     assert marks(course) == dict.fromkeys(STUDENTS, (3.0, False))
     assert "2 good" in (course.folder / "feedback" / "ada" / "small" / "small.html").read_text()
 
@@ -127,7 +127,7 @@ def test_a_new_test_keeps_marks_and_a_new_answer_is_shown(page: Page, course: Co
     assert "second 5/5" in row["parts"]
 
     page.reload()
-    expect(page.get_by_role("status")).to_contain_text("1 to be read")
+    expect(page.get_by_role("status")).to_contain_text("1 to be read", timeout=PATIENCE)
     expect(page.locator("ins")).to_have_text("other")
 
 
