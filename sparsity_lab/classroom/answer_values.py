@@ -59,7 +59,7 @@ def from_data(data: Any, tensor: Callable[[Any, bool], Any] = lambda tensor, mov
     whether the student's had a gradient. Raises ValueError for anything that `to_data` doesn't write."""
     try:
         return _value(data, tensor, 0)
-    except (TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, StopIteration) as error:
+    except (TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError) as error:
         raise ValueError(f"the answer can't be read: {error}") from None
 
 
@@ -70,7 +70,7 @@ def _value(data: Any, tensor: Callable[[Any, bool], Any], depth: int) -> Any:
         return [_value(part, tensor, depth + 1) for part in data]
     if not isinstance(data, dict):
         return data
-    kind = next(iter(data))
+    kind = next(iter(data), "")
     if kind == "dict":
         return {_value(key, tensor, depth + 1): _value(part, tensor, depth + 1) for key, part in data["dict"]}
     if kind in ("tuple", "set"):
