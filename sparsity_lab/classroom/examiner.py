@@ -9,201 +9,27 @@ answer that knows a visible test's numbers, and a false count of FLOPs, which ar
 """
 
 import ast
-import base64
-import io
 import json
 import os
-import pickle
 import resource
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import nbformat
 
-from sparsity_lab.classroom.answer_values import LARGEST, PRINTED, from_data, quoted, to_data
+from sparsity_lab.classroom.answer_values import PRINTED, from_data, quoted
 from sparsity_lab.classroom.collect import LARGEST_FILE
 from sparsity_lab.classroom.handed_in import TEXT_STUB, Cell, Paper, clean, paper, read_cells
 from sparsity_lab.classroom.sandbox import PACKAGE, Sandbox
+from sparsity_lab.classroom.student_line import Answer, Gone, StudentLine, Tried, Wrong
 from sparsity_lab.classroom.written_text import rendered
 
 GRADER_MEMORY = 6 << 30  # bytes of address space of this side
-STARTING = 60  # seconds that Python may take to start
-LATE = 3  # seconds that a cell may take to stop
-
-
-class Gone(Exception):
-    """The student's Python has ended, or answers no more."""
-
-
-class Wrong(Exception):
-    """A student's function raised an error, or gave something that is no answer."""
-
-
-class StudentLine:
-    """The socket to the student's Python: one question, one answer, with a time limit."""
-
-    def __init__(self, sandbox: Sandbox, folder: Path):
-        ours, theirs = socket.socketpair()
-        command = sandbox.command([sys.executable, "-m", "sparsity_lab.classroom.student"], folder)
-        self.process = subprocess.Popen(
-            command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.DEVNULL
-        )
-        theirs.close()
-        self.socket, self.buffer, self.number, self.waited = ours, b"", 0, 0.0  # seconds
-        self.functions: list[Callable[..., Any]] = []
-
-    def ask(self, do: str, seconds: float, **details: Any) -> dict[str, Any]:
-        """Asks, and answers what is asked in return. Raises Gone, and Wrong with the student's error."""
-        self.number += 1
-        question = {"do": do, "number": self.number, "seconds": seconds, **details}
-        start = time.monotonic()
-        end = start + seconds + LATE + (0 if self.number > 1 else STARTING)
-        self._send(question, end)
-        while "ask" in (answer := self._read(end)):
-            try:
-                value = to_data(self.functions[answer["ask"]](*from_data(answer["arguments"])))
-            except Exception as error:
-                self._send({"error": f"{type(error).__name__}: {error}"}, end)
-            else:
-                self._send({"value": value}, end)
-        self.waited += time.monotonic() - start
-        told = answer.get("error")
-        if do != "run" and isinstance(told, list) and len(told) == 3:
-            raise Wrong(": ".join(str(part) for part in told[:2]))
-        return answer
-
-    def _send(self, message: dict[str, Any], end: float) -> None:
-        try:
-            self.socket.settimeout(max(0.1, end - time.monotonic()))
-            self.socket.sendall(base64.b64encode(pickle.dumps(message)) + b"\n")
-        except OSError:
-            raise Gone("Python ended") from None
-
-    def _read(self, end: float) -> dict[str, Any]:
-        while b"\n" not in self.buffer[-(1 << 16) :] and b"\n" not in self.buffer:
-            try:
-                self.socket.settimeout(max(0.01, end - time.monotonic()))
-                part = self.socket.recv(1 << 16)
-            except TimeoutError:
-                raise Gone("did not stop") from None
-            except OSError:
-                raise Gone("Python ended") from None
-            if not part:
-                raise Gone("Python ended")
-            if len(self.buffer) > LARGEST:
-                raise Gone("sent too much")
-            self.buffer += part
-        line, self.buffer = self.buffer.split(b"\n", 1)
-        try:
-            answer = json.loads(line)
-        except (ValueError, RecursionError, MemoryError):
-            raise Gone("sent something that is no answer") from None
-        if not isinstance(answer, dict):
-            raise Gone("sent something that is no answer")
-        return answer
-
-    def close(self) -> None:
-        self.socket.close()
-        self.process.kill()
-        self.process.wait()
-
-
-class Answer:
-    """A student's function, as the tests see it."""
-
-    def __init__(self, name: str, line: StudentLine, examiner: "Examiner"):
-        self.__name__, self._line, self._examiner = name, line, examiner
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = self.__name__, args, kwargs
-        try:
-            value = self._called(args, kwargs)
-        except Wrong as error:
-            self._examiner.tried.append((*call, f"raised {error}"))
-            raise
-        self._examiner.tried.append((*call, value))
-        return value
-
-    def flops(self, *args: Any, **kwargs: Any) -> int:
-        """Returns the FLOPs of a call, as the student's Python counts them."""
-        arguments, _ = self._arguments(args, kwargs)
-        answer = self._line.ask(
-            "call", self._examiner.left(), name=self.__name__, arguments=arguments, flops=True
-        )  # fmt: skip
-        return int(answer.get("value") or 0)
-
-    def _arguments(self, args: Any, kwargs: Any) -> tuple[str, list[Any]]:
-        stream, watched = io.BytesIO(), list[Any]()
-        writer = _Writer(stream, self._line, watched)
-        writer.dump((args, kwargs))
-        return base64.b64encode(stream.getvalue()).decode(), watched
-
-    def _called(self, args: Any, kwargs: Any) -> Any:
-        arguments, watched = self._arguments(args, kwargs)
-        line, left = self._line, self._examiner.left
-        answer = line.ask("call", left(), name=self.__name__, arguments=arguments, flops=False)
-        number, moving = line.number, list[Any]()
-
-        def note(tensor: Any, moves: bool) -> Any:
-            if moves:
-                moving.append(tensor)
-            return tensor
-
-        try:
-            value = from_data(answer.get("value"), note)
-            if not (watched and moving):
-                return value
-            found = iter(_through(line, left, number, moving, watched))
-            return from_data(answer.get("value"), lambda tensor, moves: next(found) if moves else tensor)
-        except ValueError as error:
-            raise Wrong(str(error)) from None
-
-
-class _Writer(pickle.Pickler):
-    """Writes arguments for the student's side. Functions and tensors with a gradient stay here."""
-
-    def __init__(self, stream: io.BytesIO, line: StudentLine, watched: list[Any]):
-        super().__init__(stream)
-        self.line, self.watched = line, watched
-
-    def persistent_id(self, value: Any) -> Any:
-        if isinstance(value, Answer):
-            return "answer", value.__name__
-        if isinstance(value, FunctionType) and value.__module__ == "__main__":  # a test's own
-            self.line.functions.append(value)
-            return "function", len(self.line.functions) - 1
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(value, torch.Tensor) and value.requires_grad:
-            self.watched.append(value)
-            return "watched", value.detach()
-        return None
-
-
-def _through(line: StudentLine, left: Callable[[], float], number: int, moving: list[Any], watched: list[Any]) -> Any:
-    """Returns the results of a call so that gradients flow back through the student's function."""
-    import torch
-
-    class Through(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *tensors: Any) -> Any:
-            return tuple(result.clone() for result in moving)
-
-        @staticmethod
-        def backward(ctx: Any, *gradients: Any) -> Any:
-            given = base64.b64encode(pickle.dumps([gradient.detach() for gradient in gradients])).decode()
-            found = from_data(line.ask("gradients", left(), number=number, given=given).get("value"))
-            return tuple(found)
-
-    return Through.apply(*watched)  # type: ignore[no-untyped-call]
 
 
 class Examiner:
@@ -216,7 +42,7 @@ class Examiner:
         self.scope: dict[str, Any] = {"__name__": "__main__"}
         self.known: dict[str, bool] = {}  # names of answers so far: whether each is a function
         self.unreadable: dict[str, str] = {}  # why a name is not there
-        self.tried: deque[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = deque(maxlen=3)
+        self.tried: deque[Tried] = deque(maxlen=3)
         self.flood = ""  # the cell that printed too much
 
     def left(self) -> float:
@@ -271,7 +97,7 @@ class Examiner:
         if cell.kind == "answer":
             self.known |= {name: name in cell.functions for name in cell.defines}
             for name in cell.functions:
-                self.scope[name] = Answer(name, self.line, self)
+                self.scope[name] = Answer(name, self.line, self.left, self.tried)
             if result["error"]:
                 said = f"its cell {cell.name} raised {': '.join(result['error'][:2])}"
                 self.unreadable |= dict.fromkeys(cell.defines, said)

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsity_lab.classroom.answer_values import from_data, to_data
-from sparsity_lab.classroom.examiner import Examiner, StudentLine
+from sparsity_lab.classroom.examiner import Examiner
 from sparsity_lab.classroom.handed_in import Cell, Paper, defined
 from sparsity_lab.classroom.sandbox import choose
+from sparsity_lab.classroom.student_line import StudentLine
 
 GIVEN = "import numpy as np\nimport torch\nfrom types import SimpleNamespace\nn = 3"
 ANSWER = """
