@@ -20,7 +20,8 @@ help: ## List these commands
 ## PORT=9000  lab, app: the port to serve on
 ## IP=0.0.0.0  lab, app: the address to serve on, for containers; the default, 127.0.0.1, is this machine only
 ## LAB_ARGS=...  lab: more options for JupyterLab
-## SUBMISSIONS=dir  grade: what students handed in, dir/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb
+## SUBMISSIONS=dir  grade: what students handed in, a folder or zip file: dir/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, Canvas's or Moodle's
+## ROSTER=roster.csv  grade: your students, e.g. from Canvas or Moodle
 ## ARGS=...  test, notebooks, gallery, grade, bench: options for the program behind the command; `make test` then runs only `pytest ARGS`
 ## PYTHON=python3.12  the Python that .venv is made with
 ## VENV=dir  the environment, if it is not to be .venv; no spaces
@@ -56,14 +57,14 @@ gallery: notebooks ## Execute every notebook and write web pages, readable witho
 	@echo "==> Writing the gallery; its first page is build/gallery/index.html"
 	$(VENV)/bin/sparsity-lab gallery --notebooks build/notebooks --out build/gallery
 
-course: $(CORE) ## Write the students' assignments into build/release
+course: $(CORE) ## Write the students' assignments into build/release, and the suite with them into build/students
 	@echo "==> Writing assignments, without solutions and hidden tests, into build/release"
 	$(VENV)/bin/sparsity-lab course build --out build
 
 grade: $(CORE) ## Run submissions in a sandbox; write marks and feedback into build/marks
 	@[ -n "$(SUBMISSIONS)" ] || { echo "Name the folder of submissions: make grade SUBMISSIONS=dir" >&2; exit 2; }
 	@echo "==> Grading $(SUBMISSIONS) into build/marks"
-	$(VENV)/bin/sparsity-lab course grade "$(SUBMISSIONS)" --out build/marks $(ARGS)
+	$(VENV)/bin/sparsity-lab course grade "$(SUBMISSIONS)" --out build/marks $(if $(ROSTER),--roster "$(ROSTER)") $(ARGS)
 
 # --- Checks ---------------------------------------------------------------------------------------------------------
 

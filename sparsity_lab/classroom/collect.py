@@ -121,7 +121,7 @@ def _files(folder: Path, unpacked: Path, depth: int = 0) -> Iterator[tuple[tuple
     except OSError:
         entries = []
     for path in entries:
-        name = path.name
+        name = path.name.encode(errors="replace").decode()
         if name.startswith(".") or name == "__MACOSX":
             continue
         if path.is_symlink():
@@ -201,6 +201,9 @@ def submissions(
             continue
         marks = (pattern.fullmatch(part) for part in reversed(parts) for pattern in (CANVAS, MOODLE))
         mark = next(filter(None, marks), None)
+        if len(parts) > 1 and plain(parts[0]) in map(plain, assignments):  # the assignment's folder above the students'
+            parts = (parts[1], parts[0], *(parts[2:] or parts[1:]))
+            parts = (Path(parts[0]).stem, *parts[1:])
         folder = next((i for i, part in enumerate(parts) if plain(part) in map(plain, assignments) and i), None)
         if folder is not None and (folder < len(parts) - 1 or trouble):
             who = person(parts[folder - 1])

@@ -301,6 +301,8 @@ def _written_answer(cell: Cell, pieces: list[_Piece], notes: list[str]) -> None:
     text = "\n\n".join(dict.fromkeys(texts))
     if text and any(not piece.own for piece in pieces):
         notes.append(f"text beside {cell.name} was added to it")
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        notes.append(f"{cell.name} has characters that no page can show, such as half of an emoji: they became \ufffd")
     if len(text) > TEXT:
         notes.append(f"{cell.name} has more than {TEXT:,} characters: the rest was cut off")
     for piece in pieces:

@@ -1,7 +1,7 @@
 """The grader's side of the socket to a student's Python, and the student's functions as the tests see them.
 
-A call sends arguments into the sandbox and gets data back. Arguments are pickled, because the inner side may know what
-the grader knows; answers are never unpickled. Gradients flow through a call, and functions of a test can be called back.
+A call sends arguments into the sandbox and gets data back. Arguments are pickled, since the inner side may know them;
+answers are never unpickled. Gradients flow through a call, and functions of a test can be called back.
 """
 
 import base64

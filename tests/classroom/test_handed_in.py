@@ -199,8 +199,10 @@ def test_what_is_no_notebook_is_refused(data: bytes) -> None:
 def test_half_a_pair_of_characters_is_replaced(empty: NotebookNode) -> None:
     book = json.loads(json.dumps(solved(empty)))
     next(c for c in book["cells"] if c["id"] == answers(empty)["words"].id)["source"] = "\ud800 \x00 fine"
-    assert found(read(book, empty))["words"].endswith("fine")
-    assert "\ud800" not in found(read(book, empty))["words"]
+    sheet = read(book, empty)
+    assert found(sheet)["words"].endswith("fine")
+    assert "\ud800" not in found(sheet)["words"]
+    assert any(note.startswith("words has characters that no page can show") for note in sheet.notes)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -268,6 +270,8 @@ def collected(folder: Path, tmp_path: Path, *roster: Any) -> dict[str, Submissio
         ("submissions/lovelaceada_LATE_12345_67890_ps2_counting.ipynb", "lovelaceada"),
         ("Ada Lovelace_4711_assignsubmission_file/ps2_counting.ipynb", "Ada_Lovelace"),
         ("Ada Lovelace_4711_assignsubmission_file_ps2_counting.ipynb", "Ada_Lovelace"),
+        ("ps2_counting/ada.ipynb", "ada"),
+        ("ps2_counting/ada/homework.ipynb", "ada"),
         ("Ada Løvelace/ps2_counting/ps2_counting.ipynb", "Ada_Løvelace"),
     ],
 )
