@@ -227,7 +227,7 @@ def submissions(
     result = []
     for key, who in people.items():
         for name in some:
-            unclear = [] if name != some[0] and len(some) > 1 else given.get((key, ""), [])
+            unclear = [file for file in given.get((key, ""), []) if len(some) == 1 or file[2]]
             result.append(_chosen(who, name, given.get((key, name), []), unclear, key in strict))
     return sorted(result, key=lambda submission: (submission.student, submission.assignment))
 
@@ -246,7 +246,7 @@ def _chosen(
 
     exact = [pair for pair in readable if pair[1] == f"{name}.ipynb"]
     newest = max(readable, key=lambda pair: (_number(pair[1]), pair[0].stat().st_mtime))
-    path, file = exact[0] if len(exact) == 1 else newest
+    path, file = exact[0] if strict and len(exact) == 1 else newest  # platforms number what is handed in again
     others = [other for _, other in readable if other != file]
     note = f"{file} was read as {name}.ipynb" if file != f"{name}.ipynb" else ""
     if others:

@@ -55,6 +55,7 @@ class StudentLine:
         end = start + seconds + LATE + (0 if self.number > 1 else STARTING)
         self._send(question, end)
         while "ask" in (answer := self._read(end)):
+            self._wait_until(end)
             try:
                 value = to_data(self.functions[answer["ask"]](*from_data(answer["arguments"])))
             except Exception as error:
@@ -67,9 +68,15 @@ class StudentLine:
             raise Wrong(": ".join(str(part) for part in told[:2]))
         return answer
 
+    def _wait_until(self, end: float) -> None:
+        """Sets the time that the next step may take. Raises Gone if it is over, however busy the other side is."""
+        if (left := end - time.monotonic()) <= 0:
+            raise Gone("did not stop")
+        self.socket.settimeout(left)
+
     def _send(self, message: dict[str, Any], end: float) -> None:
         try:
-            self.socket.settimeout(max(0.1, end - time.monotonic()))
+            self._wait_until(end)
             self.socket.sendall(base64.b64encode(pickle.dumps(message)) + b"\n")
         except OSError:
             raise Gone("Python ended") from None
@@ -77,7 +84,7 @@ class StudentLine:
     def _read(self, end: float) -> dict[str, Any]:
         while b"\n" not in self.buffer[-(1 << 16) :] and b"\n" not in self.buffer:
             try:
-                self.socket.settimeout(max(0.01, end - time.monotonic()))
+                self._wait_until(end)
                 part = self.socket.recv(1 << 16)
             except TimeoutError:
                 raise Gone("did not stop") from None

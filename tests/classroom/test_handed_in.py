@@ -290,13 +290,13 @@ def test_a_zip_of_a_student_is_opened_and_the_newest_file_counts(tmp_path: Path)
     target.parent.mkdir()
     with zipfile.ZipFile(target, "w") as archive:
         archive.write(notebook, "../../folder/ps2_counting.ipynb")
-    put(tmp_path / "in" / "bob_2_3_ps2_counting-1.ipynb")
+    put(tmp_path / "in" / "bob_2_3_ps2_counting.ipynb")
     newest = put(tmp_path / "in" / "bob_2_4_ps2_counting-10.ipynb")
     found = collected(tmp_path / "in", tmp_path)
     assert found["ada"].path is not None
     assert (tmp_path / "unpacked") in found["ada"].path.parents
     assert found["bob"].path == newest
-    assert found["bob"].note == "ps2_counting-10.ipynb was read, and not ps2_counting-1.ipynb"
+    assert found["bob"].note == "ps2_counting-10.ipynb was read, and not ps2_counting.ipynb"
 
 
 def test_what_can_not_be_read_is_one_row(tmp_path: Path) -> None:

@@ -201,6 +201,13 @@ while True:
         except OSError:
             pass"""
 TIMELESS = "import signal\ndef square(x):\n    signal.setitimer(signal.ITIMER_REAL, 0)\n    while True:\n        pass"
+ASKS = """
+import gc, socket
+def square(x):
+    while True:
+        for found in gc.get_objects():
+            if type(found) is socket.socket:
+                found.sendall(b'{"ask": 0, "arguments": []}\\n')"""
 HUGE = "def double(x):\n    return list(range(20_000_000))"
 NESTED = "def double(x):\n    a = []\n    for _ in range(5_000):\n        a = [a]\n    return a"
 DISK = """
@@ -250,6 +257,7 @@ CASES: dict[str, tuple[Callable[[NotebookNode], None], dict[str, float], str]] =
     "garbage": (answered(double=GARBAGE), {}, "sent something that is no answer in double"),
     "endless": (answered(double=ENDLESS), {}, "in double"),
     "timeless": (answered(square=TIMELESS), {"first": 2.0}, "second did not stop"),
+    "asks": (answered(square=ASKS), {"first": 2.0}, "later cells were not run"),
     "huge": (answered(double=HUGE), ALL | {"first": 0}, ""),
     "nested": (answered(double=NESTED), ALL | {"first": 0}, ""),
     "disk": (answered(square=DISK), ALL | {"second": 0}, ""),
