@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from sparsity_lab.classroom import assignments as course
 from tests.assignments import SOURCE, about, is_test, source, with_answers
 from tests.browser.conftest import SCREENSHOTS
-from tests.browser.lab import PATIENCE, open_notebook
+from tests.browser.lab import PATIENCE, open_notebook, run_all
 
 pytestmark = pytest.mark.browser
 NAME = "ps1_the_dial"
@@ -42,6 +42,9 @@ def test_validate(page: Page, address: str, released: Path, folder: Path) -> Non
     nbformat.write(book, notebooks / "solved.ipynb")
 
     assert "Success" in validated(page, address, "solved.ipynb")
+    page.locator(".jp-Dialog").get_by_role("button").last.click()
+    run_all(page)  # the last cell is the student's own check
+    expect(page.get_by_text("STUDENT is not set")).to_be_visible(timeout=PATIENCE)
     told = validated(page, address, "empty.ipynb")
     tests = sum(is_test(cell) for cell in book.cells)
     assert told.count("NotImplementedError: nothing here yet: put your code in place of this line") == tests

@@ -20,7 +20,7 @@ from tests.assignments import about
 
 pytestmark = pytest.mark.notebooks
 
-LIMITS = Limits(cell_seconds=8, seconds=60)
+LIMITS = Limits(cell_seconds=5, seconds=60)
 MEMORY = 1 << 30
 TESTS = {"first": 2.0, "second": 3.0, "third": 1.0}
 SOLUTIONS = {
@@ -236,7 +236,7 @@ CASES: dict[str, tuple[Callable[[NotebookNode], None], dict[str, float], str]] =
     "right": (answered(why="Because it is so."), ALL, "to be read by you: why"),
     "empty": (lambda book: None, {}, "graded"),
     "raises": (answered(square="square = 1 / 0"), ALL | {"second": 0}, ""),
-    "loops": (answered(double=LOOP), ALL | {"first": 0}, "first took more than 8 s"),
+    "loops": (answered(double=LOOP), ALL | {"first": 0}, "first took more than 5 s"),
     "stubborn": (answered(square=STUBBORN), {"first": 2.0}, "second did not stop"),
     "forks": (answered(square=FORKS), ALL | {"second": 0}, ""),
     "daemon": (answered(double=DAEMON), ALL, ""),
