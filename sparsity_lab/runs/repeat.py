@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SECONDS_BETWEEN_LOOKS = 0.2  # at the runs, so that an interrupt is heard and the bar moves
+HEIGHT = 360  # pixels that JupyterLab gives a figure that names no height
 
 
 def run_all(
@@ -86,10 +87,15 @@ def run_all(
 def _show(figure: "go.Figure", place: str, again: bool) -> None:
     """Shows a figure in the cell's output, or ``again`` in the place of an earlier one. Outside Jupyter: nothing."""
     shell = get_ipython()
-    if shell is not None:
-        # As plotly's own data: shown as itself, a figure would take a new place each time.
-        bundle = figure._repr_mimebundle_()
-        shell.display_pub.publish(bundle, transient={"display_id": place}, update=again)
+    if shell is None:
+        return
+    where = {"transient": {"display_id": place}, "update": again}
+    if again:
+        # JupyterLab draws a new figure only in the place of another kind of output, here a gap of the same height.
+        gap = f'<div style="height: {figure.layout.height or HEIGHT}px"></div>'
+        shell.display_pub.publish({"text/html": gap}, **where)
+    # As plotly's own data: shown as itself, a figure would take a new place each time.
+    shell.display_pub.publish(figure._repr_mimebundle_(), **where)
 
 
 def summarise(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:

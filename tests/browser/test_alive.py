@@ -24,6 +24,25 @@ from sparsity_lab.widgets import SweepPanel
 SweepPanel([(ModelConfig.on_dial(16, 0.5), RunConfig(budget=1e12))], "sweep", workers=1)
 """
 
+GROWS = """
+import plotly.graph_objects as go
+from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.runs import run_all
+pairs = [(ModelConfig.on_dial(8, 0.75), RunConfig(budget=budget)) for budget in (1e9, 2e9, 3e9, 4e9)]
+_ = run_all(pairs, draw=lambda own: go.Figure(go.Scatter(y=list(own["val_loss"]), mode="markers"), {"height": 380}))
+"""
+# Notes how many points each picture outside of the dashboard shows, whenever that changes, and how high the cells are
+NOTE = """() => {
+    window.counts = [], window.heights = [];
+    setInterval(() => {
+        const plots = [...document.querySelectorAll('.jp-OutputArea .js-plotly-plot')]
+            .filter(plot => !plot.closest('.sparsity-lab-dial') && plot.querySelector('.main-svg'));
+        const points = plots.map(plot => plot.querySelectorAll('.scatterlayer .point').length);
+        if (window.counts.length) window.heights.push(document.querySelector('.jp-WindowedPanel-inner').scrollHeight);
+        if (plots.length && points.join() !== window.counts.at(-1)?.join()) window.counts.push(points);
+    }, 20);
+}"""
+
 
 @pytest.mark.parametrize("cell", [SLEEPS, TRAINS], ids=["sleeps", "trains"])
 def test_the_dial_while_a_cell(page: Page, address: str, folder: Path, cell: str) -> None:
@@ -59,3 +78,13 @@ def test_other_panels_while_a_cell_sleeps(page: Page, address: str, folder: Path
     stop.click()
     expect(panel.get_by_role("status")).to_contain_text("Stopp", timeout=PATIENCE)
     assert page.evaluate("() => window.ran") == 0, "the cell still runs"
+
+
+def test_a_picture_grows_while_its_cell_trains(page: Page, address: str, folder: Path) -> None:
+    open_and_run(page, address, folder, PLAIN, DIAL, GROWS)
+    page.evaluate(NOTE)
+    page.wait_for_function("() => window.counts.at(-1)?.includes(4)", timeout=PATIENCE)
+    counts = page.evaluate("() => window.counts")
+    assert {len(count) for count in counts} == {1}, "one picture, which changes in its place"
+    assert len(counts) > 2, "it changes while the cell trains"
+    assert page.evaluate("() => Math.max(...window.heights) - Math.min(...window.heights)") < 25, "nothing jumps"

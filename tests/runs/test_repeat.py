@@ -80,18 +80,22 @@ def test_a_picture_grows_with_the_runs(
     monkeypatch.setattr(repeat, "get_ipython", lambda: shell)
     monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype")  # as in Jupyter
     runs = run_all(pairs, tmp_path, draw=lambda runs: go.Figure(go.Scatter(y=runs["seed"].tolist())))
-    again, places, seeds = zip(*shown, strict=True)
+    again, places, seeds = zip(*(each for each in shown if each[2] != GAP), strict=True)
     assert seeds[0] == [0], "what the store holds, before any training"
-    assert len(shown) > 1
-    assert again == (False, *[True] * (len(shown) - 1))
+    assert len(seeds) > 1
+    assert again == (False, *[True] * (len(seeds) - 1))
     assert len(set(places)) == 1, "in the place of the first"
     for before, after in itertools.pairwise(seeds):
         assert len(before) < len(after)
     assert seeds[-1] == runs["seed"].tolist()
 
 
+GAP = [-1]
+
+
 def _told(bundle: dict[str, Any], transient: dict[str, str], update: bool) -> tuple[bool, str, list[int]]:
-    return update, transient["display_id"], list(bundle["application/vnd.plotly.v1+json"]["data"][0]["y"])
+    figure = bundle.get("application/vnd.plotly.v1+json")
+    return update, transient["display_id"], GAP if figure is None else list(figure["data"][0]["y"])
 
 
 def test_another_text_is_another_run(pairs: Pairs, tmp_path: Path, corpus_file: Path) -> None:
