@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from sparsity_lab.accounting.parameters import attention_matrices, count_parameters
+from sparsity_lab.accounting.parameters import count_parameters
+from sparsity_lab.accounting.shape import Mixer, Model, Shape, lab_config, shape_of
 from sparsity_lab.config import ModelConfig, RunConfig
 
 TRAIN = 3  # forward 1, backward 2
@@ -18,33 +19,45 @@ TRAIN = 3  # forward 1, backward 2
 Decode = Literal["absorbed", "naive"]
 
 
-def flops_by_part(config: ModelConfig, context: int | None = None, causal: bool = False) -> dict[str, int]:
+def flops_by_part(model: Model, context: int | None = None, causal: bool = False) -> dict[str, int]:
     """Returns the forward FLOPs per token, by part, in a sequence of ``context`` tokens (default: the config's).
 
-    ``causal`` counts only the scores that a causal mask leaves, (T + 1)/2 per token and head, instead of all T.
-    Raises ValueError for an encoder-decoder, because a token passes only one of its halves.
+    A layer with a window is counted as by a kernel that keeps to it: at most so many scores per token. ``causal``
+    counts only the scores that a causal mask leaves, (T + 1)/2 per token and head in a layer that sees all, instead of
+    all T. Raises ValueError for an encoder-decoder, because a token passes only one of its halves.
     """
-    if config.n_encoder_layers:
-        raise ValueError(
-            f"n_encoder_layers={config.n_encoder_layers}: FLOPs of encoder-decoders are not counted, because a "
-            f"token passes only one of the halves; parameters are"
-        )
-    length = config.context if context is None else context
-    twice_seen = length + 1 if causal else 2 * length  # 2 for each token that a query is compared with
+    shape = shape_of(model)
+    _refuse_halves(shape)
+    length = shape.context if context is None else context
+    parts = dict.fromkeys(("projections", "attention", "router", "dense", "shared", "routed"), 0.0)
+    for mixer, times in shape.mixers():
+        if causal:
+            seen, compared = mixer.seen_by_all(length) / length, (length + 1) / 2
+        else:
+            seen, compared = _most_seen(mixer, length), length
+        parts["projections"] += 2 * times * mixer.weights.matrices
+        parts["attention"] += 2 * times * (seen * mixer.pair + compared // mixer.every * mixer.scan + mixer.step)
+    for layer, times in shape.layers:
+        for part in layer.feed_forwards:
+            parts["router"] += 2 * times * part.router.matrices
+            parts["dense"] += 2 * times * part.dense.matrices
+            parts["shared"] += 2 * times * (part.shared.matrices + part.extra.matrices)
+            parts["routed"] += 2 * times * part.active * part.expert.matrices
+    return {name: round(flops) for name, flops in parts.items()} | {"head": 2 * shape.head.matrices}
 
-    d, layers, moe_layers = config.d_model, config.n_layers, config.n_moe_layers
-    matrices = 3 if config.ffn == "swiglu" else 2
-    expert = 2 * matrices * d * config.d_expert
-    key = config.nope_dim + config.rope_dim if config.is_mla else config.head_dim
-    return {
-        "projections": layers * 2 * sum(attention_matrices(config).values()),
-        "attention": layers * twice_seen * config.n_heads * (key + config.value_dim),  # queries·keys, weights·values
-        "router": moe_layers * 2 * d * config.router_width,
-        "dense": (layers - moe_layers) * 2 * matrices * d * config.dense_width,
-        "shared": moe_layers * config.n_shared_experts * expert,
-        "routed": moe_layers * config.top_k * expert,
-        "head": 2 * d * config.vocab_size,
-    }
+
+def _most_seen(mixer: Mixer, length: int) -> int:
+    if mixer.kind == "chunked" and mixer.sees is not None:
+        return min(length, mixer.sees)
+    return mixer.seen(length)
+
+
+def _refuse_halves(shape: Shape) -> None:
+    if shape.encoder:
+        raise ValueError(
+            f"a {shape.kind} model has {shape.n_encoder_layers} encoder layers: FLOPs of encoder-decoders are not "
+            f"counted, because a token passes only one of the halves; parameters are"
+        )
 
 
 def flops_skipping_zeros(config: ModelConfig, nonzeros: Mapping[str, int]) -> float:
@@ -63,7 +76,7 @@ def flops_skipping_zeros(config: ModelConfig, nonzeros: Mapping[str, int]) -> fl
     return total
 
 
-def decode_flops_by_part(config: ModelConfig, position: int, mla: Decode = "absorbed") -> dict[str, int]:
+def decode_flops_by_part(model: Model, position: int, mla: Decode = "absorbed") -> dict[str, int]:
     """Returns the FLOPs, by part, of one new token that follows ``position`` tokens in the cache.
 
     MLA can decode in two ways that give the same numbers (DeepSeek-V2, arXiv 2405.04434, section 2.1.2). ``naive``
@@ -72,28 +85,21 @@ def decode_flops_by_part(config: ModelConfig, position: int, mla: Decode = "abso
     """
     if mla not in get_args(Decode):
         raise ValueError(f"mla={mla!r} is not known: use {' or '.join(get_args(Decode))}")
-    seen = position + 1  # itself too
-    attended = tokens_seen(config, seen)  # over all layers
-    parts = flops_by_part(config, seen)
-
-    if config.kv_lora_rank is not None and mla == "absorbed":
-        return parts | {"attention": 2 * attended * config.n_heads * (2 * config.kv_lora_rank + config.rope_dim)}
-    if config.is_mla:  # the matrix behind the latents meets all of them, not the new one alone
-        parts["projections"] += 2 * attention_matrices(config)["kv_up"] * (attended - config.n_layers)
-    return parts | {"attention": parts["attention"] * attended // (config.n_layers * seen)}
-
-
-def tokens_seen(config: ModelConfig, tokens: int) -> int:
-    """Returns how many of ``tokens`` tokens the next one sees, summed over layers. A sliding window hides others."""
-    if config.window is None:
-        return config.n_layers * tokens
-    full = 0 if config.full_attention_every is None else config.n_layers // config.full_attention_every
-    return full * tokens + (config.n_layers - full) * min(tokens, config.window)
+    shape, tokens = shape_of(model), position + 1  # the new token sees itself too
+    parts = flops_by_part(shape, tokens) | {"attention": 0}
+    for mixer, times in shape.mixers():
+        seen, pair = mixer.seen(tokens), mixer.pair
+        if mixer.latent and mla == "absorbed":
+            pair = mixer.heads * (2 * mixer.latent + mixer.rope_dim)
+        elif mixer.latent:  # the matrix behind the latents meets all of them, not the new one alone
+            parts["projections"] += 2 * times * mixer.kv_up * (seen - 1)
+        parts["attention"] += 2 * times * (seen * pair + tokens // mixer.every * mixer.scan + mixer.step)
+    return parts
 
 
-def flops_per_token(config: ModelConfig) -> int:
-    """Returns the training FLOPs per token, forward and backward."""
-    return TRAIN * sum(flops_by_part(config).values())
+def flops_per_token(model: Model, context: int | None = None) -> int:
+    """Returns the training FLOPs per token, forward and backward, in sequences of ``context`` tokens."""
+    return TRAIN * sum(flops_by_part(model, context).values())
 
 
 def flops_per_step(config: ModelConfig, batch_size: int) -> int:
@@ -109,31 +115,43 @@ def mtp_flops(config: ModelConfig) -> int:
     return sum(n * (4 * config.d_model**2 + sum(flops_by_part(layer, n).values())) for n in lengths)
 
 
-def causal_flops_per_token(config: ModelConfig) -> int:
+def causal_flops_per_token(model: Model, context: int | None = None) -> int:
     """Returns the training FLOPs per token if the masked half of the scores is skipped."""
-    return TRAIN * sum(flops_by_part(config, causal=True).values())
+    return TRAIN * sum(flops_by_part(model, context, causal=True).values())
 
 
-def active_flops_6nd(config: ModelConfig, tokens: int) -> int:
-    """Returns the usual estimate 6·N_a·D (Kaplan et al. 2020, arXiv 2001.08361), without scores and input table."""
-    return 6 * count_parameters(config).active_with("output") * tokens
+def active_flops_6nd(model: Model, tokens: int) -> int:
+    """Returns the usual estimate 6·N_a·D (Kaplan et al. 2020, arXiv 2001.08361), without scores and input table.
+    Raises ValueError for an encoder-decoder, as `flops_by_part` does."""
+    _refuse_halves(shape_of(model))
+    return 6 * count_parameters(model).active_with("output") * tokens
 
 
-def abnar_flops_per_token(config: ModelConfig) -> int:
+def abnar_flops_per_token(model: Model, context: int | None = None) -> int:
     """Returns the training FLOPs per token by Abnar et al. 2025 (arXiv 2501.12370, appendix C), for models with
     full multi-head attention, SwiGLU experts in every layer, 4·d/G wide. A layer is projections 4·6·d², scores 2·6·T·d,
-    the router R·d·E with R = 14, and experts 72·K·d²/G = 18·K·d·d_expert; the output table is 6·V·d."""
-    d = config.d_model
+    the router R·d·E with R = 14, and experts 72·K·d²/G = 18·K·d·d_expert; the output table is 6·V·d.
+
+    Raises ValueError for models with other layers, to which the formula does not apply.
+    """
+    shape = shape_of(model)
+    config = model if isinstance(model, ModelConfig) else lab_config(model)
+    if config is None or config.n_encoder_layers:
+        raise ValueError(
+            f"convention='abnar_app_c' is a formula for models whose layers are all alike: for a {shape.kind} model use "
+            f"another convention"
+        )
+    d, length = config.d_model, shape.context if context is None else context
     active = config.top_k + config.n_shared_experts
     router = 14 * d * config.n_experts if config.has_router else 0
-    layer = 24 * d * d + 12 * config.context * d + router + 18 * active * d * config.d_expert
+    layer = 24 * d * d + 12 * length * d + router + 18 * active * d * config.d_expert
     return config.n_layers * layer + 6 * config.vocab_size * d
 
 
-CONVENTIONS: dict[str, Callable[[ModelConfig], int]] = {  # training FLOPs per token
+CONVENTIONS: dict[str, Callable[..., int]] = {  # training FLOPs per token, of a model at a length of its sequences
     "executed": flops_per_token,
     "causal": causal_flops_per_token,
-    "6ND": lambda config: active_flops_6nd(config, 1),
+    "6ND": lambda model, context=None: active_flops_6nd(model, 1),
     "abnar_app_c": abnar_flops_per_token,
 }
 

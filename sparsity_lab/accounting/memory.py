@@ -1,9 +1,10 @@
 """Counts what has to be stored and moved: the weights, what training adds to them, and the cache of attention."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
-from sparsity_lab.accounting.flops import tokens_seen
 from sparsity_lab.accounting.parameters import count_parameters
+from sparsity_lab.accounting.shape import Mixer, Model, Shape, attention, shape_of
 from sparsity_lab.config import ModelConfig, one_of
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
@@ -18,35 +19,60 @@ def bytes_of(dtype: str) -> float:
     return BYTES[name]
 
 
-def cache_elements_per_layer(config: ModelConfig) -> int:
+def cache_elements_per_layer(model: Model) -> int:
     """Returns how many numbers one layer's attention keeps per token (DeepSeek-V2, arXiv 2405.04434, Table 1): keys
-    and values of its key-value heads, or for MLA the latent and the RoPE key that all heads share."""
-    if config.kv_lora_rank is not None:
-        return config.kv_lora_rank + config.rope_dim
-    return 2 * config.kv_heads * config.head_dim
+    and values of its key-value heads, or for MLA the latent and the RoPE key that all heads share. Where layers differ,
+    it is the most that one keeps."""
+    return max((mixer.cache for mixer, _ in shape_of(model).mixers()), default=0)
 
 
-def cache_bytes(config: ModelConfig, tokens: int, dtype: str = "bfloat16", batch: int = 1) -> float:
-    """Returns the bytes of the cache of ``batch`` sequences of ``tokens`` tokens. A layer with a sliding window keeps
-    no more tokens than the window holds. int8 comes with a float32 scale for each vector: a key or value of a head,
+def cache_bytes(model: Model, tokens: int, dtype: str = "bfloat16", batch: int = 1) -> float:
+    """Returns the bytes of the cache of ``batch`` sequences of ``tokens`` tokens. A layer with a window keeps no more
+    tokens than the window holds; a recurrence keeps a state of one size. The decoder of an encoder-decoder keeps keys
+    and values of as many source tokens, too. int8 comes with a float32 scale for each vector: a key or value of a head,
     or a latent."""
-    bytes_per_layer = cache_elements_per_layer(config) * bytes_of(dtype)
-    if dtype == "int8":
-        bytes_per_layer += SCALE * (1 if config.is_mla else 2 * config.kv_heads)
-    return batch * tokens_seen(config, tokens) * bytes_per_layer
+    size, total = bytes_of(dtype), 0.0
+    scale = SCALE if dtype == "int8" else 0
+    for mixer, times in shape_of(model).mixers():
+        total += times * (mixer.kept(tokens) * (mixer.cache * size + mixer.vectors * scale) + mixer.state * size)
+    return batch * total
 
 
-def attention_twins(config: ModelConfig) -> dict[str, ModelConfig]:
+def growth_per_token(model: Model, dtype: str = "bfloat16") -> float:
+    """Returns the bytes that one more token adds to a sequence's cache, until a window is full."""
+    return cache_bytes(model, 1, dtype) - cache_bytes(model, 0, dtype)
+
+
+def attention_twins(model: Model) -> Mapping[str, Model]:
     """Returns the model with other attention: mha, gqa (8 groups, or the largest number below 8 that fits) and mqa.
 
     If the model has MLA, the part of a head without positions gives the width of the twins' heads, as in Table 1 of
-    DeepSeek-V2 (arXiv 2405.04434).
+    DeepSeek-V2 (arXiv 2405.04434). Layers that keep no keys and values stay as they are.
     """
-    groups = max(g for g in range(1, min(8, config.n_heads) + 1) if config.n_heads % g == 0)
-    plain = dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
-    width = config.nope_dim if config.is_mla else config.d_head
-    heads = {"mha": config.n_heads, "gqa": groups, "mqa": 1}
-    return {name: config.replace(**plain, d_head=width, n_kv_heads=n) for name, n in heads.items()}
+    if isinstance(model, ModelConfig):
+        plain = dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
+        width = model.nope_dim if model.is_mla else model.d_head
+        heads = {"mha": model.n_heads, "gqa": _groups(model.n_heads), "mqa": 1}
+        return {name: model.replace(**plain, d_head=width, n_kv_heads=n) for name, n in heads.items()}
+    most: dict[str, Callable[[int], int]] = {"mha": lambda heads: heads, "gqa": _groups, "mqa": lambda heads: 1}
+    return {name: _with_heads(model, kv_heads) for name, kv_heads in most.items()}
+
+
+def _groups(heads: int) -> int:
+    return max(groups for groups in range(1, min(8, heads) + 1) if heads % groups == 0)
+
+
+def _with_heads(shape: Shape, kv_heads: Callable[[int], int]) -> Shape:
+    def twin(mixer: Mixer) -> Mixer:
+        if not mixer.heads or not mixer.cache:
+            return mixer
+        plain = attention(shape.d_model, mixer.heads, kv_heads(mixer.heads), mixer.key_dim, kind=mixer.kind)
+        if mixer.kind in ("sliding", "chunked"):
+            return replace(plain, sees=mixer.sees, keeps=mixer.keeps)
+        return plain
+
+    layers = ((replace(layer, mixers=tuple(map(twin, layer.mixers))), times) for layer, times in shape.layers)
+    return replace(shape, layers=tuple(layers), lab={})
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from sparsity_lab.accounting.shape import Model, shape_of
 from sparsity_lab.config import ModelConfig, one_of
 
 Embeddings = Literal["both", "output", "none"]  # which tables of embeddings a count includes
 EMBEDDINGS: tuple[Embeddings, ...] = get_args(Embeddings)
-
-T5_BUCKETS = 32  # relative positions that T5 distinguishes (Raffel et al. 2020, arXiv 1910.10683, section 2.1)
 
 
 @dataclass(frozen=True)
@@ -59,30 +58,35 @@ class Parameters:
         return tables + self.attention + self.norms + self.router + self.dense + self.shared
 
 
-def count_parameters(config: ModelConfig) -> Parameters:
-    """Counts the weights of the model that ``config`` describes. Tests compare the count with the module built from the
-    config and with Hugging Face's own models: it is the same to the last weight. Biases that only balance the load, and
-    that no gradient trains, are not counted."""
-    d, layers = config.d_model, config.n_layers
-    encoder = config.n_encoder_layers
-    moe_layers = config.n_moe_layers + encoder // config.moe_every
-    expert = _ffn(config, config.d_expert)
-    attentions, norms = layers, 2 * layers + 1
-    if encoder:  # a decoder layer attends to the encoder's output as well
-        attentions, norms = encoder + 2 * layers, 2 * encoder + 3 * layers + 2
-    routed = moe_layers * expert
+def count_parameters(model: Model) -> Parameters:
+    """Counts the weights of a model. Tests compare the count with the module built from the config and with Hugging
+    Face's own models: it is the same to the last weight. Biases that only balance the load, and that no gradient
+    trains, are not counted."""
+    shape = shape_of(model)
+    attention = dense = shared = router = routed = active = 0
+    norms = shape.norms
+    for layer, times in (*shape.layers, *shape.encoder):
+        norms += times * layer.norms
+        for mixer in layer.mixers:
+            attention += times * mixer.weights.total
+            norms += times * mixer.norms
+        for part in layer.feed_forwards:
+            dense += times * part.dense.total
+            shared += times * (part.shared.total + part.extra.total)
+            router += times * part.router.total
+            routed += times * part.n_experts * part.expert.total
+            active += round(times * part.active * part.expert.total)
     return Parameters(
-        embedding=(0 if config.tied_embeddings else config.vocab_size * d)
-        + (config.context * d if config.learned_positions else 0),
-        attention=attentions * _attention(config) + (2 * T5_BUCKETS * config.n_heads if encoder else 0),
-        norms=norms * (2 * d if config.norm == "layer" else d) + attentions * _qk_norms(config),
-        router=moe_layers * config.router_width * (d + config.ffn_bias),
-        dense=(layers + encoder - moe_layers) * _ffn(config, config.dense_width),
-        shared=config.n_shared_experts * routed,
-        routed=config.n_experts * routed,
-        routed_active=config.top_k * routed,
-        head=config.vocab_size * d,
-        mtp=config.mtp_depth * _mtp(config) if config.mtp_depth else 0,
+        embedding=shape.embedding + shape.extra,
+        attention=attention,
+        norms=norms,
+        router=router,
+        dense=dense,
+        shared=shared,
+        routed=routed,
+        routed_active=active,
+        head=shape.head.total,
+        mtp=model.mtp_depth * _mtp(model) if isinstance(model, ModelConfig) and model.mtp_depth else 0,
     )
 
 
@@ -112,27 +116,3 @@ def attention_matrices(config: ModelConfig) -> dict[str, int]:
         "kv_up": config.kv_lora_rank * heads * (config.nope_dim + config.value_dim),
         "out": heads * config.value_dim * d,
     }
-
-
-def _attention(config: ModelConfig) -> int:
-    weights = sum(attention_matrices(config).values())
-    if config.attention_bias != "none":
-        weights += (config.n_heads + 2 * config.kv_heads) * config.head_dim
-    if config.attention_bias == "all":
-        weights += config.d_model
-    return weights + (config.n_heads if config.attention_sinks else 0)
-
-
-def _qk_norms(config: ModelConfig) -> int:
-    """Counts the norms inside one attention block. MLA normalises its latents instead of queries and keys."""
-    if config.kv_lora_rank is not None:
-        return config.kv_lora_rank + (config.q_lora_rank or 0)
-    heads = {"head": 2, "full": config.n_heads + config.kv_heads, "none": 0}[config.qk_norm]
-    return heads * config.head_dim
-
-
-def _ffn(config: ModelConfig, hidden: int) -> int:
-    """Counts a gate, an up and a down matrix for SwiGLU; a plain network has no gate."""
-    into = 2 if config.ffn == "swiglu" else 1
-    biases = into * hidden + config.d_model if config.ffn_bias else 0
-    return (into + 1) * config.d_model * hidden + biases
