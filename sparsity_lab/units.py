@@ -18,6 +18,21 @@ def billions(parameters: float) -> str:
     return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
 
 
+MULTIPLES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "p": 1e15, "ki": 2**10, "mi": 2**20}
+
+
+def quantity(name: str, text: str) -> float:
+    """Returns the number that a person wrote: 14.8e12, 14.8T, 128k (128,000), 128Ki (131,072). Raises ValueError, with
+    the ``name`` of the option, for what is none."""
+    digits = text.strip().replace(",", "").replace("_", "")
+    letters = digits.lstrip("+-.0123456789")
+    times = MULTIPLES.get(letters.lower())
+    try:
+        return float(digits if times is None else digits.removesuffix(letters)) * (times or 1)
+    except ValueError:
+        raise ValueError(f"{name}={text[:40]!r} is no number: write it like 14.8e12, 14.8T or 128k") from None
+
+
 def money(dollars: float) -> str:
     """$ 5.58 M."""
     return "$ " + _scaled(dollars, ("", "k", "M", "B", "T"), ",.3g", ",.3g").rstrip()

@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass
 
 from sparsity_lab.accounting.devices import Device
-from sparsity_lab.accounting.flops import CONVENTIONS, decode_flops_by_part
+from sparsity_lab.accounting.flops import CONVENTIONS, decode_flops_by_part, sequence_length
 from sparsity_lab.accounting.memory import bytes_of, cache_bytes
 from sparsity_lab.accounting.parameters import count_parameters
-from sparsity_lab.config import ModelConfig, one_of
+from sparsity_lab.accounting.shape import Model
+from sparsity_lab.config import one_of
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,24 @@ def bill(flops: float, device: Device, utilisation: float, dtype: str) -> Bill:
 
 
 def training_bill(
-    config: ModelConfig, tokens: float, device: Device, utilisation: float, dtype: str, convention: str = "6ND"
+    model: Model,
+    tokens: float,
+    device: Device,
+    utilisation: float,
+    dtype: str,
+    convention: str = "6ND",
+    context: int | None = None,
 ) -> Bill:
-    """Returns what training on ``tokens`` tokens costs, its FLOPs counted by one of `CONVENTIONS`.
+    """Returns what training on ``tokens`` tokens costs, its FLOPs counted by one of `CONVENTIONS`, in sequences of
+    ``context`` tokens (default: see `sequence_length`).
 
     Raises ValueError for an unknown convention, for numbers of tokens that make no sense, and as `bill` does.
     """
     one_of("convention", convention, CONVENTIONS)
     if not 0 < tokens < 1e18:
         raise ValueError(f"tokens={tokens:g} must be above 0 and below 1e18, e.g. 1e12")
-    return bill(CONVENTIONS[convention](config) * tokens, device, utilisation, dtype)
+    flops = CONVENTIONS[convention](model, context=sequence_length(model, context))
+    return bill(flops * tokens, device, utilisation, dtype)
 
 
 def utilisation(flops: float, device_hours: float, device: Device, dtype: str) -> float:
@@ -74,13 +83,13 @@ class Work:
         return self.bytes / device.bandwidth > self.flops / device.peak(dtype)
 
 
-def experts_touched(config: ModelConfig, tokens: int) -> float:
+def experts_touched(config: Model, tokens: int) -> float:
     """Returns how many routed experts of a layer at least one of ``tokens`` tokens chooses, on average, if routing is
     even and tokens choose independently: E·(1 − (1 − K/E)^tokens)."""
     return config.n_experts * (1 - config.sparsity**tokens)
 
 
-def decode_work(config: ModelConfig, batch: int, position: int, dtype: str = "bfloat16") -> Work:
+def decode_work(config: Model, batch: int, position: int, dtype: str = "bfloat16") -> Work:
     """Returns the work of one new token for each of ``batch`` sequences of ``position`` tokens. Every active weight is
     read once, and each sequence's cache. Raises ValueError for a batch or position that is not positive."""
     if batch < 1 or position < 1:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sparsity_lab.accounting.memory import SHORT, bytes_of
+from sparsity_lab.accounting.memory import bytes_of, long_name
 from sparsity_lab.config import one_of
 
 
@@ -26,10 +26,15 @@ class Device:
         """The type with the highest peak."""
         return max(self.flops, key=lambda dtype: self.flops[dtype])
 
+    @property
+    def usual(self) -> str:
+        """The type in which most models are trained: bfloat16, or float16 on a device that lacks it."""
+        return "bfloat16" if "bfloat16" in self.flops else "float16"
+
     def peak(self, dtype: str) -> float:
         """Returns the FLOP/s for a type. Raises ValueError for a type the device has no figure for."""
         bytes_of(dtype)
-        name = SHORT.get(dtype, dtype)
+        name = long_name(dtype)
         if name not in self.flops:
             raise ValueError(f"dtype={dtype!r}: {self.name} has figures for {', '.join(self.flops)} only")
         return self.flops[name]
@@ -47,6 +52,7 @@ DEVICES = _read()
 
 
 def device(name: str, **changes: Any) -> Device:
-    """Returns a device from the table, with some figures changed. Raises ValueError for an unknown name."""
-    one_of("device", name, DEVICES)
-    return replace(DEVICES[name], **changes)
+    """Returns a device from the table, by its name in small or capital letters, with some figures changed. Raises
+    ValueError for an unknown name."""
+    one_of("device", name.lower(), DEVICES)
+    return replace(DEVICES[name.lower()], **changes)

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from sparsity_lab.accounting.parameters import count_parameters
 from sparsity_lab.accounting.shape import Mixer, Model, Shape, lab_config, shape_of
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.units import quantity
 
 TRAIN = 3  # forward 1, backward 2
 
@@ -136,7 +137,7 @@ def abnar_flops_per_token(model: Model, context: int | None = None) -> int:
     """
     shape = shape_of(model)
     config = model if isinstance(model, ModelConfig) else lab_config(model)
-    if config is None or config.n_encoder_layers:
+    if config is None:
         raise ValueError(
             f"convention='abnar_app_c' is a formula for models whose layers are all alike: for a {shape.kind} model use "
             f"another convention"
@@ -146,6 +147,21 @@ def abnar_flops_per_token(model: Model, context: int | None = None) -> int:
     router = 14 * d * config.n_experts if config.has_router else 0
     layer = 24 * d * d + 12 * length * d + router + 18 * active * d * config.d_expert
     return config.n_layers * layer + 6 * config.vocab_size * d
+
+
+SEQUENCE = 8192  # tokens of a sequence in training, where nobody says: what many models of these years began with
+
+
+def sequence_length(model: Model, asked: float | str | None = None) -> int:
+    """Returns the length of sequences to count with: what was ``asked`` for, or `SEQUENCE` if the model's context is
+    not shorter; text is read as `quantity` does. Raises ValueError for a length that is not whole, or longer than the context."""
+    most = shape_of(model).context
+    if asked is None:
+        return min(most, SEQUENCE)
+    asked = quantity("context", asked) if isinstance(asked, str) else asked
+    if asked != asked // 1 or not 1 <= asked <= most:
+        raise ValueError(f"context={asked:g} must be a whole number from 1 to {most}, the model's longest")
+    return int(asked)
 
 
 CONVENTIONS: dict[str, Callable[..., int]] = {  # training FLOPs per token, of a model at a length of its sequences

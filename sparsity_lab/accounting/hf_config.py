@@ -138,5 +138,5 @@ def _left_out(shape: Shape, values: dict[str, Any], where: str) -> Shape:
     text = values[where[:-1]] if where else values
     ahead = text.get("num_nextn_predict_layers") or text.get("num_mtp_layers") or text.get("mtp_num_hidden_layers")
     if isinstance(ahead, int) and ahead > 0:
-        parts.append(f"the {ahead} layers for multi-token prediction are not counted")
+        parts.append(f"multi-token prediction ({ahead} layer{'s'[: ahead > 1]} for training) is not counted")
     return replace(shape, left_out=tuple(parts))

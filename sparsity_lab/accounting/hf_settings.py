@@ -22,7 +22,8 @@ TELLING = re.compile(
 HARMLESS = re.compile(  # these only say how the same weights are used, trained or stored
     r"router_(aux|z)_?loss|aux_loss|jitter|output_router|norm_topk|moe_loss|experts_implementation|"
     r"expert_capacity|router_ignore|use_grouped_mm|ep_size|moe_normalize|moe_dtype|add_router|"
-    r"no_rope|conv_pos|chunk_size_feed_forward|gate_logit_normalization|aggregate"
+    r"no_rope|rope_interleave|conv_pos|chunk_size_feed_forward|_dtype$|^mtp_|moe_renormalize|moe_router_activation|"
+    r"moe_capacity|moe_gate$|moe_use_aux_free"
 )
 
 

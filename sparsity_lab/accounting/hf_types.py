@@ -26,6 +26,9 @@ from sparsity_lab.accounting.shape import (
 Lab = dict[str, Any]  # fields of the lab's ModelConfig that say what a file says
 Reader = Callable[[Settings], Shape]
 
+NO_GROUPS = {"persimmon", "gpt_neox", "gpt2", "gptj", "codegen"}  # as many heads of keys and values as of queries
+SPLIT_EVENLY = NO_GROUPS | {"helium", "stablelm", "olmoe", "gpt_bigcode"}  # whose heads are as wide as hidden_size / heads
+
 FULL, SLIDING = "full", "sliding"
 WORDS = {"full_attention": FULL, "attention": FULL, "sliding_attention": SLIDING}
 LINEAR = {"full_attention": FULL, "attention": FULL, "linear_attention": "linear", "mamba": "linear"}
@@ -103,6 +106,12 @@ def _rope_base(s: Settings) -> float:
 def _heads(s: Settings) -> tuple[int, int, int]:
     """Returns the number of heads, of key-value heads, and the width of a head."""
     heads = s.whole("num_attention_heads", 1, 2**14)
+    if s.kind in SPLIT_EVENLY:
+        if s.whole("hidden_size") % heads:
+            raise ValueError(f"{s.where}num_attention_heads={heads} must divide hidden_size={s.whole('hidden_size')}")
+        s.only("head_dim", s.whole("hidden_size") // heads)
+    if s.kind in NO_GROUPS:
+        s.only("num_key_value_heads", heads)
     kv_heads = s.maybe("num_key_value_heads", 1, 2**14) or heads
     if heads % kv_heads:
         raise ValueError(f"{s.where}num_key_value_heads={kv_heads} must divide num_attention_heads={heads}")
@@ -161,8 +170,9 @@ def _attention(
 def _mla(s: Settings, bias: bool = False) -> tuple[Callable[[int], Mixer], Lab]:
     d, heads = s.whole("hidden_size"), s.whole("num_attention_heads", 1, 2**14)
     s.get("num_key_value_heads"), s.get("head_dim"), s.get("qk_head_dim")  # MLA has its own widths
-    q_rank, kv_rank = s.maybe("q_lora_rank", 0) or None, s.whole("kv_lora_rank")
-    nope, rope, value = s.whole("qk_nope_head_dim", 0), s.whole("qk_rope_head_dim"), s.whole("v_head_dim")
+    q_rank, kv_rank = s.maybe("q_lora_rank"), s.whole("kv_lora_rank")
+    nope, rope, value = s.whole("qk_nope_head_dim", 0), s.whole("qk_rope_head_dim"), s.maybe("v_head_dim")
+    value = d // heads if value is None else value  # by MiniCPM3's class; the others have a width
     biases = ((q_rank or 0) + kv_rank + rope + d) if bias else 0
     mixer = latent_attention(d, heads, q_rank, kv_rank, nope, rope, value, bias=biases)
     lab: Lab = {
@@ -316,9 +326,12 @@ def _gemma3(s: Settings) -> Shape:
 
 
 def _exaone4_kinds(s: Settings) -> list[str]:
-    windowed = s.maybe("sliding_window", 0) is not None
-    pattern = s.maybe("sliding_window_pattern", 0) if windowed else 0
-    return _windows(s, _every(pattern or 0)) if windowed else [FULL] * len(_windows(s, _full))
+    if s.get("layer_types") is not None:
+        s.get("sliding_window_pattern")  # may be letters here
+        return _windows(s, _full)
+    if s.maybe("sliding_window", 0) is None:
+        return [FULL] * _layers(s)
+    return _windows(s, _every(s.whole("sliding_window_pattern", 0)))
 
 
 def _cohere(s: Settings) -> Shape:
@@ -376,6 +389,12 @@ def _gptj(s: Settings) -> Shape:
     return _decoder(s, mixer, lambda i: part, norm=2, norms=1, head_bias=True)
 
 
+def _mla_dense(s: Settings) -> Shape:
+    mixer, lab = _mla(s, s.flag("attention_bias"))
+    part = _dense(s)
+    return _decoder(s, mixer, lambda i: part, lab=lab | _lab_dense(part, s))
+
+
 # ---- Decoders with experts
 
 
@@ -406,6 +425,7 @@ def _qwen2_moe(s: Settings) -> Shape:
 
 def _gpt_oss(s: Settings) -> Shape:
     experts = _experts(s, "num_local_experts", "intermediate_size", bias=True, router_bias=True)
+    s.only("experts_per_token", experts.top_k)
     return _moe(s, experts, _windows(s, _every(2)), bias=_all(s), sinks=True)
 
 
@@ -441,6 +461,7 @@ def _deepseek(s: Settings, scores: str = "sigmoid") -> Shape:
 def _indexed(s: Settings) -> Shape:
     """DeepSeek-V3.2 and GLM-5: an indexer compares a token with all others, and attention sees the best of them."""
     s.only("mlp_bias", False)
+    s.only("moe_layer_freq", 1)
     d, layers = s.whole("hidden_size"), _layers(s)
     heads, width, best = s.whole("index_n_heads"), s.whole("index_head_dim"), s.whole("index_topk")
     s.per_layer("layer_types", layers, {"indexed_attention": "sparse", "deepseek_sparse_attention": "sparse"}, _full)
@@ -518,7 +539,7 @@ def _ernie4_5_moe(s: Settings) -> Shape:
     def ffn(i: int) -> FeedForward:
         return experts if (i + 1) % step == 0 and start <= i <= end else plain
 
-    return _decoder(s, mixer, ffn, lab=lab)
+    return _decoder(s, mixer, ffn, head_bias=bias, lab=lab)
 
 
 def _llama4(s: Settings) -> Shape:
@@ -547,13 +568,14 @@ def _llama4(s: Settings) -> Shape:
 
 def _dbrx(s: Settings) -> Shape:
     own = {"attn_config": s.section("attn_config") or {}, "ffn_config": s.section("ffn_config") or {}}
-    a, f = (Settings(own[name], name, f"{s.where}{name}.") for name in own)
+    a, f = (Settings(own[name], s.kind, f"{s.where}{name}.") for name in own)
     f.get("ffn_act_fn"), a.get("clip_qkv"), a.get("rope_theta"), f.get("moe_jitter_eps"), f.get("moe_loss_weight")
     d, heads, kv_heads = s.whole("d_model"), s.whole("n_heads"), a.whole("kv_n_heads")
     mixer = attention(d, heads, kv_heads, d // heads)
     n, top_k, expert = f.whole("moe_num_experts"), f.whole("moe_top_k"), network(d, f.whole("ffn_hidden_size"))
     part = FeedForward(router=Weights(d * n), expert=expert, n_experts=n, top_k=top_k)
-    a.refuse_unread(), f.refuse_unread()
+    a.refuse_unread()
+    f.refuse_unread()
     lab = _lab_experts(s, part, n_heads=heads, n_kv_heads=kv_heads, rope_base=a.get("rope_theta") or 10_000)
     return _decoder(s, lambda i: mixer, lambda i: part, lab=lab)
 
@@ -576,6 +598,7 @@ def _exaone_moe(s: Settings) -> Shape:
 
 def _hy_v3(s: Settings) -> Shape:
     s.only("mlp_bias", False)
+    s.whole("num_shared_experts")
     mixer, _ = _attention(s, bias=_all(s), qk_norm="head")
     ffn, _ = _by_words(s, _deepseek_experts(s, "num_experts", "num_shared_experts"))
     return _decoder(s, mixer, ffn)
@@ -585,6 +608,14 @@ def _granitemoe(s: Settings, shared: bool = False, kinds: list[str] | None = Non
     beside = (s.maybe("shared_intermediate_size", 0) or 0) if shared else 0
     experts = _experts(s, "num_local_experts", "intermediate_size", shared=beside)
     return _moe(s, experts, kinds, bias=_all(s), sinks=sinks)
+
+
+def _minimax_m2(s: Settings) -> Shape:
+    s.only("use_qk_norm", True)
+    s.only("qk_norm_type", "per_layer")
+    s.only("shared_intermediate_size", 0)
+    s.get("shared_moe_mode")
+    return _moe(s, _experts(s, "num_local_experts", "intermediate_size"), qk_norm="full")
 
 
 def _mellum(s: Settings) -> Shape:
@@ -629,7 +660,11 @@ def _kinds(s: Settings, usual: Callable[[int], str], words: Mapping[str, str] = 
 def _qwen3_next(s: Settings, sparse: bool = True, shared: bool = True) -> Shape:
     every = s.maybe("full_attention_interval") or 4
     kinds = _kinds(s, lambda i: FULL if (i + 1) % every == 0 else "linear")
-    of_layer, _ = _attention(s, [FULL] * _layers(s), bias=_all(s), qk_norm="head", gate="full")
+    s.only("use_sliding_window", False)
+    s.only("attn_output_gate", True)
+    heads, _, width = _heads(s)
+    gate_bias = heads * width if s.flag("attention_bias") else 0
+    of_layer, _ = _attention(s, [FULL] * _layers(s), bias=_all(s), qk_norm="head", gate="full", others=gate_bias)
     full, linear = of_layer(0), _delta_net(s)
     if sparse:
         width = s.whole("shared_expert_intermediate_size")
@@ -642,7 +677,8 @@ def _qwen3_next(s: Settings, sparse: bool = True, shared: bool = True) -> Shape:
 
 
 def _olmo_hybrid(s: Settings) -> Shape:
-    kinds = _kinds(s, lambda i: FULL if i % 4 == 3 else "linear")
+    last = _layers(s) - 1  # sees all in a model of fewer than four layers
+    kinds = _kinds(s, lambda i: FULL if i % 4 == 3 or i == last < 3 else "linear")
     full, _ = _attention(s, [FULL] * _layers(s), bias=_all(s), qk_norm="full")
     linear, part = _delta_net(s), _dense(s)
     return _decoder(s, lambda i: full(i) if kinds[i] == FULL else linear, lambda i: part)
@@ -650,6 +686,7 @@ def _olmo_hybrid(s: Settings) -> Shape:
 
 def _kimi_linear(s: Settings) -> Shape:
     """Kimi Delta Attention (arXiv 2510.26692) in most layers, MLA in the others."""
+    s.only("tie_word_embeddings", False)
     nested = s.section("linear_attn_config") or {}
     own = Settings(nested, "linear_attn_config", f"{s.where}linear_attn_config.")
     d, layers = s.whole("hidden_size"), _layers(s)
@@ -740,6 +777,7 @@ def _named_mamba2(s: Settings, inner: int, norm: bool = True) -> Mixer:
 
 
 def _jamba(s: Settings) -> Shape:
+    s.only("mamba_inner_layernorms", True)
     d, rank = s.whole("hidden_size"), s.get("mamba_dt_rank")
     rank = -(-d // 16) if rank in ("auto", None) else s.whole("mamba_dt_rank")
     state, inner = s.whole("mamba_d_state"), d * s.whole("mamba_expand")
@@ -782,13 +820,19 @@ def _falcon_h1(s: Settings) -> Shape:
     inner = d * s.whole("mamba_expand") if inner is None else inner
     s.get("mamba_expand")
     full, _ = _attention(s, bias=_all(s))
+    s.only("mamba_use_mlp", True)
+    s.only("attn_layer_indices", [])
     mamba, part = _named_mamba2(s, inner, s.flag("mamba_rms_norm")), _dense(s, bias=s.flag("mlp_bias"))
+    into, out = s.flag("mamba_proj_bias"), s.flag("projectors_bias")
+    mamba = replace(mamba, weights=Weights(mamba.weights.matrices, mamba.weights.others + d * (out - into)))
     return _decoder(s, lambda i: (full(i), mamba), lambda i: part)
 
 
 def _nemotron_h(s: Settings) -> Shape:
     """Each layer is one block: Mamba-2, attention, a dense network, or experts."""
-    s.only("moe_latent_size")
+    s.only("moe_latent_size", 0)
+    for name in ("tie_word_embeddings", "attention_bias", "mamba_proj_bias"):
+        s.only(name, False)
     d, letters = s.whole("hidden_size"), {"M": "mamba", "*": FULL, "-": "mlp", "E": "moe"}
     words = {"linear_attention": "mamba", "mamba": "mamba", "full_attention": FULL, "attention": FULL}
     words |= {"mlp": "mlp", "moe": "moe"}
@@ -812,9 +856,9 @@ def _nemotron_h(s: Settings) -> Shape:
         parts["mlp"] = _dense(s, gated=False, bias=s.flag("mlp_bias"))
         parts["mlp"] = _plain(parts["mlp"]) if "moe" in kinds else parts["mlp"]
     if "moe" in kinds:
-        n = s.maybe("n_shared_experts", 0) or 0
-        width = s.whole("moe_shared_expert_intermediate_size") if n else 0
-        parts["moe"] = _experts(s, "n_routed_experts", shared=width, n_shared=n, bias=s.flag("mlp_bias"), gated=False)
+        shared = network(d, s.whole("moe_shared_expert_intermediate_size"), False, s.flag("mlp_bias"))
+        experts = _experts(s, "n_routed_experts", n_shared=s.whole("n_shared_experts"), gated=False)
+        parts["moe"] = replace(experts, shared=shared)
     return _decoder(
         s,
         lambda i: full(0) if kinds[i] == FULL else mamba if kinds[i] == "mamba" else (),
@@ -845,6 +889,52 @@ def _lfm2(s: Settings) -> Shape:
         part = _one(network(d, width))
         ffn = lambda i: part  # noqa: E731
     return _decoder(s, lambda i: full(i) if kinds[i] == FULL else conv, ffn)
+
+
+# ---- Encoder-decoders
+
+def _switch(s: Settings) -> Shape:
+    """Switch Transformer (arXiv 2101.03961): T5 with experts in some layers of both halves."""
+    s.only("is_gated_act", False)
+    s.only("dense_act_fn", "relu")
+    s.only("feed_forward_proj", "relu")
+    d, vocab, heads, width = s.whole("d_model"), s.whole("vocab_size"), s.whole("num_heads"), s.whole("d_kv")
+    n, buckets, hidden = s.whole("num_experts"), s.whole("relative_attention_num_buckets"), s.whole("d_ff")
+    own = attention(d, heads, heads, width)
+    expert = network(d, hidden, gated=False)
+    router = Weights(d * n, n if s.flag("router_bias") else 0)
+    experts = FeedForward(router=router, expert=expert, n_experts=n, top_k=1)
+    plain = FeedForward(dense=expert)
+
+    def half(name: str, layers: int, mixers: tuple[Mixer, ...]) -> tuple[tuple[Layer, int], ...]:
+        sparse = s.whole(f"num_sparse_{name}_layers", 0, MOST_LAYERS)
+        step = s.maybe(f"{name}_sparse_step", 0)
+        if step is None:
+            step = layers // sparse if sparse else layers
+        return tally(
+            Layer(
+                mixers=mixers,
+                feed_forwards=(experts if step == 1 or (step and i % step == 1) else plain,),
+                norms=(len(mixers) + 1) * d,
+            )
+            for i in range(layers)
+        )
+
+    layers = _layers(s, "num_layers")
+    decoder = s.maybe("num_decoder_layers", 1, MOST_LAYERS) or layers
+    tied = s.flag("tie_word_embeddings")
+    return Shape(
+        kind=s.kind,
+        vocab_size=vocab,
+        context=s.maybe("n_positions") or 512,
+        d_model=d,
+        layers=half("decoder", decoder, (own, replace(own, kind="cross"))),
+        encoder=half("encoder", layers, (own,)),
+        embedding=0 if tied else vocab * d,
+        head=Weights(vocab * d),
+        norms=2 * d,
+        positions=2 * buckets * heads,
+    )
 
 
 TYPES: Mapping[str, Reader] = {
@@ -907,13 +997,13 @@ TYPES: Mapping[str, Reader] = {
     "gpt_bigcode": _gpt_bigcode,
     "gptj": _gptj,
     "codegen": _gptj,
-    "youtu": lambda s: _mla_dense(s),
-    "minicpm3": lambda s: _mla_dense(s),
+    "youtu": _mla_dense,
+    "minicpm3": _mla_dense,
     # Experts
     "mixtral": lambda s: _moe(s, _experts(s, "num_local_experts", "intermediate_size")),
     "olmoe": lambda s: _moe(s, _experts(s, "num_experts", "intermediate_size"), bias=_all(s), qk_norm="full"),
     "flex_olmo": lambda s: _moe(s, _experts(s, "num_experts", "intermediate_size"), bias=_all(s), qk_norm="full"),
-    "minimax_m2": lambda s: _moe(s, _experts(s, "num_local_experts", "intermediate_size"), qk_norm="full"),
+    "minimax_m2": _minimax_m2,
     "phimoe": lambda s: _moe(
         s, _experts(s, "num_local_experts", "intermediate_size"), bias=_all(s), norm=2, head_bias=s.flag("lm_head_bias")
     ),
@@ -960,10 +1050,7 @@ TYPES: Mapping[str, Reader] = {
     "nemotron_h": _nemotron_h,
     "lfm2": _lfm2,
     "lfm2_moe": _lfm2,
+    # Encoder-decoders
+    "switch_transformers": _switch,
 }
 
-
-def _mla_dense(s: Settings) -> Shape:
-    mixer, lab = _mla(s, s.flag("attention_bias"))
-    part = _dense(s)
-    return _decoder(s, mixer, lambda i: part, lab=lab | _lab_dense(part, s))

@@ -13,10 +13,15 @@ SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def bytes_of(dtype: str) -> float:
-    """Returns the bytes of one number. fp32, bf16 and fp16 are known too. Raises ValueError for an unknown type."""
-    name = SHORT.get(dtype, dtype)
-    one_of("dtype", dtype, (*BYTES, *SHORT))
-    return BYTES[name]
+    """Returns the bytes of one number. fp32, bf16 and fp16 are known too, in capitals or not. Raises ValueError for an
+    unknown type."""
+    one_of("dtype", dtype.lower(), (*BYTES, *SHORT))
+    return BYTES[long_name(dtype)]
+
+
+def long_name(dtype: str) -> str:
+    """Returns float32 for fp32, FP32 or float32."""
+    return SHORT.get(dtype.lower(), dtype.lower())
 
 
 def cache_elements_per_layer(model: Model) -> int:
@@ -32,7 +37,7 @@ def cache_bytes(model: Model, tokens: int, dtype: str = "bfloat16", batch: int =
     and values of as many source tokens, too. int8 comes with a float32 scale for each vector: a key or value of a head,
     or a latent."""
     size, total = bytes_of(dtype), 0.0
-    scale = SCALE if dtype == "int8" else 0
+    scale = SCALE if long_name(dtype) == "int8" else 0
     for mixer, times in shape_of(model).mixers():
         total += times * (mixer.kept(tokens) * (mixer.cache * size + mixer.vectors * scale) + mixer.state * size)
     return batch * total

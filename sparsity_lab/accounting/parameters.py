@@ -77,8 +77,8 @@ def count_parameters(model: Model) -> Parameters:
             routed += times * part.n_experts * part.expert.total
             active += round(times * part.active * part.expert.total)
     return Parameters(
-        embedding=shape.embedding + shape.extra,
-        attention=attention,
+        embedding=shape.embedding,
+        attention=attention + shape.positions,
         norms=norms,
         router=router,
         dense=dense,

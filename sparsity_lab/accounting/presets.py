@@ -4,11 +4,11 @@ import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sparsity_lab.accounting.hf_config import from_hf, load_hf_config
+from sparsity_lab.accounting.hf_config import from_hf, load_hf_config, printable
 from sparsity_lab.accounting.parameters import Embeddings
-from sparsity_lab.config import ModelConfig
+from sparsity_lab.accounting.shape import Model, Shape, lab_config
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,18 @@ class Preset:
     note: str = ""
 
     @cached_property
-    def config(self) -> ModelConfig:
+    def shape(self) -> Shape:
         return from_hf(self.settings)
+
+    @cached_property
+    def config(self) -> Model:
+        """The lab's config, if all layers are of a kind that the lab trains; else the shape."""
+        return lab_config(self.shape) or self.shape
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the numbers should know, and the parts that are not counted."""
+        return (*([self.note] if self.note else []), *self.shape.left_out)
 
     @property
     def source(self) -> str:
@@ -44,19 +54,45 @@ def _read() -> dict[str, Preset]:
 
 
 PRESETS = _read()
-MODEL_NAMES = f"a preset ({', '.join(PRESETS)}), or the path of a Hugging Face config.json"  # see `named_model`
+MODEL_NAMES = "a preset (see `sparsity-lab models`), the path of a Hugging Face config.json, or - for standard input"
 
 
 def preset(name: str) -> Preset:
     """Returns a preset by its name. Raises ValueError, with the names that there are, for an unknown one."""
     if name not in PRESETS:
-        raise ValueError(f"no preset {name!r}: use one of {', '.join(PRESETS)}, or the path of a config.json")
+        raise _unknown(name)
     return PRESETS[name]
 
 
-def named_model(name: str) -> tuple[str, ModelConfig]:
-    """Returns a label and the config of a preset, of a Hugging Face ``config.json``, or of a folder that holds one."""
+def _unknown(name: str) -> ValueError:
+    return ValueError(f"no preset {name!r}: use one of {', '.join(PRESETS)}, or the path of a config.json")
+
+
+class Named(NamedTuple):
+    """A model that a user named: a label, what is counted, and what to know about it."""
+
+    name: str
+    model: Model
+    notes: tuple[str, ...]
+
+
+def named_model(name: str) -> Named:
+    """Returns a preset, by its name or its repository on Hugging Face; or what a ``config.json`` describes, a folder
+    that holds one, or ``-`` for standard input. Raises ValueError for what is none of these."""
     path = Path(name)
-    if name not in PRESETS and (path.exists() or path.suffix == ".json" or len(path.parts) > 1):
-        return str(path), load_hf_config(path)
-    return name, preset(name).config
+    by_repository = {preset.repository.lower(): preset.name for preset in PRESETS.values()}
+    known = name if name in PRESETS else by_repository.get(name.lower(), name.lower())
+    if name == "-" or (name not in PRESETS and path.exists()):
+        shape = load_hf_config(path)
+        return Named("standard input" if name == "-" else printable(str(path)), shape, shape.left_out)
+    if known in PRESETS:
+        found = preset(known)
+        return Named(known, found.config, found.notes)
+    if path.suffix == ".json":
+        raise ValueError(f"{printable(name)}: cannot be read (No such file or directory)")
+    if "/" in name:
+        raise ValueError(
+            f"{printable(name)} is no file, no folder, and no repository among the presets (`sparsity-lab models` lists "
+            f"them): download its config.json"
+        )
+    raise _unknown(name)

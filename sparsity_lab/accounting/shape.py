@@ -1,8 +1,8 @@
-"""Describes a model by what is counted: layers of mixers and feed-forward parts, each with its weights and its cache.
+"""Describes a model by what is counted: layers of mixers and feed-forward parts, with their weights and caches.
 
-A `ModelConfig` is the shape of a model that the lab trains, in which all layers are alike but for the experts. Published
-models differ from layer to layer, so a `Shape` holds every kind of layer, and how many of it there are. All counts are
-sums over a Shape; `shape_of` makes one from a ModelConfig.
+A `ModelConfig` is the shape of a model that the lab trains, in which all layers are alike but for the experts. The layers
+of published models differ, so a `Shape` holds every kind of layer, and how many of it there are. All counts are sums
+over a Shape; `shape_of` makes one from a ModelConfig.
 """
 
 from collections import Counter
@@ -124,10 +124,10 @@ class Shape:
     d_model: int
     layers: tuple[tuple[Layer, int], ...]  # each kind of layer, and how many of it there are
     encoder: tuple[tuple[Layer, int], ...] = ()  # of an encoder-decoder
-    embedding: int = 0  # weights that are looked up: tables of tokens (unless it is the head too) and of positions
+    embedding: int = 0  # tables of tokens (unless one is the head too) and of positions, that are looked up
     head: Weights = NOTHING
     norms: int = 0  # outside layers
-    extra: int = 0  # weights outside layers that are none of these
+    positions: int = 0  # weights of relative positions, which attention adds to its scores
     left_out: tuple[str, ...] = field(default=(), compare=False)  # parts of the file that are not counted, in words
     lab: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the nearest `ModelConfig`
 
@@ -285,6 +285,8 @@ def latent_attention(
 
 @lru_cache(maxsize=256)
 def _of_config(config: ModelConfig) -> Shape:
+    if config.n_encoder_layers:
+        raise ValueError(f"n_encoder_layers={config.n_encoder_layers}: encoder-decoders are counted as a Shape only")
     d, heads = config.d_model, config.n_heads
     norm = 2 * d if config.norm == "layer" else d
     if config.kv_lora_rank is not None:

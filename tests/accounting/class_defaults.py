@@ -32,7 +32,7 @@ def class_of(kind: str) -> type[PretrainedConfig]:
 def of_class(kind: str, asked: set[str]) -> dict[str, Any]:
     own = class_of(kind)
     given = {field.name: field.default for field in fields(own) if field.default is not MISSING}  # type: ignore[arg-type]
-    aliases = {other: name for other, name in own.attribute_map.items()}
+    aliases = dict(own.attribute_map)
     counted = asked | {aliases[name] for name in asked & set(aliases)}
     plain = (bool, int, float, str, list)
     used = {name: value for name, value in given.items() if name in counted and isinstance(value, plain)}
