@@ -172,7 +172,7 @@ class ModelConfig(Config):
     mtp_weight: float = _number(0.3, 0, 10)  # weight of their loss
     balance_loss: float = _number(0.05, 0, 10)  # weight of the load-balance loss
     z_loss: float = _number(1e-3, 0, 10)  # weight of the router z-loss
-    rope_base: float = _number(10_000.0, 1, 1e9)
+    rope_base: float = _number(10_000.0, 1, 1e12)
     # Published models only
     full_attention_every: int | None = _number(None, 2, 512)  # every n-th layer has no window; None: all have one
     qk_norm: str = _choice("head", "full", "none")  # RMSNorm of queries and keys: of each head, or of all at once

@@ -37,13 +37,13 @@ def flops_by_part(model: Model, context: int | None = None, causal: bool = False
         else:
             seen, compared = _most_seen(mixer, length), length
         parts["projections"] += 2 * times * mixer.weights.matrices
-        parts["attention"] += 2 * times * (seen * mixer.pair + compared // mixer.every * mixer.scan + mixer.step)
+        parts["attention"] += 2 * times * (seen * mixer.pair + compared * mixer.scan + mixer.step)
     for layer, times in shape.layers:
         for part in layer.feed_forwards:
             parts["router"] += 2 * times * part.router.matrices
             parts["dense"] += 2 * times * part.dense.matrices
-            parts["shared"] += 2 * times * (part.shared.matrices + part.extra.matrices)
-            parts["routed"] += 2 * times * part.active * part.expert.matrices
+            parts["shared"] += 2 * times * part.shared.matrices
+            parts["routed"] += 2 * times * part.top_k * part.expert.matrices
     return {name: round(flops) for name, flops in parts.items()} | {"head": 2 * shape.head.matrices}
 
 
@@ -94,7 +94,7 @@ def decode_flops_by_part(model: Model, position: int, mla: Decode = "absorbed") 
             pair = mixer.heads * (2 * mixer.latent + mixer.rope_dim)
         elif mixer.latent:  # the matrix behind the latents meets all of them, not the new one alone
             parts["projections"] += 2 * times * mixer.kv_up * (seen - 1)
-        parts["attention"] += 2 * times * (seen * pair + tokens // mixer.every * mixer.scan + mixer.step)
+        parts["attention"] += 2 * times * (seen * pair + tokens * mixer.scan + mixer.step)
     return parts
 
 

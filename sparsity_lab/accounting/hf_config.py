@@ -15,6 +15,8 @@ from sparsity_lab.files import read_bytes
 
 LARGEST = 20_000_000  # bytes; most files have a few thousand, those that list modules without quantization millions
 
+MESSAGE = 600  # letters at most of what is wrong with a file, whose names may be of any length
+
 
 def load_hf_config(path: str | Path) -> Shape:
     """Returns the shape that a file describes, or the ``config.json`` of a folder; ``-`` is standard input.
@@ -39,7 +41,7 @@ def load_hf_config(path: str | Path) -> Shape:
     try:
         return from_hf(values)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{name}: {printable(str(error))[:MESSAGE]}") from None
 
 
 def printable(text: str) -> str:

@@ -5,6 +5,7 @@ name; types with other layers give a function from a layer's number to its mixer
 every type with transformers and compare.
 """
 
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from sparsity_lab.accounting.shape import (
     network,
     tally,
 )
+from sparsity_lab.config import LARGEST
 
 Lab = dict[str, Any]  # fields of the lab's ModelConfig that say what a file says
 Reader = Callable[[Settings], Shape]
@@ -99,8 +101,11 @@ def _rope_base(s: Settings) -> float:
     theta, nested = s.get("rope_theta"), s.get("rope_parameters")
     if theta is None and isinstance(nested, dict):
         theta = nested.get("rope_theta")
-    known = isinstance(theta, (int, float)) and not isinstance(theta, bool)
-    return float(theta) if known and 1 <= theta <= 1e9 else 10_000.0  # where it is more, no weight depends on it
+    if theta is None:
+        return 10_000.0
+    if isinstance(theta, bool) or not isinstance(theta, (int, float)) or not 0 < theta < LARGEST:
+        raise ValueError(f"{s.where}rope_theta={reprlib.repr(theta)} must be a positive number")
+    return float(theta)
 
 
 def _heads(s: Settings) -> tuple[int, int, int]:
@@ -440,6 +445,8 @@ def _groups(s: Settings, scores: str) -> Lab:
     s.only("scoring_func", "softmax", "sigmoid")
     groups, scale = s.maybe("n_group") or 1, s.get("routed_scaling_factor")
     best = s.maybe("topk_group") or groups
+    if best > groups:
+        raise ValueError(f"{s.where}topk_group={best} is more than n_group={groups}")
     number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
     return (BY_BIAS if (s.get("scoring_func") or scores) == "sigmoid" else {}) | {
         "n_groups": groups,
@@ -476,7 +483,7 @@ def _indexed(s: Settings) -> Shape:
         norms=plain.norms + 2 * width,
         cache=plain.cache + width,
         vectors=plain.vectors + 1,
-        scan=heads * width,
+        scan=heads * (width + 1),  # a score by each head, and their weighted sum
     )
     usual = _indexers(s) if s.kind == "glm_moe_dsa" else _full
     modes = s.per_layer("indexer_types", layers, {"full": FULL, "shared": "shared"}, usual)

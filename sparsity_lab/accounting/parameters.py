@@ -72,10 +72,10 @@ def count_parameters(model: Model) -> Parameters:
             norms += times * mixer.norms
         for part in layer.feed_forwards:
             dense += times * part.dense.total
-            shared += times * (part.shared.total + part.extra.total)
+            shared += times * part.shared.total
             router += times * part.router.total
             routed += times * part.n_experts * part.expert.total
-            active += round(times * part.active * part.expert.total)
+            active += times * part.top_k * part.expert.total
     return Parameters(
         embedding=shape.embedding,
         attention=attention + shape.positions,

@@ -32,7 +32,7 @@ NOTHING = Weights()
 class Mixer:
     """The part of a layer in which tokens learn from each other: attention, or a recurrence in its place."""
 
-    kind: str  # full, sliding, chunked, sparse, compressed, linear, mamba, convolution, cross
+    kind: str  # full, sliding, chunked, sparse, linear, mamba, convolution, cross
     weights: Weights
     norms: int = 0  # weights of norms of queries, keys or latents
     heads: int = 0
@@ -46,7 +46,6 @@ class Mixer:
     state: int = 0  # numbers kept per sequence, however long it is
     step: int = 0  # multiply-adds per token that update and read the state
     scan: int = 0  # multiply-adds for each token that an indexer compares before attention sees some of them
-    every: int = 1  # one entry in the cache stands for this many tokens, beside a sliding window
     latent: int = 0  # MLA: width of the latent
     rope_dim: int = 0  # MLA: width of the key that all heads share
     kv_up: int = 0  # MLA: weights that make keys and values from a latent
@@ -55,30 +54,18 @@ class Mixer:
         """Returns how many of ``tokens`` tokens the last one sees, itself included."""
         if self.kind == "chunked" and self.sees is not None:
             return (tokens - 1) % self.sees + 1 if tokens else 0
-        if self.every > 1:
-            window = min(tokens, self.keeps or 0)
-            compressed = tokens // self.every
-            return window + (compressed if self.sees is None else min(compressed, self.sees))
         return tokens if self.sees is None else min(tokens, self.sees)
 
     def seen_by_all(self, tokens: int) -> int:
         """Returns the sum of `seen` over the positions 1 to ``tokens``."""
-        if self.every > 1:
-            whole, rest = divmod(tokens, self.every)
-            entries = self.every * whole * (whole - 1) // 2 + whole * (rest + 1)
-            most = self.sees
-            if most is not None and whole > most:
-                entries = self.every * most * (most - 1) // 2 + most * (tokens - most * self.every + 1)
-            return entries + _triangle(tokens, self.keeps)
         if self.kind == "chunked" and self.sees is not None:
             whole, rest = divmod(tokens, self.sees)
             return whole * _triangle(self.sees, None) + _triangle(rest, None)
         return _triangle(tokens, self.sees)
 
     def kept(self, tokens: int) -> int:
-        """Returns how many entries per sequence stay in the cache after ``tokens`` tokens."""
-        window = tokens if self.keeps is None else min(tokens, self.keeps)
-        return window + (tokens // self.every if self.every > 1 else 0)
+        """Returns how many tokens of a sequence stay in the cache after ``tokens`` tokens."""
+        return tokens if self.keeps is None else min(tokens, self.keeps)
 
 
 def _triangle(tokens: int, most: int | None) -> int:
@@ -95,16 +82,9 @@ class FeedForward:
     shared: Weights = NOTHING  # all shared experts, and the gate on them
     router: Weights = NOTHING
     expert: Weights = NOTHING  # one routed expert; a dense model is one such expert without a router
-    extra: Weights = NOTHING  # what all experts share around them, such as projections into a latent space
     n_experts: int = 0
     top_k: int = 0
-    zero_experts: int = 0  # experts that do nothing, among which a router may choose too
     n_shared: int = 0  # shared experts, for the label
-
-    @property
-    def active(self) -> float:
-        """Routed experts that work on a token; the mean, if some of the chosen ones do nothing."""
-        return self.top_k * self.n_experts / (self.n_experts + self.zero_experts) if self.zero_experts else self.top_k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,12 +145,12 @@ class Shape:
 
     @property
     def has_router(self) -> bool:
-        return self._experts.router.total > 0
+        return self.n_experts > 1 or self._experts.router.total > 0
 
     @property
     def sparsity(self) -> float:
-        """S = (E − K)/E, the share of routed experts inactive on a token. Experts that do nothing are not among E."""
-        return 1 - self._experts.active / self.n_experts if self.has_router else 0.0
+        """S = (E − K)/E, the share of routed experts inactive on a token."""
+        return (self.n_experts - self.top_k) / self.n_experts
 
     @property
     def n_heads(self) -> int:

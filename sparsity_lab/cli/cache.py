@@ -60,8 +60,6 @@ def _layers(shape: Shape) -> list[str]:
             lines.append("Counted with as many tokens in the source, whose keys and values the decoder keeps, too.")
         elif mixer.keeps is not None:
             lines.append(f"{some} keep at most {mixer.keeps:,} tokens.")
-        if mixer.every > 1:
-            lines.append(f"{some} keep one entry for {mixer.every} tokens beside these.")
         if mixer.state:
             lines.append(f"{some} keep a state of {mixer.state:,} numbers, however long the text is.")
     return ["", *dict.fromkeys(lines)] if lines else []

@@ -19,6 +19,7 @@ from sparsity_lab.accounting import (
 )
 from sparsity_lab.accounting.cost import Work, bill, decode_work, experts_touched, training_bill, utilisation
 from sparsity_lab.accounting.devices import DEVICES, device
+from sparsity_lab.accounting.flops import sequence_length
 from sparsity_lab.accounting.memory import (
     activations_per_token,
     bytes_of,
@@ -69,8 +70,11 @@ def test_a_wrong_form_of_decoding() -> None:
 
 
 def test_encoder_decoders_are_refused() -> None:
-    with pytest.raises(ValueError, match="n_encoder_layers=12: FLOPs of encoder-decoders are not counted"):
-        flops_by_part(preset("switch-base-8").config)
+    for count in (flops_by_part, *(CONVENTIONS[name] for name in ("executed", "causal", "6ND"))):
+        with pytest.raises(ValueError, match="has 12 encoder layers: FLOPs of encoder-decoders are not counted"):
+            count(preset("switch-base-8").config)
+    with pytest.raises(ValueError, match="abnar_app_c.* is a formula for models whose layers are all alike"):
+        abnar_flops_per_token(preset("switch-base-8").config)
 
 
 @given(
@@ -93,10 +97,19 @@ def test_abnar_appendix_c(d: int, layers: int, experts: int, active: int, granul
 @pytest.mark.parametrize("case", DECODERS, ids=lambda case: case.name)
 def test_conventions_agree_roughly_at_short_context(case: object) -> None:
     """They count the same products; at a short context all that differs is small."""
-    config = case.config.replace(context=16)  # type: ignore[attr-defined]
-    executed = flops_per_token(config)
+    config = case.config  # type: ignore[attr-defined]
+    executed = flops_per_token(config, 16)
     assert CONVENTIONS["6ND"](config) == pytest.approx(executed, rel=0.03)
-    assert CONVENTIONS["causal"](config) <= executed
+    assert CONVENTIONS["causal"](config, context=16) <= executed
+
+
+def test_length_of_sequences() -> None:
+    assert sequence_length(preset("llama-4-scout").config) == 8192
+    assert sequence_length(preset("gpt2").config) == 1024
+    assert sequence_length(preset("gpt2").config, "1Ki") == 1024
+    for asked in (0, 1.5, 2000, "2k"):
+        with pytest.raises(ValueError, match=r"^context=.* must be a whole number from 1 to 1024, the model's longest"):
+            sequence_length(preset("gpt2").config, asked)
 
 
 # ---- Memory
@@ -113,7 +126,7 @@ def test_cache_by_deepseek_v2_table_1() -> None:
 
 
 def test_types() -> None:
-    assert [bytes_of(t) for t in ("float32", "fp32", "bf16", "fp8", "int4")] == [4, 4, 2, 1, 0.5]
+    assert [bytes_of(t) for t in ("float32", "fp32", "BF16", "fp8", "int4")] == [4, 4, 2, 1, 0.5]
     with pytest.raises(ValueError, match="dtype='fp7' is not known: use one of float32"):
         bytes_of("fp7")
 
@@ -172,7 +185,7 @@ def test_v2_against_the_dense_67b() -> None:
     """arXiv 2405.04434, section 3.2.3: 300.6k against 172.8k H800 hours a trillion tokens, 42.5 % less. FLOPs alone
     would save more: the sparse model reaches a smaller share of the peak."""
     sparse, dense = (
-        CONVENTIONS["executed"](preset(n).config.replace(context=4096)) for n in ("deepseek-v2", "deepseek-67b")
+        CONVENTIONS["executed"](preset(n).config, context=4096) for n in ("deepseek-v2", "deepseek-67b")
     )
     assert sparse / dense < 172.8 / 300.6
 
@@ -190,7 +203,7 @@ def test_bad_devices() -> None:
         device("v100").peak("fp8")
     with pytest.raises(ValueError, match="flops=nan must be"):
         bill(math.nan, device("h100"), 0.4, "bf16")
-    assert device("h100", price=1.0).price == 1.0
+    assert device("H100", price=1.0).price == 1.0
 
 
 @pytest.mark.parametrize("machine", DEVICES.values(), ids=lambda machine: machine.name)

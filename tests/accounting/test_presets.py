@@ -41,8 +41,8 @@ def test_as_many_weights_as_in_transformers(name: str) -> None:
 def test_read_from_the_makers_file(name: str, tmp_path: Path) -> None:
     """The few settings kept here mean what the whole file means that transformers writes from them."""
     hugging_face(name).save_pretrained(tmp_path)
-    assert load_hf_config(tmp_path) == PRESETS[name].config
-    assert load_hf_config(tmp_path / "config.json") == PRESETS[name].config
+    assert load_hf_config(tmp_path) == PRESETS[name].shape
+    assert load_hf_config(tmp_path / "config.json") == PRESETS[name].shape
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,12 @@ def test_read_from_the_makers_file(name: str, tmp_path: Path) -> None:
         ("deepseek-v2", ("softmax", 0.0, 8, 3, 16.0)),
         ("deepseek-v2-lite", ("softmax", 0.0, 1, None, 1.0)),
         ("kimi-k2", ("sigmoid", 0.001, 1, None, 2.827)),
-        ("glm-4.5", ("sigmoid", 0.001, 1, None, 2.5)),
-        ("glm-4.5-air", ("sigmoid", 0.001, 1, None, 1.0)),
         ("mixtral-8x7b", ("softmax", 0.0, 1, None, 1.0)),
     ],
 )
 def test_routers(name: str, router: tuple[object, ...]) -> None:
     config = preset(name).config
+    assert isinstance(config, ModelConfig)
     assert (config.router, config.bias_rate, config.n_groups, config.top_groups, config.route_scale) == router
 
 
@@ -142,27 +141,26 @@ def test_unknown_preset() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "qwen9_moe"}, "model_type='qwen9_moe' is not understood; we know llama"),
+        ({"model_type": "qwen9_moe"}, "model_type='qwen9_moe' is not understood"),
         ({"model_type": None}, "model_type is missing"),
         ({"model_type": ["deepseek_v3"]}, "model_type is missing"),
-        ({"scoring_func": "sqrtsoftplus"}, "scoring_func=sqrtsoftplus is not understood; we know softmax, sigmoid"),
-        ({"topk_group": 9}, "top_groups=9 must be from 1 to n_groups=8"),
+        ({"scoring_func": "sqrtsoftplus"}, "scoring_func='sqrtsoftplus' is not understood; we know softmax, sigmoid"),
+        ({"topk_group": 9}, "topk_group=9 is more than n_group=8"),
         ({"moe_layer_freq": 2}, "moe_layer_freq=2 is not understood; we know 1"),
-        ({"attention_bias": True}, "attention_bias=True is not understood in a deepseek_v3 model"),
+        ({"mlp_bias": True}, "mlp_bias=True is not understood in a deepseek_v3 model"),
         ({"index_n_heads": 64}, "index_n_heads=64 is not understood in a deepseek_v3 model, so it is not counted"),
         ({"n_zero_experts": 4}, "n_zero_experts=4 is not understood"),
-        ({"kv_lora_rank": None}, "kv_lora_rank is missing"),
-        ({"num_hidden_layers": 10**30}, "n_layers=1e\\+30 is out of range|n_layers=10+ is out of range"),
-        ({"num_hidden_layers": -5}, "n_layers=-5 is out of range"),
-        ({"num_hidden_layers": "many"}, "n_layers='many' must be a whole number"),
-        ({"num_hidden_layers": [61]}, r"n_layers=\[61\] must be a whole number"),
-        ({"hidden_size": 0}, "d_model=0 is out of range"),
-        ({"hidden_size": True}, "d_model=True must be a whole number"),
-        ({"first_k_dense_replace": 10**30}, "first_k_dense_replace=1000.* must be a whole number from 0 to 512"),
-        ({"first_k_dense_replace": 61}, "n_experts=256, but none of n_layers=61 has experts"),
-        ({"num_experts_per_tok": 500}, "top_k=500 needs n_experts"),
+        ({"kv_lora_rank": None}, "kv_lora_rank=null must be a whole number"),
+        ({"num_hidden_layers": 10**30}, "num_hidden_layers=10+.* must be a whole number from 1 to 1,024"),
+        ({"num_hidden_layers": -5}, "num_hidden_layers=-5 must be a whole number"),
+        ({"num_hidden_layers": "many"}, "num_hidden_layers='many' must be a whole number"),
+        ({"num_hidden_layers": [61]}, r"num_hidden_layers=\[61\] must be a whole number"),
+        ({"hidden_size": 0}, "hidden_size=0 must be a whole number"),
+        ({"hidden_size": True}, "hidden_size=True must be a whole number"),
+        ({"first_k_dense_replace": 10**30}, "first_k_dense_replace=10+.* must be a whole number"),
+        ({"num_experts_per_tok": 500}, "num_experts_per_tok=500 is more than n_routed_experts=256"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings='no' must be true or false"),
-        ({"rope_theta": {}}, "rope_base=.* must be a finite number"),
+        ({"rope_theta": {}}, "rope_theta={} must be a positive number"),
     ],
 )
 def test_refused_by_name(changes: dict[str, Any], message: str) -> None:
@@ -174,13 +172,12 @@ def test_refused_by_name(changes: dict[str, Any], message: str) -> None:
     ("name", "changes", "message"),
     [
         ("llama-3.1-8b", {"num_local_experts": 8}, "num_local_experts=8 is not understood in a llama model"),
-        ("qwen3-30b-a3b", {"decoder_sparse_step": 2}, "decoder_sparse_step=2 is not understood"),
         ("qwen3-30b-a3b", {"shared_expert_intermediate_size": 99}, "shared_expert_intermediate_size=99"),
         ("mixtral-8x7b", {"kv_lora_rank": 64}, "kv_lora_rank=64 is not understood in a mixtral model"),
-        ("llama-4-scout", {"moe_layers": [0, 5]}, r"moe_layers=\[0, 5\] is not understood"),
-        ("switch-base-8", {"num_sparse_decoder_layers": 5}, "must be the same whole"),
-        ("dbrx", {"ffn_config": [1]}, "attn_config and ffn_config must be JSON objects"),
-        ("gpt2", {"n_embd": "wide"}, "n_embd=wide must be a whole number"),
+        ("llama-4-scout", {"moe_layers": "all"}, "moe_layers='all' must be a list"),
+        ("switch-base-8", {"d_kv": 0}, "d_kv=0 must be a whole number"),
+        ("dbrx", {"ffn_config": [1]}, r"ffn_config=\[1\] must be a JSON object"),
+        ("gpt2", {"n_embd": "wide"}, "n_embd='wide' must be a whole number"),
     ],
 )
 def test_a_variant_is_refused_by_name(name: str, changes: dict[str, Any], message: str) -> None:
@@ -189,7 +186,7 @@ def test_a_variant_is_refused_by_name(name: str, changes: dict[str, Any], messag
 
 
 def test_text_part_of_a_model_of_images() -> None:
-    assert from_hf({"model_type": "llama4", "text_config": SCOUT}) == (preset("llama-4-scout").config)
+    assert from_hf({"model_type": "llama4", "text_config": SCOUT}) == preset("llama-4-scout").shape
 
 
 @pytest.mark.parametrize(
@@ -200,8 +197,7 @@ def test_text_part_of_a_model_of_images() -> None:
         ("[1, 2]", "expected a JSON object"),
         ("[" * 100_000, "nested too deeply|not valid JSON"),
         ('{"n": ' + "9" * 5_000 + "}", "not valid JSON"),
-        (" " * 1_000_001, "more than 1,000,000 bytes"),
-        ('{"model_type": "llama", "vocab_size": NaN}', "intermediate_size is missing"),
+        (" " * 20_000_001, "more than 20,000,000 bytes"),
         (json.dumps(LLAMA_8B | {"vocab_size": math.nan}), "vocab_size=nan must be a whole"),
     ],
 )

@@ -1,6 +1,7 @@
 """The command line: results on stdout, the rest on stderr, an exit status that scripts can rely on."""
 
 import errno
+import io
 import json
 import os
 import shlex
@@ -479,16 +480,46 @@ def test_count_a_config_file(tmp_path: Path, capsys: Capture) -> None:
     assert "model_type='mamba_moe' is not understood" in failed(["count", str(tmp_path)], capsys)
     assert failed(["count", "gpt-5"], capsys).startswith("no preset 'gpt-5'")
     assert "cannot be read" in failed(["count", "missing.json"], capsys)
+    assert failed(["count", "no-one/nothing"], capsys).startswith("no-one/nothing is no file, no folder")
+
+
+def test_count_by_repository_and_from_standard_input(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert answer(["count", "deepseek-ai/DeepSeek-V3"], capsys)["model"] == "deepseek-v3"
+    text = io.TextIOWrapper(io.BytesIO(b'\xef\xbb\xbf{"model_type": "llama"}'))
+    monkeypatch.setattr(sys, "stdin", text)
+    data = answer(["count", "-"], capsys)
+    assert data["model"] == "standard input"
+    assert data["total"] == 6_738_415_616
+
+
+def test_models(capsys: Capture) -> None:
+    data = answer(["models"], capsys)
+    assert len(data["types"]) > 90
+    v3 = next(row for row in data["presets"] if row["model"] == "deepseek-v3")
+    assert v3["total"] == 671_026_404_352
+    assert v3["total_published"] == 671e9
+    assert main(["models"]) == 0
+    assert "deepseek_v32" in capsys.readouterr().out
 
 
 def test_cost(capsys: Capture) -> None:
-    words = ["cost", "deepseek-v3", "--tokens", "14.8e12", "--device", "h800", "--utilisation", "0.217"]
+    words = ["cost", "deepseek-v3", "--tokens", "14.8e12", "--device", "h800", "--utilisation", "0.217", "--dtype", "FP8"]
     data = answer(words, capsys)
     assert data["device_hours"] == pytest.approx(2.788e6, rel=0.015)
     assert data["dollars"] == pytest.approx(5.576e6, rel=0.015)
     assert data["dtype"] == "fp8"
     assert answer([*words, "--price", "4"], capsys)["dollars"] == pytest.approx(2 * data["dollars"])
     assert answer([*words, "--convention", "executed"], capsys)["flops"] > data["flops"]
+    plain = ["cost", "DeepSeek-V3", "--tokens", "14.8T", "--device", "H800", "--utilization", "0.217"]
+    assert answer(plain, capsys)["dtype"] == "bfloat16", "not the fastest that the device has"
+    assert answer([*plain, "--device", "v100"], capsys)["dtype"] == "float16"
+    long, short = (answer([*plain, "--convention", "executed", "--context", n], capsys) for n in ("128k", "4k"))
+    assert (long["context"], short["context"]) == (128_000, 4_000)
+    assert long["flops"] > short["flops"]
+    assert main([*plain, "--convention", "causal"]) == 0
+    text = capsys.readouterr().out
+    for said in ("in sequences of 8,192", "in bfloat16", "Note: multi-token prediction (1 layer for training)"):
+        assert said in text
     assert main(words) == 0
     assert "2,751,672" in capsys.readouterr().out
     for more, message in (
@@ -498,10 +529,12 @@ def test_cost(capsys: Capture) -> None:
         (["--dtype", "fp4"], "dtype='fp4' is not known"),
         (["--price", "-1"], "price=-1 must be"),
         (["--tokens", "-1"], "tokens=-1 must be above 0"),
+        (["--tokens", "12x"], "tokens='12x' is no number: write it like 14.8e12, 14.8T or 128k"),
+        (["--context", "1e9"], "context=1e+09 must be a whole number from 1 to 163840"),
     ):
         assert failed([*words, *more], capsys).startswith(message)
     assert "encoder-decoders are not counted" in failed(
-        ["cost", "switch-base-8", "--tokens", "1e9", "--convention", "executed"], capsys
+        ["cost", "switch-base-8", "--tokens", "1e9"], capsys
     )
 
 
@@ -513,6 +546,7 @@ def test_compare(capsys: Capture) -> None:
     out = capsys.readouterr().out
     assert "not counted" in out
     assert "619.3M" in out
+    assert answer(["compare", "gpt2", "llama-4-scout"], capsys)["context"] == 1024, "the longest that both can read"
 
 
 def test_cache(capsys: Capture) -> None:
@@ -529,6 +563,14 @@ def test_cache(capsys: Capture) -> None:
     assert answer(["cache", "deepseek-v3", "--tokens", "1e3", "--batch", "8"], capsys)["bytes"] == 8e3 * 70_272
     windowed = answer(["cache", "gpt-oss-20b", "--tokens", "1000"], capsys)
     assert windowed["bytes"] == 2 * 1024 * (12 * 1000 + 12 * 128), "every second layer keeps 128 tokens"
+    assert windowed["layers"] == {"sliding": 12, "full": 12}
+    assert answer(["cache", "switch-base-8", "--tokens", "512"], capsys)["bytes"] == 512 * 12 * 2 * 2 * 12 * 64 * 2
+    for model, said in (
+        ("llama-4-scout", "36 of 48 layers (chunked) keep at most 8,192 tokens."),
+        ("switch-base-8", "as many tokens in the source"),
+    ):
+        assert main(["cache", model, "--tokens", "500"]) == 0
+        assert capsys.readouterr().out.count(said) == 1
     for more, message in (
         (["--tokens", "0"], "tokens=0 must be from 1"),
         (["--tokens", "1.5"], "tokens=1.5 must be a whole number"),
