@@ -1,8 +1,11 @@
 """What does it cost? Parameters, FLOPs, bytes, hours and money of a model, by arithmetic on its config.
 
-`parameters` counts weights, `flops` operations, `memory` the bytes that are stored and moved. `cost` turns these into
-time and money on one of the `devices`. `presets` holds published models, by their makers' settings and numbers, and
-`hf_config` turns the settings of any ``config.json`` into a config. Devices and presets are data, in TOML files.
+`shape` describes a model by what is counted, layer by layer. `parameters` counts weights, `flops` operations, `memory`
+the bytes that are stored and moved. `cost` turns these into time and money on one of the `devices`. `presets` holds
+published models, by their makers' settings and numbers. `hf_config` turns a ``config.json`` into a shape: `hf_types`
+lists the types of models, whose readers are in `hf_dense`, `hf_experts` and `hf_recurrent` and share `hf_layers`;
+`hf_settings` reads settings, and what the models' classes take for those that are left out.
+Devices, presets and the classes' defaults are data, in TOML files.
 Nothing here imports torch. Notebooks import the counts, the cost of a run, devices and presets.
 """
 

@@ -139,8 +139,8 @@ def abnar_flops_per_token(model: Model, context: int | None = None) -> int:
     config = model if isinstance(model, ModelConfig) else lab_config(model)
     if config is None:
         raise ValueError(
-            f"convention='abnar_app_c' is a formula for models whose layers are all alike: for a {shape.kind} model use "
-            f"another convention"
+            f"convention='abnar_app_c' is a formula for models whose layers are all alike: use another for a "
+            f"{shape.kind} model"
         )
     d, length = config.d_model, shape.context if context is None else context
     active = config.top_k + config.n_shared_experts
@@ -154,7 +154,8 @@ SEQUENCE = 8192  # tokens of a sequence in training, where nobody says: what man
 
 def sequence_length(model: Model, asked: float | str | None = None) -> int:
     """Returns the length of sequences to count with: what was ``asked`` for, or `SEQUENCE` if the model's context is
-    not shorter; text is read as `quantity` does. Raises ValueError for a length that is not whole, or longer than the context."""
+    not shorter. Text is read as `quantity` does. Raises ValueError for a length that is not whole, or longer than the
+    context."""
     most = shape_of(model).context
     if asked is None:
         return min(most, SEQUENCE)

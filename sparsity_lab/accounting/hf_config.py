@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sparsity_lab.accounting.hf_settings import Settings, class_defaults
+from sparsity_lab.accounting.hf_settings import FileSettings, class_defaults
 from sparsity_lab.accounting.hf_types import TYPES
 from sparsity_lab.accounting.shape import NOTHING, Shape, Weights
 from sparsity_lab.files import read_bytes
@@ -70,7 +70,7 @@ def from_hf(values: Any) -> Shape:
         )
     if text.get("is_encoder_decoder") and kind != "switch_transformers":
         raise ValueError(f"{where}is_encoder_decoder=True is not understood in a {kind} model")
-    settings = Settings(text, kind, where)
+    settings = FileSettings(text, kind, where)
     shape = TYPES[kind](settings)
     settings.refuse_unread()
     return _left_out(_with_head(shape, values), values, where)

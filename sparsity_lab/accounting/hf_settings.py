@@ -34,7 +34,7 @@ def class_defaults() -> dict[str, dict[str, Any]]:
     return tomllib.loads(Path(__file__).with_name("hf_defaults.toml").read_text(encoding="utf-8"))
 
 
-class Settings:
+class FileSettings:
     """The settings of one file. It remembers which of them a reader asked for.
 
     Args:
@@ -141,6 +141,4 @@ class Settings:
         for name, value in self.values.items():
             telling = TELLING.search(name) and not HARMLESS.search(name)
             if telling and name not in self.read and value not in (None, False, 0, [], {}):
-                raise ValueError(
-                    f"{self._shown(name)} is not understood in a {self.kind} model, so it is not counted"
-                )
+                raise ValueError(f"{self._shown(name)} is not understood in a {self.kind} model, so it is not counted")

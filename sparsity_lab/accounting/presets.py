@@ -92,7 +92,7 @@ def named_model(name: str) -> Named:
         raise ValueError(f"{printable(name)}: cannot be read (No such file or directory)")
     if "/" in name:
         raise ValueError(
-            f"{printable(name)} is no file, no folder, and no repository among the presets (`sparsity-lab models` lists "
+            f"{printable(name)} is no file, no folder, and no repository of a preset (`sparsity-lab models` lists "
             f"them): download its config.json"
         )
     raise _unknown(name)

@@ -1,8 +1,8 @@
 """Describes a model by what is counted: layers of mixers and feed-forward parts, with their weights and caches.
 
-A `ModelConfig` is the shape of a model that the lab trains, in which all layers are alike but for the experts. The layers
-of published models differ, so a `Shape` holds every kind of layer, and how many of it there are. All counts are sums
-over a Shape; `shape_of` makes one from a ModelConfig.
+A `ModelConfig` is the shape of a model that the lab trains, in which all layers are alike but for the experts. The
+layers of published models differ, so a `Shape` holds every kind of layer, and how many of it there are. All counts are
+sums over a Shape; `shape_of` makes one from a ModelConfig.
 """
 
 from collections import Counter

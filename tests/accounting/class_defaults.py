@@ -12,11 +12,11 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from sparsity_lab.accounting import hf_settings, hf_types
+from sparsity_lab.accounting import hf_dense, hf_experts, hf_layers, hf_recurrent, hf_settings, hf_types
 from sparsity_lab.accounting.hf_settings import HARMLESS, TELLING
 
 FILE = Path(hf_settings.__file__).with_name("hf_defaults.toml")
-SOURCES = [Path(module.__file__ or "") for module in (hf_types, hf_settings)]
+SOURCES = [Path(module.__file__ or "") for module in (hf_types, hf_layers, hf_dense, hf_experts, hf_recurrent)]
 
 
 def names_in_readers() -> set[str]:
@@ -57,7 +57,7 @@ def written(values: dict[str, dict[str, Any]]) -> str:
              "# them; other names of settings; and settings of the class by which nothing is counted. A test compares",
              "# it with the classes; `python -m tests.accounting.class_defaults` writes it anew."]  # fmt: skip
     for kind, known in values.items():
-        lines += ["", f'[{json.dumps(kind) if "." in kind else kind}]']
+        lines += ["", f"[{json.dumps(kind) if '.' in kind else kind}]"]
         for section in ("defaults", "aliases"):
             pairs = ", ".join(f"{name} = {json.dumps(value)}" for name, value in known[section].items())
             if pairs:

@@ -73,7 +73,7 @@ def test_encoder_decoders_are_refused() -> None:
     for count in (flops_by_part, *(CONVENTIONS[name] for name in ("executed", "causal", "6ND"))):
         with pytest.raises(ValueError, match="has 12 encoder layers: FLOPs of encoder-decoders are not counted"):
             count(preset("switch-base-8").config)
-    with pytest.raises(ValueError, match="abnar_app_c.* is a formula for models whose layers are all alike"):
+    with pytest.raises(ValueError, match=r"abnar_app_c.* is a formula for models whose layers are all alike"):
         abnar_flops_per_token(preset("switch-base-8").config)
 
 
@@ -184,9 +184,7 @@ def test_the_bill_of_deepseek_v3() -> None:
 def test_v2_against_the_dense_67b() -> None:
     """arXiv 2405.04434, section 3.2.3: 300.6k against 172.8k H800 hours a trillion tokens, 42.5 % less. FLOPs alone
     would save more: the sparse model reaches a smaller share of the peak."""
-    sparse, dense = (
-        CONVENTIONS["executed"](preset(n).config, context=4096) for n in ("deepseek-v2", "deepseek-67b")
-    )
+    sparse, dense = (CONVENTIONS["executed"](preset(n).config, context=4096) for n in ("deepseek-v2", "deepseek-67b"))
     assert sparse / dense < 172.8 / 300.6
 
 

@@ -22,8 +22,10 @@ LLAMA = {
     "num_key_value_heads": 2, "intermediate_size": 96,
 }  # fmt: skip
 QWEN2 = LLAMA | {"model_type": "qwen2"}
-LLAMA4 = {"model_type": "llama4_text", "vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 4, "head_dim": 8,
-          "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 48, "intermediate_size_mlp": 176}  # fmt: skip
+LLAMA4 = LLAMA | {
+    "model_type": "llama4_text", "num_hidden_layers": 4, "head_dim": 8, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "intermediate_size": 48, "intermediate_size_mlp": 176,
+}  # fmt: skip
 
 
 def total(values: dict[str, Any]) -> int:
@@ -59,7 +61,9 @@ def test_right_numbers(values: dict[str, Any], right: int) -> None:
 
 def test_all_layers_dense_and_widths_that_heads_do_not_split() -> None:
     v3 = preset("deepseek-v2-lite").settings | {"model_type": "deepseek_v3", "q_lora_rank": None}
-    assert total(v3 | {"first_k_dense_replace": 27, "vocab_size": 163_840, "intermediate_size": 11_264}) == 2_911_366_656
+    assert (
+        total(v3 | {"first_k_dense_replace": 27, "vocab_size": 163_840, "intermediate_size": 11_264}) == 2_911_366_656
+    )
     assert total(v3 | {"num_attention_heads": 20, "vocab_size": 163_840, "intermediate_size": 11_264}) == 16_045_043_200
 
 
@@ -180,7 +184,10 @@ def test_names_of_one_setting_may_not_contradict() -> None:
     ("changes", "message"),
     [
         ({"layer_types": ["full_attention"]}, "layer_types has 1 entries for 3 layers"),
-        ({"layer_types": ["full_attention", "wavy", "full_attention"]}, "layer_types has 'wavy', which is not understood"),
+        (
+            {"layer_types": ["full_attention", "wavy", "full_attention"]},
+            "layer_types has 'wavy', which is not understood",
+        ),
         ({"layer_types": "full"}, "layer_types='full' must be a list"),
     ],
 )

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
@@ -34,9 +32,9 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def built(values: dict[str, Any]) -> int | None:
     """The weights of the model that transformers builds, or None if it does not build one."""
-    given = dict(values)
+    named = dict(values)
     try:
-        config = AutoConfig.for_model(given.pop("model_type"), **given)
+        config = AutoConfig.for_model(named.pop("model_type"), **named)
         auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with torch.device("meta"):
             return int(auto.from_config(config).num_parameters())

@@ -63,7 +63,9 @@ def dense_experts(shape: Shape) -> int:
 def test_windows(kind: str) -> None:
     """transformers computes all scores and masks those outside of a window, and keeps one token less than a window,
     for the next token is in it, too."""
-    live = Live(kind, **({"attention_chunk_size": WINDOW, "no_rope_layer_interval": 3} if kind == "llama4_text" else {}))
+    live = Live(
+        kind, **({"attention_chunk_size": WINDOW, "no_rope_layer_interval": 3} if kind == "llama4_text" else {})
+    )
     windows = [(mixer, times) for mixer, times in live.shape.mixers() if mixer.keeps is not None]
     assert 0 < sum(times for _, times in windows) < live.shape.n_layers
     for tokens in (WINDOW - 8, 2 * WINDOW):

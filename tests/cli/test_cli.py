@@ -503,7 +503,18 @@ def test_models(capsys: Capture) -> None:
 
 
 def test_cost(capsys: Capture) -> None:
-    words = ["cost", "deepseek-v3", "--tokens", "14.8e12", "--device", "h800", "--utilisation", "0.217", "--dtype", "FP8"]
+    words = [
+        "cost",
+        "deepseek-v3",
+        "--tokens",
+        "14.8e12",
+        "--device",
+        "h800",
+        "--utilisation",
+        "0.217",
+        "--dtype",
+        "FP8",
+    ]
     data = answer(words, capsys)
     assert data["device_hours"] == pytest.approx(2.788e6, rel=0.015)
     assert data["dollars"] == pytest.approx(5.576e6, rel=0.015)
@@ -533,9 +544,7 @@ def test_cost(capsys: Capture) -> None:
         (["--context", "1e9"], "context=1e+09 must be a whole number from 1 to 163840"),
     ):
         assert failed([*words, *more], capsys).startswith(message)
-    assert "encoder-decoders are not counted" in failed(
-        ["cost", "switch-base-8", "--tokens", "1e9"], capsys
-    )
+    assert "encoder-decoders are not counted" in failed(["cost", "switch-base-8", "--tokens", "1e9"], capsys)
 
 
 def test_compare(capsys: Capture) -> None:

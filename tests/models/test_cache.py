@@ -104,8 +104,7 @@ def test_bytes_of_published_shapes(name: str) -> None:
     cache = new_cache(config, 2, "meta", torch.bfloat16, room=7)
     cache.lengths_B = torch.tensor([7, 7])
     assert cache.nbytes == cache_bytes(config, 7, "bfloat16", 2)
-    latent = "deepseek-v" in name or name in ("deepseek-r1", "kimi-k2")
-    assert cache.names == (("latents",) if latent else ("keys", "values"))
+    assert cache.names == (("latents",) if config.is_mla else ("keys", "values"))
 
 
 @torch.no_grad()
