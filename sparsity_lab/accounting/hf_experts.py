@@ -27,7 +27,7 @@ from sparsity_lab.accounting.hf_layers import (
     sparse_from,
 )
 from sparsity_lab.accounting.hf_settings import MOST_LAYERS, FileSettings
-from sparsity_lab.accounting.shape import NOTHING, FeedForward, Layer, Mixer, Shape, Weights, attention, network, tally
+from sparsity_lab.accounting.shape import NOTHING, FeedForward, Block, Mixer, Shape, Weights, attention, network, tally
 
 # ---- Decoders with experts
 
@@ -286,13 +286,13 @@ def read_switch(s: FileSettings) -> Shape:
     experts = FeedForward(router=router, expert=expert, n_experts=n, top_k=1)
     plain = FeedForward(dense=expert)
 
-    def half(name: str, layers: int, mixers: tuple[Mixer, ...]) -> tuple[tuple[Layer, int], ...]:
+    def half(name: str, layers: int, mixers: tuple[Mixer, ...]) -> tuple[tuple[Block, int], ...]:
         sparse = s.whole(f"num_sparse_{name}_layers", 0, MOST_LAYERS)
         step = s.maybe(f"{name}_sparse_step", 0)
         if step is None:
             step = layers // sparse if sparse else layers
         return tally(
-            Layer(
+            Block(
                 mixers=mixers,
                 feed_forwards=(experts if step == 1 or (step and i % step == 1) else plain,),
                 norms=(len(mixers) + 1) * d,

@@ -13,7 +13,7 @@ from sparsity_lab.accounting.hf_settings import MOST_LAYERS, FileSettings
 from sparsity_lab.accounting.shape import (
     NOTHING,
     FeedForward,
-    Layer,
+    Block,
     Mixer,
     Shape,
     Weights,
@@ -70,9 +70,9 @@ def decoder(
     d, vocab, n = s.whole("hidden_size"), s.whole("vocab_size"), layers or count_layers(s)
     tied = s.flag("tie_word_embeddings")
 
-    def layer(i: int) -> Layer:
+    def layer(i: int) -> Block:
         mixers, parts = mixer(i), ffn(i)
-        return Layer(
+        return Block(
             mixers=mixers if isinstance(mixers, tuple) else (mixers,),
             feed_forwards=parts if isinstance(parts, tuple) else (parts,),
             norms=round(norms * norm * d),

@@ -88,7 +88,7 @@ class FeedForward:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class Block:
     mixers: tuple[Mixer, ...] = ()
     feed_forwards: tuple[FeedForward, ...] = ()
     norms: int = 0  # weights of the norms before and after these
@@ -102,8 +102,8 @@ class Shape:
     vocab_size: int
     context: int
     d_model: int
-    layers: tuple[tuple[Layer, int], ...]  # each kind of layer, and how many of it there are
-    encoder: tuple[tuple[Layer, int], ...] = ()  # of an encoder-decoder
+    layers: tuple[tuple[Block, int], ...]  # each kind of layer, and how many of it there are
+    encoder: tuple[tuple[Block, int], ...] = ()  # of an encoder-decoder
     embedding: int = 0  # tables of tokens (unless one is the head too) and of positions, that are looked up
     head: Weights = NOTHING
     norms: int = 0  # outside layers
@@ -185,7 +185,7 @@ class Shape:
 Model = ModelConfig | Shape  # what every count takes
 
 
-def tally(layers: Iterable[Layer]) -> tuple[tuple[Layer, int], ...]:
+def tally(layers: Iterable[Block]) -> tuple[tuple[Block, int], ...]:
     return tuple(Counter(layers).items())
 
 
@@ -301,11 +301,11 @@ def _of_config(config: ModelConfig) -> Shape:
     )
     dense = FeedForward(dense=network(d, config.dense_width, gated, config.ffn_bias))
 
-    def layer(i: int) -> Layer:
+    def layer(i: int) -> Block:
         every = config.full_attention_every
         full = every is not None and (i + 1) % every == 0
         own = replace(mixer, kind="full", sees=None, keeps=None) if full else mixer
-        return Layer(mixers=(own,), feed_forwards=(experts if config.is_moe_layer(i) else dense,), norms=2 * norm)
+        return Block(mixers=(own,), feed_forwards=(experts if config.is_moe_layer(i) else dense,), norms=2 * norm)
 
     table = config.vocab_size * d
     return Shape(
