@@ -84,12 +84,12 @@ def _text_part(values: dict[str, Any], part: str) -> dict[str, Any]:
     """Returns the settings of the text part, with tie_word_embeddings, which may stand outside of it."""
     text = dict(values[part])
     inner, outer = text.get("tie_word_embeddings"), values.get("tie_word_embeddings")
-    whole = class_defaults().get("whole_models", {}).get(str(values.get("model_type")))
-    if outer is None and inner is None:
-        outer = whole
+    usual = "" if "tie_word_embeddings" in values else ", as its class takes it to be"
+    if outer is None:  # the head belongs to the whole model
+        outer = class_defaults()["whole_models"].get(str(values.get("model_type")))
     if outer is not None and inner is not None and inner != outer:
         raise ValueError(
-            f"tie_word_embeddings={_short(outer)}, but {part}.tie_word_embeddings={_short(inner)}: which one holds?"
+            f"tie_word_embeddings={_short(outer)}{usual}, but {part}.tie_word_embeddings={_short(inner)}: which holds?"
         )
     return text | ({} if outer is None else {"tie_word_embeddings": outer})
 

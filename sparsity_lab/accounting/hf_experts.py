@@ -27,7 +27,7 @@ from sparsity_lab.accounting.hf_layers import (
     sparse_from,
 )
 from sparsity_lab.accounting.hf_settings import MOST_LAYERS, FileSettings
-from sparsity_lab.accounting.shape import NOTHING, FeedForward, Block, Mixer, Shape, Weights, attention, network, tally
+from sparsity_lab.accounting.shape import NOTHING, Block, FeedForward, Mixer, Shape, Weights, attention, network, tally
 
 # ---- Decoders with experts
 

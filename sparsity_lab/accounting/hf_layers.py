@@ -12,8 +12,8 @@ from typing import Any
 from sparsity_lab.accounting.hf_settings import MOST_LAYERS, FileSettings
 from sparsity_lab.accounting.shape import (
     NOTHING,
-    FeedForward,
     Block,
+    FeedForward,
     Mixer,
     Shape,
     Weights,

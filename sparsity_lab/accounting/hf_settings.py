@@ -30,7 +30,8 @@ HARMLESS = re.compile(  # these only say how the same weights are used, trained 
 @cache
 def class_defaults() -> dict[str, dict[str, Any]]:
     """Returns what the classes in transformers take for left-out settings, by type (`hf_defaults.toml`): ``defaults``;
-    ``aliases``, other names of settings; and ``ignored``, settings by which nothing is counted."""
+    ``aliases``, other names of settings; and ``ignored``, settings by which nothing is counted. ``whole_models`` has
+    the tie_word_embeddings of models of text and more."""
     return tomllib.loads(Path(__file__).with_name("hf_defaults.toml").read_text(encoding="utf-8"))
 
 

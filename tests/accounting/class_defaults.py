@@ -52,6 +52,22 @@ def all_classes() -> dict[str, dict[str, Any]]:
     return {kind: of_class(kind, asked) for kind in known_kinds()}
 
 
+def tied_by_class(kind: str) -> bool | None:
+    """Whether the tables of a model with a text part are tied, if its file does not say; None for other models."""
+    try:
+        own = class_of(kind)
+    except Exception:  # some need more packages, or can't be built by their defaults
+        return None
+    tied = {field.name: field.default for field in fields(own)}.get("tie_word_embeddings")  # type: ignore[arg-type]
+    return tied if "text_config" in own.sub_configs and isinstance(tied, bool) else None
+
+
+def whole_models() -> dict[str, bool]:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return {kind: tied for kind in CONFIG_MAPPING_NAMES if (tied := tied_by_class(kind)) is not None}
+
+
 def written(values: dict[str, dict[str, Any]]) -> str:
     lines = ["# What transformers' classes take for settings that a file leaves out, as far as something is counted by",
              "# them; other names of settings; and settings of the class by which nothing is counted. A test compares",
@@ -64,6 +80,8 @@ def written(values: dict[str, dict[str, Any]]) -> str:
                 lines.append(f"{section} = {{ {pairs} }}")
         if known["ignored"]:
             lines.append(f"ignored = {json.dumps(known['ignored'])}")
+    tied = [f"{json.dumps(kind)} = {json.dumps(value)}" for kind, value in whole_models().items()]
+    lines += ["", "[whole_models]", *tied]
     return "\n".join(lines) + "\n"
 
 

@@ -143,6 +143,10 @@ def test_the_text_part_is_counted_and_says_so() -> None:
 def test_ties_stand_inside_or_outside() -> None:
     tied, table = {"tie_word_embeddings": True}, 1000 * 64
     whole = {"model_type": "llava", "text_config": QWEN2}
+    assert total(whole) == total(QWEN2), "LLaVA's class has two tables"
+    assert total(whole | {"model_type": "gemma3"}) == total(QWEN2) - table, "Gemma's class has one"
+    with pytest.raises(ValueError, match="tie_word_embeddings=False, as its class takes it to be, but text_config"):
+        from_hf(whole | {"text_config": QWEN2 | tied})
     assert total(whole | tied) == total(whole | {"text_config": QWEN2 | tied} | tied) == total(QWEN2) - table
     with pytest.raises(ValueError, match=r"tie_word_embeddings=False, but text_config\.tie_word_embeddings=True"):
         from_hf(whole | {"text_config": QWEN2 | tied, "tie_word_embeddings": False})

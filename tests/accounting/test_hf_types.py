@@ -78,6 +78,11 @@ def test_what_is_left_out_means_what_the_class_means(kind: str) -> None:
     assert class_defaults.read()[kind] == own, "run `python -m tests.accounting.class_defaults`"
 
 
+@pytest.mark.parametrize("kind", ["llava", "gemma3", "llama4", "mistral3", "qwen3_vl", "qwen3_5_moe", "kimi_k25"])
+def test_ties_of_whole_models(kind: str) -> None:
+    assert class_defaults.read()["whole_models"][kind] is class_defaults.tied_by_class(kind)
+
+
 # A small model of any type, in which no setting is what its class takes it to be.
 SMALL: dict[str, Any] = {
     "vocab_size": 96, "hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 12, "num_key_value_heads": 6,
