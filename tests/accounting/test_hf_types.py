@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
 from sparsity_lab.accounting import count_parameters
@@ -146,3 +146,24 @@ def test_delete_any_setting(kind: str) -> None:
         assert theirs is None or ours in (theirs, None), f"without {name}"
         compared += theirs is not None and ours == theirs
     assert compared > 0.5 * len(values), "most models can be built, and none of these is refused"
+
+
+@pytest.mark.parametrize(
+    ("whole", "kind"),
+    [
+        ("qwen3_vl", "qwen3_vl_text"),
+        ("qwen3_vl_moe", "qwen3_vl_moe_text"),
+        ("qwen2_5_vl", "qwen2_5_vl_text"),
+        ("qwen2_vl", "qwen2_vl_text"),
+        ("glm4v_moe", "glm4v_moe_text"),
+        ("mistral3", "mistral4"),
+    ],
+)
+def test_text_parts_of_whole_models(whole: str, kind: str) -> None:
+    """Types that stand only inside of others: all weights but those of the part that sees."""
+    config = AutoConfig.for_model(whole, text_config={"model_type": kind})
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    seeing = ("visual", "vision", "projector")
+    theirs = sum(w.numel() for name, w in model.named_parameters() if not any(word in name for word in seeing))
+    assert counted({"model_type": whole, "text_config": {"model_type": kind}}) == theirs
