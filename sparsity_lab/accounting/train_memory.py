@@ -56,9 +56,11 @@ def training_memory(
     return TrainingMemory(weights * size, weights * size, weights * optimizer, activations)
 
 
-def activation_bytes(config: ModelConfig, dtype: str = "bfloat16", recompute: Recompute = "scores") -> int:
-    """Returns the bytes of activations that one sequence of the config's context adds. Matrix products are in
-    ``dtype``; the residual stream, norms, routers and the loss are in float32.
+def activation_bytes(
+    config: ModelConfig, dtype: str = "bfloat16", recompute: Recompute = "scores", context: int | None = None
+) -> int:
+    """Returns the bytes of activations that a sequence of ``context`` tokens (default: the config's) adds. Matrix
+    products are in ``dtype``; the residual stream, norms, routers and the loss are in float32.
 
     The backward pass may compute some of them anew: ``"nothing"`` keeps all, so that attention keeps the probabilities
     of all pairs of tokens, in float32, as torch's explicit kernel does; ``"scores"`` keeps none of those (flash
@@ -72,7 +74,7 @@ def activation_bytes(config: ModelConfig, dtype: str = "bfloat16", recompute: Re
     one_of("dtype", dtype, (*TRAINED, *(short for short, name in SHORT.items() if name in TRAINED)))
     if config.n_encoder_layers:
         raise ValueError(f"n_encoder_layers={config.n_encoder_layers}: activations of encoder-decoders are not counted")
-    size, T, d = int(bytes_of(dtype)), config.context, config.d_model
+    size, T, d = int(bytes_of(dtype)), context or config.context, config.d_model
 
     def layer(config: ModelConfig, n: int, is_moe: bool) -> tuple[int, int]:
         kept = n * _layer(config, size, n if recompute == "nothing" else None, is_moe)

@@ -12,7 +12,7 @@ from typing import Any
 from sparsity_lab import __version__
 from sparsity_lab.files import StrangeFile
 
-REPORTS = ("count", "cost", "compare", "cache", "optimum", "fit", "measure", "prune", "doctor")  # have --json
+REPORTS = ("count", "cost", "compare", "cache", "memory", "optimum", "fit", "measure", "prune", "doctor")  # have --json
 VERBS = ("train", "sweep", *REPORTS, "guesses", "notebooks", "gallery", "course")
 WRONG_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 INTERRUPTED, NOBODY_READS = 130, 141  # what shells report after SIGINT and SIGPIPE

@@ -209,6 +209,7 @@ def test_scores_of_long_sequences() -> None:
     (Korthikanti et al. 2022, arXiv 2205.05198, section 4)."""
     config = preset("llama-3.1-8b").config.replace(context=1_000)
     double = config.replace(context=2_000)
+    assert activation_bytes(config, context=2_000, recompute="nothing") == activation_bytes(double, recompute="nothing")
     assert activation_bytes(double) == 2 * activation_bytes(config)
     more = activation_bytes(double, recompute="nothing") - 2 * activation_bytes(config, recompute="nothing")
     assert more == config.n_layers * config.n_heads * (2_000**2 - 2 * 1_000**2) * 4

@@ -1,0 +1,164 @@
+"""Tell whether a model fits on some GPUs, to serve or to train it, and what each of them holds."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from sparsity_lab.accounting import fits
+from sparsity_lab.accounting.devices import DEVICES, device
+from sparsity_lab.accounting.fits import Held, Split
+from sparsity_lab.accounting.formats import CACHES, FORMATS, published_format, weight_format
+from sparsity_lab.accounting.memory import SHORT
+from sparsity_lab.accounting.presets import MODEL_NAMES, PRESETS, named_model
+from sparsity_lab.accounting.train_memory import RECOMPUTE
+from sparsity_lab.config import ModelConfig, one_of
+from sparsity_lab.files import read_bytes
+
+CONTEXT = 8192  # if none is given
+
+Plan = Callable[[Split, int, int], Held]  # of a split, a context and a batch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", help=MODEL_NAMES)
+    add("--device", default="h100", help=f"one of {', '.join(DEVICES)} (default h100)")
+    add("--gpus", type=int, help="how many (default: as many as the split needs, or 1)")
+    add("--context", type=float, help=f"tokens of each sequence (default {CONTEXT:,}, or the longest if that is less)")
+    add("--batch", type=int, help="sequences at a time, on all GPUs together (default: one per copy)")
+    add("--weights", help=f"{', '.join(FORMATS)} (default: as the config.json says, else bf16)")
+    add("--cache", default="bf16", help=f"{', '.join(CACHES)} (default bf16)")
+    add("--tensor", type=int, help="cut matrices over so many GPUs (default: all; in training 1)")
+    add("--pipeline", type=int, default=1, help="stages of layers (default 1)")
+    add("--data", type=int, help="copies of the model (default 1; in training all)")
+    add("--expert", type=int, help="spread routed experts over so many GPUs (default: as --tensor)")
+    add("--usable", type=float, default=0.9, help="share of a GPU's memory to fill (default 0.9)")
+    add("--train", action="store_true", help="count training with AdamW instead of serving")
+    add("--zero", type=int, default=0, help="ZeRO stage, 0 to 3, with --train (default 0)")
+    add("--recompute", default="scores", help=f"with --train: {', '.join(RECOMPUTE)} (default scores)")
+
+
+def run(options: argparse.Namespace) -> None:
+    name, config = named_model(options.model)
+    settings = _settings(options.model)
+    longest = fits.longest_context(settings, config.context)
+    config = config.replace(context=longest)
+    context = min(CONTEXT, longest) if options.context is None else options.context
+    if not 1 <= context <= longest or context != int(context):
+        raise ValueError(f"context={context:g} must be a whole number from 1 to the model's {longest}")
+    if not 0 < options.usable <= 1:
+        raise ValueError(f"usable={options.usable:g} must be above 0 and at most 1, e.g. 0.9")
+
+    gpu, split, context = device(options.device), _split(options), int(context)
+    options.batch = split.data if options.batch is None else options.batch
+    if not 1 <= options.batch <= fits.MANY:
+        raise ValueError(f"batch={options.batch} must be from 1 to {fits.MANY}")
+    plan, stored = _plan(options, config, settings)
+    room = gpu.memory * options.usable
+    held = plan(split, context, options.batch)
+    batch = fits.largest(lambda n: plan(split, context, n).total <= room, fits.MANY)
+    tokens = fits.largest(lambda n: plan(split, n, options.batch).total <= room, longest)
+    data = {
+        "model": name, "device": gpu.name, "gpus": split.devices, **asdict(split), "training": options.train,
+        "context": context, "batch": options.batch, **stored, "each_gpu": asdict(held), "total": held.total,
+        "memory": gpu.memory, "usable": room, "fits": held.total <= room,
+        "largest_batch": batch, "longest_context": tokens, "models_longest_context": longest,
+        "gpus_needed": _needed(plan, split, context, options, room),
+    }  # fmt: skip
+    print(json.dumps(data) if options.json else _text(data, options.usable))
+
+
+def _settings(name: str) -> Mapping[str, Any]:
+    """Returns the settings of a preset or of a file that `named_model` has understood."""
+    if name in PRESETS:
+        return PRESETS[name].settings
+    path = Path(name)
+    values: dict[str, Any] = json.loads(read_bytes(path / "config.json" if path.is_dir() else path))
+    return values
+
+
+def _split(options: argparse.Namespace) -> Split:
+    """Returns the split that was asked for. GPUs that it leaves over cut matrices, or in training hold copies."""
+    tensor, data = options.tensor or 1, options.data or 1
+    for name in ("gpus", "tensor", "pipeline", "data", "expert"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    asked = tensor * options.pipeline * data
+    more, rest = divmod(options.gpus or asked, asked)
+    free = "data" if options.train else "tensor"
+    if rest or (more > 1 and getattr(options, free)):
+        raise ValueError(
+            f"gpus={options.gpus} must be tensor × pipeline × data = {tensor} × {options.pipeline} × {data}"
+            + ("" if getattr(options, free) else " or a multiple of it")
+        )
+    split = Split(tensor, options.pipeline, data, options.expert)
+    return replace(split, **{free: more * getattr(split, free)})
+
+
+def _plan(options: argparse.Namespace, config: ModelConfig, settings: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
+    """Returns what counts, and what it assumes."""
+    if options.train:
+        dtype, zero, again = options.weights or "bf16", options.zero, options.recompute
+        one_of("weights", dtype, SHORT)
+        assumed = {"weights": dtype, "zero": zero, "recompute": again}
+        return lambda split, n, batch: fits.training(config, split, dtype, zero, again, n, batch), assumed
+    stored = weight_format(options.weights) if options.weights else published_format(settings, config.n_layers)
+    assumed = {"weights": stored.name, "cache": options.cache}
+    return lambda split, n, batch: fits.serving(config, split, stored, options.cache, n, batch), assumed
+
+
+def _needed(plan: Plan, split: Split, context: int, options: argparse.Namespace, room: float) -> int | None:
+    """Returns the smallest number of GPUs that would do, doubling what the split's free way has; None if none does."""
+    free = "data" if options.train else "tensor"
+    for doubled in range(13):
+        wider = replace(split, **{free: 1 << doubled})
+        try:
+            if plan(wider, context, options.batch).total <= room:
+                return wider.devices
+        except ValueError:  # too many for the heads
+            continue
+    return None
+
+
+def _text(data: Mapping[str, Any], usable: float) -> str:
+    ways = [f"{way} {data[way]}" for way in ("tensor", "pipeline", "data", "expert") if (data[way] or 1) > 1]
+    kind = f"ZeRO {data['zero']}, recomputing {data['recompute']}" if data["training"] else f"cache {data['cache']}"
+    lines = [
+        f"{data['model']} on {data['gpus']} × {data['device']}" + (f", split by {', '.join(ways)}" if ways else ""),
+        f"{'training' if data['training'] else 'serving'} {data['batch']:,} × {data['context']:,} tokens; weights "
+        f"{data['weights']}, {kind}",
+        "",
+        f"{'Each GPU holds':<26}{'GB':>9}{'GiB':>10}",
+        *(_row(part, n) for part, n in data["each_gpu"].items() if n),
+        _row("total", data["total"]),
+        _row(f"usable, {usable:.0%} of memory", data["usable"]),
+        "",
+    ]
+    spare = abs(data["usable"] - data["total"])
+    amount = f"{spare / 1e9:,.2f} GB ({spare / 2**30:,.2f} GiB) per GPU"
+    if data["fits"]:
+        lines.append(f"It fits, with {amount} to spare.")
+    else:
+        needed = data["gpus_needed"]
+        would = f"{needed:,} GPUs would do" if needed else "no number of GPUs would do, split in this way"
+        lines.append(f"It does not fit: {amount} too much; {would}.")
+    lines.append(_most(data))
+    return "\n".join(lines)
+
+
+def _most(data: Mapping[str, Any]) -> str:
+    batch, context = data["batch"], data["context"]
+    if not data["longest_context"]:
+        return f"No context fits with a batch of {batch:,}."
+    longest = f"longest context for batch {batch:,}: {data['longest_context']:,} of the model's"
+    return (
+        f"Largest batch at {context:,} tokens: {data['largest_batch']:,}; {longest} {data['models_longest_context']:,}."
+    )
+
+
+def _row(name: str, n: float) -> str:
+    return f"{name:<26}{n / 1e9:>9,.2f}{n / 2**30:>10,.2f}"
