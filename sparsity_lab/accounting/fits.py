@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
-from sparsity_lab.accounting.formats import Format, stored_cache
+from sparsity_lab.accounting.formats import WeightFormat, stored_cache
 from sparsity_lab.accounting.memory import bytes_of
 from sparsity_lab.accounting.parameters import count_parameters
 from sparsity_lab.accounting.train_memory import Recompute, activation_bytes
@@ -42,7 +42,10 @@ class Split:
         if config.n_encoder_layers:
             raise ValueError(f"n_encoder_layers={config.n_encoder_layers}: encoder-decoders are not split")
         if config.n_heads % self.tensor:
-            raise ValueError(f"tensor={self.tensor} must divide the model's {config.n_heads} heads")
+            raise ValueError(
+                f"tensor={self.tensor} must divide the model's {config.n_heads} heads; "
+                f"give the other GPUs to pipeline or data"
+            )
         if self.pipeline > config.n_layers:
             raise ValueError(f"pipeline={self.pipeline} is more than the model's {config.n_layers} layers")
         if self.expert is not None and not config.has_router:
@@ -69,7 +72,7 @@ class Held:
         return self.weights + self.cache + self.gradients + self.optimizer + self.activations
 
 
-def serving(config: ModelConfig, split: Split, weights: Format, cache: str, context: int, batch: int) -> Held:
+def serving(config: ModelConfig, split: Split, weights: WeightFormat, cache: str, context: int, batch: int) -> Held:
     """Returns what serving ``batch`` sequences of ``context`` tokens holds.
 
     The cache is cut by tensor as far as there are heads of keys and values; MLA's latents, which all heads share, are
@@ -130,7 +133,9 @@ def _stages(config: ModelConfig, split: Split) -> list[tuple[int, dict[str, floa
     """Returns for each stage of the pipeline the number of its layers, and the weights that one of its GPUs holds, by
     part. Norms and routers are copied; matrices are cut, although some frameworks copy small ones."""
     count = count_parameters(config)
-    moe = config.n_moe_layers
+    tied = count.embedding < count.head  # positions may have a table of their own
+    has_experts = [config.is_moe_layer(layer) for layer in range(config.n_layers)]
+    moe = sum(has_experts)
     per_layer = {part: getattr(count, part) / config.n_layers for part in ("attention", "norms")}
     per_moe = {part: getattr(count, part) / max(1, moe) for part in ("router", "shared", "routed")}
     per_dense = count.dense / max(1, config.n_layers - moe)
@@ -139,14 +144,14 @@ def _stages(config: ModelConfig, split: Split) -> list[tuple[int, dict[str, floa
     stages = []
     for stage in range(split.pipeline):
         first, end = (ceil(config.n_layers * n / split.pipeline) for n in (stage, stage + 1))
-        with_experts = sum(config.is_moe_layer(layer) for layer in range(first, end))
+        with_experts = sum(has_experts[first:end])
         held = {part: n * (end - first) for part, n in per_layer.items()}
         held |= {part: n * with_experts for part, n in per_moe.items()}
         held["dense"] = per_dense * (end - first - with_experts)
         is_last = stage == split.pipeline - 1
         held["embedding"] = count.embedding if stage == 0 else 0
         held["mtp"] = count.mtp if is_last else 0  # for training alone
-        held["head"] = count.head if is_last or (config.tied_embeddings and stage == 0) else 0
+        held["head"] = count.head if is_last or (tied and stage == 0) else 0
         for part in ("attention", "dense", "shared", "embedding", "mtp", "head"):
             held[part] /= split.tensor
         held["routed"] /= experts

@@ -21,7 +21,7 @@ SCALED = {
 
 
 @dataclass(frozen=True)
-class Format:
+class WeightFormat:
     """How weights are stored. ``shares``: how much of each part of the model takes ``size`` bytes per weight, with its
     scales; everything else takes ``other`` bytes."""
 
@@ -36,19 +36,19 @@ class Format:
         return share * self.size + (1 - share) * self.other
 
 
-def _formats() -> dict[str, Format]:
-    plain = {name: Format(name, BYTES[full], other=BYTES[full]) for name, full in SHORT.items()}
-    scaled = {name: Format(name, size) for name, size in SCALED.items()}
-    scaled["mxfp4"] = Format("mxfp4", SCALED["mxfp4"], {"routed": 1.0})  # as in gpt-oss
+def _formats() -> dict[str, WeightFormat]:
+    plain = {name: WeightFormat(name, BYTES[full], other=BYTES[full]) for name, full in SHORT.items()}
+    scaled = {name: WeightFormat(name, size) for name, size in SCALED.items()}
+    scaled["mxfp4"] = WeightFormat("mxfp4", SCALED["mxfp4"], {"routed": 1.0})  # as in gpt-oss
     tables = dict.fromkeys((*LAYERS, "embedding", "head"), 1.0)
-    return plain | scaled | {name: Format(name, size, tables, 4.0) for name, size in BLOCKS.items()}
+    return plain | scaled | {name: WeightFormat(name, size, tables, 4.0) for name, size in BLOCKS.items()}
 
 
 FORMATS = _formats()
 CACHES = (*SHORT, "fp8", "int8", *BLOCKS)
 
 
-def weight_format(name: str) -> Format:
+def weight_format(name: str) -> WeightFormat:
     """Returns a format by its name. Raises ValueError for an unknown one."""
     one_of("weights", name, FORMATS)
     return FORMATS[name]
@@ -65,7 +65,7 @@ def stored_cache(config: ModelConfig, tokens: int, name: str, batch: int) -> flo
 # ---- What a config.json says
 
 
-def published_format(settings: Mapping[str, Any], n_layers: int) -> Format:
+def published_format(settings: Mapping[str, Any], n_layers: int) -> WeightFormat:
     """Returns the format that the ``quantization_config`` of a ``config.json`` describes; bf16 if there is none.
 
     Raises ValueError naming the setting that is not understood.
@@ -77,7 +77,7 @@ def published_format(settings: Mapping[str, Any], n_layers: int) -> Format:
     if not isinstance(found, dict):
         raise ValueError(f"quantization_config={str(found)[:60]!r} must be a JSON object")
     name, size = _size(found)
-    return Format(name, size, _shares(found, name, n_layers))
+    return WeightFormat(name, size, _shares(found, name, n_layers))
 
 
 def _size(q: Mapping[str, Any]) -> tuple[str, float]:

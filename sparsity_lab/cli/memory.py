@@ -45,7 +45,6 @@ def run(options: argparse.Namespace) -> None:
     name, config = named_model(options.model)
     settings = _settings(options.model)
     longest = fits.longest_context(settings, config.context)
-    config = config.replace(context=longest)
     context = min(CONTEXT, longest) if options.context is None else options.context
     if not 1 <= context <= longest or context != int(context):
         raise ValueError(f"context={context:g} must be a whole number from 1 to the model's {longest}")
