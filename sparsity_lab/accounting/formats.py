@@ -36,15 +36,13 @@ class WeightFormat:
         return share * self.size + (1 - share) * self.other
 
 
-def _formats() -> dict[str, WeightFormat]:
-    plain = {name: WeightFormat(name, BYTES[full], other=BYTES[full]) for name, full in SHORT.items()}
-    scaled = {name: WeightFormat(name, size) for name, size in SCALED.items()}
-    scaled["mxfp4"] = WeightFormat("mxfp4", SCALED["mxfp4"], {"routed": 1.0})  # as in gpt-oss
-    tables = dict.fromkeys((*LAYERS, "embedding", "head"), 1.0)
-    return plain | scaled | {name: WeightFormat(name, size, tables, 4.0) for name, size in BLOCKS.items()}
-
-
-FORMATS = _formats()
+TABLES = dict.fromkeys((*LAYERS, "embedding", "head"), 1.0)
+FORMATS = {
+    **{name: WeightFormat(name, BYTES[full], other=BYTES[full]) for name, full in SHORT.items()},
+    **{name: WeightFormat(name, size) for name, size in SCALED.items()},
+    "mxfp4": WeightFormat("mxfp4", SCALED["mxfp4"], {"routed": 1.0}),  # as in gpt-oss
+    **{name: WeightFormat(name, size, TABLES, 4.0) for name, size in BLOCKS.items()},
+}
 CACHES = (*SHORT, "fp8", "int8", *BLOCKS)
 
 

@@ -3,7 +3,9 @@
 import argparse
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", help=f"{', '.join(FORMATS)} (default: as the config.json says, else bf16)")
     add("--cache", default="bf16", help=f"{', '.join(CACHES)} (default bf16)")
     add("--tensor", type=int, help="cut matrices over so many GPUs (default: all; in training 1)")
-    add("--pipeline", type=int, default=1, help="stages of layers (default 1)")
+    add("--pipeline", type=int, help="stages of layers (default 1)")
     add("--data", type=int, help="copies of the model (default 1; in training all)")
     add("--expert", type=int, help="spread routed experts over so many GPUs (default: as --tensor)")
     add("--usable", type=float, default=0.9, help="share of a GPU's memory to fill (default 0.9)")
@@ -60,12 +62,13 @@ def run(options: argparse.Namespace) -> None:
     held = plan(split, context, options.batch)
     batch = fits.largest(lambda n: plan(split, context, n).total <= room, fits.MANY)
     tokens = fits.largest(lambda n: plan(split, n, options.batch).total <= room, longest)
+    needed = _needed(plan, context, options, room)
     data = {
         "model": name, "device": gpu.name, "gpus": split.devices, **asdict(split), "training": options.train,
         "context": context, "batch": options.batch, **stored, "each_gpu": asdict(held), "total": held.total,
         "memory": gpu.memory, "usable": room, "fits": held.total <= room,
         "largest_batch": batch, "longest_context": tokens, "models_longest_context": longest,
-        "gpus_needed": _needed(plan, split, context, options, room),
+        "needed": needed and {"gpus": needed.devices, **asdict(needed)},
     }  # fmt: skip
     print(json.dumps(data) if options.json else _text(data, options.usable))
 
@@ -81,20 +84,20 @@ def _settings(name: str) -> Mapping[str, Any]:
 
 def _split(options: argparse.Namespace) -> Split:
     """Returns the split that was asked for. GPUs that it leaves over cut matrices, or in training hold copies."""
-    tensor, data = options.tensor or 1, options.data or 1
+    tensor, pipeline, data = options.tensor or 1, options.pipeline or 1, options.data or 1
     for name in ("gpus", "tensor", "pipeline", "data", "expert"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
-    asked = tensor * options.pipeline * data
+    asked = tensor * pipeline * data
     more, rest = divmod(options.gpus or asked, asked)
     free = "data" if options.train else "tensor"
     if rest or (more > 1 and getattr(options, free)):
         raise ValueError(
-            f"gpus={options.gpus} must be tensor × pipeline × data = {tensor} × {options.pipeline} × {data}"
+            f"gpus={options.gpus} must be tensor × pipeline × data = {tensor} × {pipeline} × {data}"
             + ("" if getattr(options, free) else " or a multiple of it")
         )
-    split = Split(tensor, options.pipeline, data, options.expert)
+    split = Split(tensor, pipeline, data, options.expert)
     return replace(split, **{free: more * getattr(split, free)})
 
 
@@ -110,24 +113,25 @@ def _plan(options: argparse.Namespace, config: ModelConfig, settings: Mapping[st
     return lambda split, n, batch: fits.serving(config, split, stored, options.cache, n, batch), assumed
 
 
-def _needed(plan: Plan, split: Split, context: int, options: argparse.Namespace, room: float) -> int | None:
-    """Returns the smallest number of GPUs that would do, doubling what the split's free way has; None if none does."""
-    free = "data" if options.train else "tensor"
-    for doubled in range(13):
-        wider = replace(split, **{free: 1 << doubled})
-        try:
-            if plan(wider, context, options.batch).total <= room:
-                return wider.devices
-        except ValueError:  # too many for the heads
-            continue
+def _needed(plan: Plan, context: int, options: argparse.Namespace, room: float) -> Split | None:
+    """Returns the split over the fewest GPUs that would do, with powers of two wherever none was asked for; None if
+    none would. Copies help only if ZeRO spreads something over them."""
+    tensors = [options.tensor] if options.tensor else [1 << n for n in range(6)]
+    stages = [options.pipeline] if options.pipeline else [1 << n for n in range(6)]
+    copies = [options.data] if options.data else [1 << n for n in range(10 if options.train and options.zero else 1)]
+    splits = [Split(*ways, options.expert) for ways in product(tensors, stages, copies)]
+    for each in sorted(splits, key=lambda split: (split.devices, split.pipeline, split.tensor)):
+        with suppress(ValueError):  # more than the model's heads or layers
+            if plan(each, context, options.batch).total <= room:
+                return each
     return None
 
 
 def _text(data: Mapping[str, Any], usable: float) -> str:
-    ways = [f"{way} {data[way]}" for way in ("tensor", "pipeline", "data", "expert") if (data[way] or 1) > 1]
+    ways = _ways(data)
     kind = f"ZeRO {data['zero']}, recomputing {data['recompute']}" if data["training"] else f"cache {data['cache']}"
     lines = [
-        f"{data['model']} on {data['gpus']} × {data['device']}" + (f", split by {', '.join(ways)}" if ways else ""),
+        f"{data['model']} on {data['gpus']} × {data['device']}" + (f", split by {ways}" if ways else ""),
         f"{'training' if data['training'] else 'serving'} {data['batch']:,} × {data['context']:,} tokens; weights "
         f"{data['weights']}, {kind}",
         "",
@@ -142,11 +146,15 @@ def _text(data: Mapping[str, Any], usable: float) -> str:
     if data["fits"]:
         lines.append(f"It fits, with {amount} to spare.")
     else:
-        needed = data["gpus_needed"]
-        would = f"{needed:,} GPUs would do" if needed else "no number of GPUs would do, split in this way"
+        needed = data["needed"]
+        would = f"{needed['gpus']:,} GPUs would do ({_ways(needed)})" if needed else "no split that was tried would do"
         lines.append(f"It does not fit: {amount} too much; {would}.")
     lines.append(_most(data))
     return "\n".join(lines)
+
+
+def _ways(split: Mapping[str, Any]) -> str:
+    return ", ".join(f"{way} {split[way]}" for way in ("tensor", "pipeline", "data", "expert") if (split[way] or 1) > 1)
 
 
 def _most(data: Mapping[str, Any]) -> str:

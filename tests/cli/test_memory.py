@@ -51,13 +51,17 @@ def test_does_it_fit(capsys: Capture) -> None:
 def test_it_does_not_fit(capsys: Capture) -> None:
     assert main(["memory", "llama-3.1-70b", "--device", "a100"]) == 0
     *_, last_but_one, last = capsys.readouterr().out.splitlines()
-    assert last_but_one == "It does not fit: 68.19 GB (63.51 GiB) per GPU too much; 2 GPUs would do."
+    assert last_but_one == "It does not fit: 68.19 GB (63.51 GiB) per GPU too much; 2 GPUs would do (tensor 2)."
     assert last == "No context fits with a batch of 1."
     assert ask("llama-3.1-70b --device a100 --gpus 2", capsys)["fits"]
-    impossible = "llama-3.1-405b --device t4 --context 131072 --batch 4096"
-    assert ask(impossible, capsys)["gpus_needed"] is None
+    big = "llama-4-maverick --device a100 --context 4096"  # 40 heads
+    assert ask(big, capsys)["needed"] == {"gpus": 16, "tensor": 8, "pipeline": 2, "data": 1, "expert": None}
+    assert ask(f"{big} --tensor 8 --pipeline 2", capsys)["fits"]
+    assert not ask(f"{big} --tensor 8", capsys)["fits"]
+    impossible = "gpt2 --device t4 --context 1024 --batch 1048576"
+    assert ask(impossible, capsys)["needed"] is None
     assert main(["memory", *impossible.split()]) == 0
-    assert "no number of GPUs would do, split in this way" in capsys.readouterr().out
+    assert "no split that was tried would do" in capsys.readouterr().out
 
 
 def test_training(capsys: Capture) -> None:
@@ -71,9 +75,16 @@ def test_training(capsys: Capture) -> None:
     assert "training 8 × 4,096 tokens; weights bf16, ZeRO 3, recomputing layers" in out
     assert "optimizer" in out
     assert "cache" not in out
-    alone = ask("llama-3.1-8b --train --context 4096 --zero 1", capsys)
-    assert not alone["fits"]
-    assert ask(f"llama-3.1-8b --train --context 4096 --zero 1 --gpus {alone['gpus_needed']}", capsys)["fits"]
+
+
+def test_what_training_would_need(capsys: Capture) -> None:
+    words = "llama-3.1-8b --train --context 4096"
+    for more, split in (("", (4, 1, 1)), ("--zero 1", (2, 1, 2)), ("--zero 3 --tensor 1", (1, 1, 4))):
+        needed = ask(f"{words} {more}", capsys)["needed"]
+        assert (needed["tensor"], needed["pipeline"], needed["data"]) == split, more
+        ways = " ".join(f"--{way} {needed[way]}" for way in ("tensor", "pipeline", "data"))
+        assert ask(f"{words} --batch 1 {more} {ways}", capsys)["fits"]
+    assert ask(f"{words} --tensor 1 --pipeline 1", capsys)["needed"] is None
 
 
 @pytest.mark.parametrize(
