@@ -125,7 +125,8 @@ def training(
         spread = others / split.data + experts / copies
         whole = others + experts
         weights, gradients, state = (spread if zero >= stage else whole for stage in (3, 2, 1))
-        stages.append(Held(size * weights, 0.0, size * gradients, optimizer * state, activations))
+        state *= optimizer
+        stages.append(Held(size * weights, gradients=size * gradients, optimizer=state, activations=activations))
     return max(stages, key=lambda held: held.total)
 
 
@@ -177,9 +178,12 @@ def longest_context(settings: Mapping[str, Any], context: int) -> int:
     scaling = settings.get("rope_scaling") or settings.get("rope_parameters")
     if not isinstance(scaling, dict):
         return context
-    factor, kind = scaling.get("factor"), scaling.get("rope_type", scaling.get("type"))
+    kind, factor = scaling.get("rope_type", scaling.get("type")), scaling.get("factor", 1)
     before = scaling.get("original_max_position_embeddings", context) if kind == "yarn" else context
-    if kind not in ("yarn", "linear", "dynamic") or not all(type(n) in (int, float) for n in (factor, before)):
+    if kind not in ("yarn", "linear", "dynamic") or not all(map(_makes_sense, (factor, before))):
         return context
-    stretched = min(float(factor) * before, 2.0**24) if factor else 0.0  # as many as a config allows
-    return max(context, int(stretched))
+    return max(context, int(factor * before))
+
+
+def _makes_sense(n: Any) -> bool:
+    return type(n) in (int, float) and 0 < n <= 2**24

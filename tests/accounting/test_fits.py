@@ -328,6 +328,11 @@ def test_bad_splits(model: str, split: Split, message: str) -> None:
         training(preset(model).config, split, "bf16", 0, "layers", 128, 1)
 
 
+def test_memory_as_the_driver_reports_it() -> None:
+    """nvidia-smi's 81,559 MiB for an H100 of 80 GB, and 143,771 MiB for an H200 of 141 GB."""
+    assert [device(name).memory / 2**20 for name in ("h100", "h200")] == [81_559, 143_771]
+
+
 def test_bad_zero() -> None:
     with pytest.raises(ValueError, match="zero=4 must be 0, 1, 2 or 3"):
         training(LLAMA, ONE, "bf16", 4, "layers", 128, 1)
@@ -360,7 +365,11 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}}, 131_072,
          131_072),
         ({"rope_scaling": {"type": "yarn", "factor": 0.5}}, 4096, 4096),
-        ({"rope_scaling": {"type": "yarn", "factor": 1e300}}, 4096, 2**24),
+        ({"rope_scaling": {"type": "yarn", "factor": 1e300}}, 4096, 4096),
+        ({"rope_scaling": {"type": "linear", "factor": float("nan")}}, 4096, 4096),
+        ({"rope_scaling": {"type": "linear", "factor": 2**12}}, 2**12, 2**24),
+        ({"rope_scaling": {"type": "linear"}}, 4096, 4096),
+        ({"rope_scaling": {"type": "linear", "factor": True}}, 4096, 4096),
         ({"rope_scaling": {"type": "yarn", "factor": "4"}}, 4096, 4096),
         ({"rope_scaling": "yarn"}, 4096, 4096),
     ],

@@ -24,7 +24,9 @@ def ask(words: str, capsys: Capture) -> dict[str, Any]:
 def test_does_it_fit(capsys: Capture) -> None:
     words = "deepseek-v3 --device h200 --gpus 8 --context 32768 --batch 16"
     assert main(["memory", *words.split()]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    out = capsys.readouterr().out
+    assert out in Path("docs/memory.md").read_text(encoding="utf-8"), "the example that it explains"
+    assert out.splitlines() == [
         "deepseek-v3 on 8 × h200, split by tensor 8",
         "serving 16 × 32,768 tokens; weights fp8, cache bf16",
         "",
