@@ -117,12 +117,11 @@ def _compressed_tensors(q: Mapping[str, Any]) -> tuple[str, float]:
     weights = first.get("weights") if isinstance(first, dict) else None
     if not isinstance(weights, dict):
         raise ValueError("quantization_config.config_groups must say how weights are stored")
-    bits = _whole(weights, "num_bits", 8)
-    if bits == 4 and weights.get("type") == "float":
-        return "nvfp4", SCALED["nvfp4"]
-    name = f"{'fp' if weights.get('type') == 'float' else 'int'}{bits}"
-    group = _whole(weights, "group_size", -1) if weights.get("strategy") in ("group", "tensor_group") else -1
-    return name, _grouped(bits, 16, group)
+    bits, is_float = _whole(weights, "num_bits", 8), weights.get("type") == "float"
+    if bits == 4 and is_float:  # scales of one byte
+        group = _whole(weights, "group_size", 16)
+        return "nvfp4" if group == 16 else "mxfp4", _grouped(4, 8, group)
+    return f"{'fp' if is_float else 'int'}{bits}", _grouped(bits, 16, _whole(weights, "group_size", -1))
 
 
 def _grouped(bits: int, scale_bits: int, group: int) -> float:

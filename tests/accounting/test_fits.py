@@ -98,6 +98,14 @@ GROUP = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
             "num_bits": 8, "type": "float", "strategy": "channel"}}}}, "fp8", 1),
         ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {
             "num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}}}}, "nvfp4", 0.5625),
+        ({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {
+            "num_bits": 4, "type": "float", "group_size": None}}}}, "nvfp4", 0.5625),
+        ({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {
+            "num_bits": 4, "type": "float", "group_size": 32}}}}, "mxfp4", 17 / 32),
+        ({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"type": "int"}}}}, "int8", 1),
+        ({"quant_method": "awq", "group_size": 65_536}, "awq 4-bit", (4 + 20 / 65_536) / 8),
+        ({"quant_method": "awq"}, "awq 4-bit", (4 + 20 / 128) / 8),
+        ({"quant_method": "gptq", "group_size": 1}, "gptq 4-bit", 3),
     ],
 )  # fmt: skip
 def test_quantization_config(config: dict[str, Any], name: str, size: float) -> None:
@@ -141,10 +149,13 @@ def test_modules_that_stay_as_they_are(config: dict[str, Any], shares: dict[str,
         (FP8 | {"weight_block_size": [128]}, "weight_block_size=.* must be two whole numbers"),
         (FP8 | {"weight_block_size": [128, 0]}, "weight_block_size=.* must be two whole numbers"),
         ({"quant_method": "awq", "bits": "four"}, "quantization_config bits=four must be a whole number"),
+        ({"quant_method": "gptq", "group_size": -2}, "quantization_config group_size=-2 must be a whole number"),
+        ({"quant_method": "gptq", "group_size": 65_537}, "quantization_config group_size=65537 must be .*, e.g. 128$"),
+        ({"quant_method": "awq", "bits": "4" * 99}, "quantization_config bits=4{40} must be a whole number, e.g. 4$"),
         ({"quant_method": "gptq", "group_size": 0}, "quantization_config group_size=0 must be a whole number"),
         ({"quant_method": "modelopt", "quant_algo": "W4A8"}, "quant_algo='w4a8' is not understood; we know FP8, NVFP4"),
-        ({"quant_method": "compressed-tensors"}, "config_groups must say how weights are stored"),
-        ({"quant_method": "compressed-tensors", "config_groups": {"a": 1}}, "config_groups must say"),
+        ({"quant_method": "compressed-tensors"}, "^quantization_config.config_groups must say how weights are stored$"),
+        ({"quant_method": "compressed-tensors", "config_groups": {}}, "config_groups must say"),
     ],
 )
 def test_formats_that_are_not_understood(config: object, message: str | None) -> None:
