@@ -32,15 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--context", type=float, help=f"tokens of each sequence (default {CONTEXT:,}, or the longest if that is less)")
     add("--batch", type=int, help="sequences at a time, on all GPUs together (default: one per copy)")
     add("--weights", help=f"{', '.join(FORMATS)} (default: as the config.json says, else bf16)")
-    add("--cache", default="bf16", help=f"{', '.join(CACHES)} (default bf16)")
+    add("--cache", help=f"{', '.join(CACHES)} (default bf16)")
     add("--tensor", type=int, help="cut matrices over so many GPUs (default: all; in training 1)")
     add("--pipeline", type=int, help="stages of layers (default 1)")
     add("--data", type=int, help="copies of the model (default 1; in training all)")
     add("--expert", type=int, help="spread routed experts over so many GPUs (default: as --tensor)")
     add("--usable", type=float, default=0.9, help="share of a GPU's memory to fill (default 0.9)")
     add("--train", action="store_true", help="count training with AdamW instead of serving")
-    add("--zero", type=int, default=0, help="ZeRO stage, 0 to 3, with --train (default 0)")
-    add("--recompute", default="scores", help=f"with --train: {', '.join(RECOMPUTE)} (default scores)")
+    add("--zero", type=int, help="ZeRO stage, 0 to 3, with --train (default 0)")
+    add("--recompute", help=f"with --train: {', '.join(RECOMPUTE)} (default scores)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -103,14 +103,18 @@ def _split(options: argparse.Namespace) -> Split:
 
 def _plan(options: argparse.Namespace, config: ModelConfig, settings: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
     """Returns what counts, and what it assumes."""
+    for name in ("cache",) if options.train else ("zero", "recompute"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"{name}={getattr(options, name)} belongs to {'serving' if options.train else 'training'}")
     if options.train:
-        dtype, zero, again = options.weights or "bf16", options.zero, options.recompute
+        dtype, zero, again = options.weights or "bf16", options.zero or 0, options.recompute or "scores"
         one_of("weights", dtype, SHORT)
         assumed = {"weights": dtype, "zero": zero, "recompute": again}
         return lambda split, n, batch: fits.training(config, split, dtype, zero, again, n, batch), assumed
     stored = weight_format(options.weights) if options.weights else published_format(settings, config.n_layers)
-    assumed = {"weights": stored.name, "cache": options.cache}
-    return lambda split, n, batch: fits.serving(config, split, stored, options.cache, n, batch), assumed
+    cache = options.cache or "bf16"
+    assumed = {"weights": stored.name, "cache": cache}
+    return lambda split, n, batch: fits.serving(config, split, stored, cache, n, batch), assumed
 
 
 def _needed(plan: Plan, context: int, options: argparse.Namespace, room: float) -> Split | None:
