@@ -15,7 +15,7 @@ from sparsity_lab.accounting.fits import Held, Split
 from sparsity_lab.accounting.formats import CACHES, FORMATS, published_format, weight_format
 from sparsity_lab.accounting.memory import SHORT
 from sparsity_lab.accounting.presets import MODEL_NAMES, PRESETS, named_model
-from sparsity_lab.accounting.train_memory import RECOMPUTE
+from sparsity_lab.accounting.train_memory import RECOMPUTE, Recompute
 from sparsity_lab.config import ModelConfig, one_of
 from sparsity_lab.files import read_bytes
 
@@ -103,11 +103,13 @@ def _split(options: argparse.Namespace) -> Split:
 
 def _plan(options: argparse.Namespace, config: ModelConfig, settings: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
     """Returns what counts, and what it assumes."""
+    other = "serving: leave out --train" if options.train else "training: add --train"
     for name in ("cache",) if options.train else ("zero", "recompute"):
         if getattr(options, name) is not None:
-            raise ValueError(f"{name}={getattr(options, name)} belongs to {'serving' if options.train else 'training'}")
+            raise ValueError(f"{name}={getattr(options, name)} belongs to {other}")
     if options.train:
-        dtype, zero, again = options.weights or "bf16", options.zero or 0, options.recompute or "scores"
+        dtype, zero = options.weights or "bf16", options.zero or 0
+        again: Recompute = options.recompute or "scores"
         one_of("weights", dtype, SHORT)
         assumed = {"weights": dtype, "zero": zero, "recompute": again}
         return lambda split, n, batch: fits.training(config, split, dtype, zero, again, n, batch), assumed
