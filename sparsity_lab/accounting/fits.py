@@ -178,7 +178,7 @@ def longest_context(settings: Mapping[str, Any], context: int) -> int:
     scaling = settings.get("rope_scaling") or settings.get("rope_parameters")
     if not isinstance(scaling, dict):
         return context
-    kind, factor = scaling.get("rope_type", scaling.get("type")), scaling.get("factor", 1)
+    kind, factor = scaling.get("rope_type", scaling.get("type")), scaling.get("factor")
     before = scaling.get("original_max_position_embeddings", context) if kind == "yarn" else context
     if kind not in ("yarn", "linear", "dynamic") or not all(map(_makes_sense, (factor, before))):
         return context
