@@ -178,12 +178,13 @@ def longest_context(settings: Mapping[str, Any], context: int) -> int:
     scaling = settings.get("rope_scaling") or settings.get("rope_parameters")
     if not isinstance(scaling, dict):
         return context
-    kind, factor = scaling.get("rope_type", scaling.get("type")), scaling.get("factor")
-    before = scaling.get("original_max_position_embeddings", context) if kind == "yarn" else context
-    if kind not in ("yarn", "linear", "dynamic") or not all(map(_makes_sense, (factor, before))):
-        return context
+    kind, before = scaling.get("rope_type", scaling.get("type")), context
+    if kind == "yarn":
+        before = _number(scaling.get("original_max_position_embeddings")) or context
+    factor = _number(scaling.get("factor")) if kind in ("yarn", "linear", "dynamic") else 1
     return max(context, int(factor * before))
 
 
-def _makes_sense(n: Any) -> bool:
-    return type(n) in (int, float) and 0 < n <= 2**24
+def _number(value: Any) -> float:
+    """Returns a number that makes sense here, or 0."""
+    return value if type(value) in (int, float) and 0 < value <= 2**24 else 0

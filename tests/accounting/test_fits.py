@@ -381,6 +381,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ({"rope_scaling": {"type": "linear", "factor": 2**24}}, 1, 2**24),
         ({"rope_scaling": {"type": "linear", "factor": 2**24 + 1}}, 1, 1),
         ({"rope_scaling": {"type": "linear"}}, 4096, 4096),
+        ({"rope_scaling": {"type": "yarn", "factor": 2, "original_max_position_embeddings": None}}, 4096, 8192),
         ({"rope_scaling": {"type": "linear", "factor": True}}, 4096, 4096),
         ({"rope_scaling": {"type": "yarn", "factor": "4"}}, 4096, 4096),
         ({"rope_scaling": "yarn"}, 4096, 4096),
