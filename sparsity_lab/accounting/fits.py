@@ -178,7 +178,7 @@ def longest_context(settings: Mapping[str, Any], context: int) -> int:
     scaling = settings.get("rope_scaling") or settings.get("rope_parameters")
     if not isinstance(scaling, dict):
         return context
-    kind, before = scaling.get("rope_type", scaling.get("type")), context
+    kind, before = scaling.get("rope_type", scaling.get("type")), float(context)
     if kind == "yarn":
         before = _number(scaling.get("original_max_position_embeddings")) or context
     factor = _number(scaling.get("factor")) if kind in ("yarn", "linear", "dynamic") else 1
@@ -187,4 +187,4 @@ def longest_context(settings: Mapping[str, Any], context: int) -> int:
 
 def _number(value: Any) -> float:
     """Returns a number that makes sense here, or 0."""
-    return value if type(value) in (int, float) and 0 < value <= 2**24 else 0
+    return float(value) if type(value) in (int, float) and 0 < value <= 2**24 else 0.0
