@@ -285,6 +285,21 @@ def test_no_stage_holds_more_than_the_model(config: ModelConfig, pipeline: int, 
     assert share >= bound / 1.0001 * 0.99, "the fullest stage holds at least its even share"
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("n_layers", "first", "last"), [(3, 2, 1), (2, 1, 1)])
+def test_tables_stand_at_the_ends(n_layers: int, first: int, last: int, tied: bool) -> None:
+    """The first stage looks tokens up, the last one predicts, and in training holds what predicts further tokens. A
+    table that serves both ends is held twice."""
+    config = ModelConfig(n_layers=n_layers, tied_embeddings=tied, vocab_size=1000, mtp_depth=1)
+    count = count_parameters(config)
+    layer = (count.attention + count.norms + count.routed) / n_layers
+    ends = [first * layer + count.head, last * layer + count.head]
+    held = serving(config, Split(pipeline=2), FORMATS["bf16"], "bf16", 1, 1)
+    assert held.weights == pytest.approx(2 * max(ends), rel=1e-9)
+    trained = training(config, Split(pipeline=2), "bf16", 0, "layers", 128, 1)
+    assert trained.weights == pytest.approx(2 * max(ends[0], ends[1] + count.mtp), rel=1e-9)
+
+
 def test_zero_spreads_experts_over_their_copies_alone() -> None:
     count = count_parameters(V3)
     held = training(V3, Split(data=64, expert=32), "bf16", 3, "layers", 128, 64)
