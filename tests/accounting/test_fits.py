@@ -405,3 +405,13 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 )  # fmt: skip
 def test_longest_context(settings: dict[str, Any], context: int, longest: int) -> None:
     assert longest_context(settings, context) == longest
+
+
+def test_limits_of_a_split() -> None:
+    """A layer for each stage, and an expert for each GPU; in float32 the optimizer keeps two moments."""
+    held = training(LLAMA, Split(pipeline=32), "fp32", 0, "layers", 128, 1)
+    assert held.optimizer == 2 * held.weights == 2 * held.gradients
+    mixtral = preset("mixtral-8x7b").config
+    spread = serving(mixtral, Split(data=8, expert=8), FORMATS["bf16"], "bf16", 1, 1).weights
+    count = count_parameters(mixtral)
+    assert spread == pytest.approx(2 * (count.total - count.routed * 7 / 8))
