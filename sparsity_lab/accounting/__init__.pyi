@@ -9,7 +9,7 @@ from .flops import flops_skipping_zeros as flops_skipping_zeros
 from .flops import mtp_flops as mtp_flops, plan as plan
 from .memory import attention_twins as attention_twins, cache_bytes as cache_bytes
 from .memory import cache_elements_per_layer as cache_elements_per_layer
-from .memory import training_memory as training_memory
+from .train_memory import training_memory as training_memory
 from .parameters import attention_matrices as attention_matrices, EMBEDDINGS as EMBEDDINGS, Parameters as Parameters
 from .parameters import count_parameters as count_parameters
 from .presets import PRESETS as PRESETS, preset as preset

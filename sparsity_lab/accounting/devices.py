@@ -44,7 +44,7 @@ def _read() -> dict[str, Device]:
     tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     for fields in tables.values():
         fields["flops"] = {dtype: peak * 1e12 for dtype, peak in fields["flops"].items()}
-        fields |= {"bandwidth": fields["bandwidth"] * 1e9, "memory": fields["memory"] * 1e9}
+        fields |= {"bandwidth": fields["bandwidth"] * 1e9, "memory": fields["memory"] * 2**20}
     return {name: Device(name, **fields) for name, fields in tables.items()}
 
 

@@ -73,7 +73,7 @@ def from_hf(values: Any) -> Shape:
     settings = FileSettings(text, kind, where)
     shape = TYPES[kind](settings)
     settings.refuse_unread()
-    return _left_out(_with_head(shape, values), values, where)
+    return replace(_left_out(_with_head(shape, values), values, where), settings=values)
 
 
 def _short(value: Any) -> str:

@@ -1,9 +1,8 @@
-"""Counts what has to be stored and moved: the weights, what training adds to them, and the cache of attention."""
+"""Counts what has to be stored and moved: bytes of numbers, and the cache of attention."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from sparsity_lab.accounting.parameters import count_parameters
 from sparsity_lab.accounting.shape import Mixer, Model, Shape, attention, shape_of
 from sparsity_lab.config import ModelConfig, one_of
 
@@ -78,55 +77,3 @@ def _with_heads(shape: Shape, kv_heads: Callable[[int], int]) -> Shape:
 
     layers = ((replace(layer, mixers=tuple(map(twin, layer.mixers))), times) for layer, times in shape.layers)
     return replace(shape, layers=tuple(layers), lab={})
-
-
-@dataclass(frozen=True)
-class TrainingMemory:
-    """The bytes that training holds at once."""
-
-    weights: float
-    gradients: float
-    optimizer: float
-    activations: float
-
-    @property
-    def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.activations
-
-
-def training_memory(config: ModelConfig, tokens: int, dtype: str = "bfloat16") -> TrainingMemory:
-    """Returns the bytes that training with AdamW needs for ``tokens`` tokens at a time.
-
-    In float32, weights, gradients and two moments take 4 bytes each. Every other type stands for mixed precision:
-    weights and gradients are in that type, and the optimizer keeps float32 master weights and two moments, 12 bytes per
-    weight (ZeRO, arXiv 1910.02054, section 3.1). All weights count, because those that are inactive on a token are
-    trained as well.
-    """
-    size, weights = bytes_of(dtype), count_parameters(config).total
-    optimizer = 8 if size == 4 else 12
-    activations = tokens * activations_per_token(config) * size
-    return TrainingMemory(weights * size, weights * size, weights * optimizer, activations)
-
-
-def activations_per_token(config: ModelConfig) -> int:
-    """Returns how many numbers per token the forward pass keeps for the backward pass, if scores are recomputed (as in
-    flash attention) and norms keep no intermediate result.
-
-    These are the inputs and outputs of norms and of matrices; queries, keys, values and what attention makes of them;
-    in each active expert gate, silu(gate), up and their product, and its sorted input and output; the router's
-    distribution; the probabilities of the next token. Plain torch keeps up to a half more.
-    """
-    d, layers, moe_layers = config.d_model, config.n_layers, config.n_moe_layers
-    if config.is_mla:
-        queries = config.n_heads * (config.nope_dim + config.rope_dim)
-        latents = 2 * (config.kv_lora_rank or 0) + config.rope_dim + 2 * (config.q_lora_rank or 0)
-        attention = latents + 2 * queries + 2 * config.n_heads * config.value_dim
-    else:
-        attention = 2 * (config.n_heads + config.kv_heads) * config.head_dim  # queries, keys, values, output
-        attention += 0 if config.qk_norm == "none" else (config.n_heads + config.kv_heads) * config.head_dim
-    hidden = 4 if config.ffn == "swiglu" else 2
-    expert = hidden * config.d_expert + (2 * d if config.has_router else 0)
-    moe = config.top_k * expert + config.n_shared_experts * hidden * config.d_expert
-    moe += config.n_experts if config.has_router else 0
-    all_layers = layers * (4 * d + attention) + moe_layers * moe + (layers - moe_layers) * hidden * config.dense_width
-    return all_layers + 2 * d + config.vocab_size

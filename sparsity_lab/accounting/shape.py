@@ -109,6 +109,7 @@ class Shape:
     norms: int = 0  # outside layers
     positions: int = 0  # weights of relative positions, which attention adds to its scores
     left_out: tuple[str, ...] = field(default=(), compare=False)  # parts of the file that are not counted, in words
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # of its file
     lab: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the nearest `ModelConfig`
 
     @property

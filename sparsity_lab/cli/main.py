@@ -12,7 +12,9 @@ from typing import Any
 from sparsity_lab import __version__
 from sparsity_lab.files import StrangeFile
 
-REPORTS = ("count", "cost", "compare", "cache", "models", "optimum", "fit", "measure", "prune", "doctor")  # have --json
+REPORTS = (  # have --json
+    "count", "cost", "compare", "cache", "memory", "models", "optimum", "fit", "measure", "prune", "doctor"
+)  # fmt: skip
 VERBS = ("train", "sweep", *REPORTS, "guesses", "notebooks", "gallery", "course")
 WRONG_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 INTERRUPTED, NOBODY_READS = 130, 141  # what shells report after SIGINT and SIGPIPE

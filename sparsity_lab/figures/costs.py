@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from sparsity_lab.accounting import count_parameters, flops_by_part
 from sparsity_lab.accounting.cost import Work
 from sparsity_lab.accounting.devices import Device
-from sparsity_lab.accounting.memory import training_memory
+from sparsity_lab.accounting.train_memory import training_memory
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.figures import style
 from sparsity_lab.figures.style import BLUE, DOWN, GREY, LOOKS, ORANGE, Look, line, log_axis, styled

@@ -3,11 +3,9 @@
 import math
 
 import pytest
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from benchmarks.baseline import Model
 from sparsity_lab.accounting import (
     CONVENTIONS,
     abnar_flops_per_token,
@@ -21,13 +19,12 @@ from sparsity_lab.accounting.cost import Work, bill, decode_work, experts_touche
 from sparsity_lab.accounting.devices import DEVICES, device
 from sparsity_lab.accounting.flops import sequence_length
 from sparsity_lab.accounting.memory import (
-    activations_per_token,
     bytes_of,
     cache_bytes,
     cache_elements_per_layer,
-    training_memory,
 )
 from sparsity_lab.accounting.presets import PRESETS, preset
+from sparsity_lab.accounting.train_memory import training_memory
 from sparsity_lab.config import ModelConfig
 
 DECODERS = [case for case in PRESETS.values() if not case.config.n_encoder_layers]
@@ -129,40 +126,6 @@ def test_types() -> None:
     assert [bytes_of(t) for t in ("float32", "fp32", "BF16", "fp8", "int4")] == [4, 4, 2, 1, 0.5]
     with pytest.raises(ValueError, match="dtype='fp7' is not known: use one of float32"):
         bytes_of("fp7")
-
-
-def test_training_memory() -> None:
-    """16 bytes a weight for mixed precision (ZeRO, section 3.1) and for float32."""
-    config = ModelConfig(n_experts=16)
-    weights = count_parameters(config).total
-    for dtype in ("bfloat16", "float32"):
-        memory = training_memory(config, 1_000, dtype)
-        assert memory.weights + memory.gradients + memory.optimizer == 16 * weights
-        assert memory.total == 16 * weights + memory.activations
-    assert training_memory(config, 2_000).activations == 2 * training_memory(config, 1_000).activations
-
-
-@pytest.mark.parametrize(("n_experts", "top_k", "width"), [(1, 1, 64), (8, 2, 64), (16, 4, 32)])
-def test_activations_against_what_torch_keeps(n_experts: int, top_k: int, width: int) -> None:
-    """Of a straightforward model: no less than the formula says, and at most a half more."""
-    config = ModelConfig.of_width(width, n_experts=n_experts, top_k=top_k, n_layers=3)
-    model = Model(config)
-    weights = {weight.untyped_storage().data_ptr() for weight in model.state_dict().values()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    tokens = torch.randint(config.vocab_size, (4, config.context))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss, _ = model(tokens, tokens)
-        measured = sum(kept.values()) / 4 / tokens.numel()
-    assert loss.requires_grad
-    formula = activations_per_token(config.replace(qk_norm="none"))
-    assert formula <= measured <= 1.5 * formula
 
 
 # ---- Cost
