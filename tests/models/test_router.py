@@ -128,8 +128,8 @@ def test_the_bias_evens_the_load(corpus: Corpus, run: RunConfig) -> None:
                 loads.append([routing.load for routing in training.model.routing()])
         mean = torch.tensor(loads).mean(0)  # over steps, layer by layer
         busiest[rate] = float(mean.max() * 8)
-    assert busiest[0.01] < 1.6
-    assert busiest[0.01] < busiest[0.0]
+    # An even load is 1. With four seeds on two kinds of processor, the bias left 4 to 16 % of what lies above it.
+    assert busiest[0.01] - 1 < (busiest[0.0] - 1) / 3
 
 
 def test_hash_routing(model: ModelConfig, run: RunConfig, corpus: Corpus) -> None:
