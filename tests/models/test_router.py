@@ -115,9 +115,9 @@ def test_balance_is_summed_token_by_token(router: str) -> None:
     chosen = [sorted(range(6), key=lambda e: -row[e])[:2] for row in scores]
     load = [6 / (2 * 20) * sum(e in picked for picked in chosen) for e in range(6)]
     wanted = sum(f * sum(row[e] for row in probs) / 20 for e, f in enumerate(load))
-    assert float(routing.balance) == pytest.approx(wanted, rel=1e-5)
+    assert routing.balance.item() == pytest.approx(wanted, rel=1e-5)
     torch.testing.assert_close(routing.probs_NE, torch.tensor(probs))
-    assert float(routing.z) == pytest.approx(sum(math.log(sum(map(math.exp, row))) ** 2 for row in logits) / 20)
+    assert routing.z.item() == pytest.approx(sum(math.log(sum(map(math.exp, row))) ** 2 for row in logits) / 20)
 
 
 def test_the_bias_chooses_but_does_not_weigh() -> None:
