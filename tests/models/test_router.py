@@ -103,6 +103,20 @@ def test_groups_that_are_whole_anyway_change_nothing(tokens: int, groups: int, s
 
 
 @pytest.mark.parametrize("router", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("changes", [{}, {"top_groups": None}, {"bias_rate": 0.0}, {"route_scale": 1.0}])
+def test_whatever_is_asked_for_no_fast_path_leaves_it_out(router: str, changes: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    config = V3.replace(router=router, **changes)
+    fast, plain = Router(config, plain=False), Router(config, plain=True)
+    if fast.bias_E is not None:
+        fast.bias_E.normal_()
+    plain.load_state_dict(fast.state_dict())
+    mine, wanted = fast(x := torch.randn(40, 16)), plain(x)
+    for name in ("experts_NK", "weights_NK", "counts_E", "probs_NE", "balance", "z"):
+        torch.testing.assert_close(getattr(mine, name), getattr(wanted, name))
+
+
+@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
 def test_balance_is_summed_token_by_token(router: str) -> None:
     """DeepSeek-V3 (arXiv 2412.19437), equations 17 to 20, without α and over the whole batch."""
     torch.manual_seed(0)
