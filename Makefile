@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab app install megablocks test notebooks gallery course grade bench lint format constraints clean distclean
+.PHONY: help lab app install megablocks test notebooks gallery course grade bench mutants lint format constraints clean distclean
 
 help: ## List these commands
 	@echo "Sparsity Lab"
@@ -22,7 +22,7 @@ help: ## List these commands
 ## LAB_ARGS=...  lab: more options for JupyterLab
 ## SUBMISSIONS=dir  grade: what students handed in, a folder or zip file: dir/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, Canvas's or Moodle's
 ## ROSTER=roster.csv  grade: your students, e.g. from Canvas or Moodle
-## ARGS=...  test, notebooks, gallery, grade, bench: options for the program behind the command; `make test` then runs only `pytest ARGS`
+## ARGS=...  test, notebooks, gallery, grade, bench, mutants: options for the program behind the command; `make test` then runs only `pytest ARGS`
 ## PYTHON=python3.12  the Python that .venv is made with
 ## VENV=dir  the environment, if it is not to be .venv; no spaces
 ## TORCH_INDEX=URL  first installation: an extra package index, e.g. https://download.pytorch.org/whl/cpu (see below)
@@ -87,6 +87,15 @@ endif
 bench: $(DEV) ## Measure speed, as ratios within one run
 	@echo "==> Measuring; a quiet machine gives steadier numbers"
 	$(PY) -m benchmarks $(ARGS)
+
+# Which files are changed, and which tests have to notice, is in pyproject.toml. mutmut is not among the developers' tools,
+# because few need it.
+MUTMUT := mutmut>=3.8,<4
+mutants: $(DEV) ## Change the code in one place at a time, and see whether a test notices
+	@$(PY) -c 'import mutmut' 2>/dev/null || { echo "==> Installing mutmut"; $(PY) $(PIP_INSTALL) -q -c constraints.txt "$(MUTMUT)"; }
+	@echo "==> Running the tests once, then with every change; results stay in mutants/, and the next time the rest is run"
+	$(PY) -m mutmut run --max-children 2 $(ARGS)
+	@$(PY) -m mutmut results | grep -v ': not checked' || true
 
 STRIP = $(PY) -m nbstripout --keep-id --extra-keys "metadata.papermill cell.metadata.papermill"
 EACH_NOTEBOOK = find notebooks -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -exec
@@ -244,7 +253,7 @@ constraints: ## Write the versions that pyproject.toml resolves to into constrai
 
 clean: ## Remove build outputs and caches
 	@echo "==> Removing build outputs and caches"
-	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist mutants *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv as well

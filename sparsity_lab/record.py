@@ -12,7 +12,6 @@ from sparsity_lab import schema
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.units import flops, power
 
-UNFINISHED = ("stopped", "failed")  # the status of runs that are worth another try
 CURVE_POINTS = 512
 
 
@@ -94,6 +93,12 @@ class Record:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run came to its end: it was trained and measured, or it diverged. If not, it is worth another
+        try."""
+        return self.status == "diverged" or (self.status == "finished" and self.val_loss is not None)
 
     @property
     def model_config(self) -> ModelConfig:

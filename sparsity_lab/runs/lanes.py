@@ -79,8 +79,9 @@ def train_lanes(line: Line, lanes: Sequence[Lane], said: Sequence[str], store: R
 
     It does what was ``said`` and what is heard: ``pause``, ``go``, ``step`` (each lane makes one, then it pauses),
     ``stop`` (measures the runs as they are), ``hurry`` (stops and does not even measure). Runs resume from their files
-    in ``checkpoints``, which whoever hears of the records has to delete: until then a worker may die. A run that
-    another process trains is waited for. Where nothing can be saved, training goes on, and the lane says so.
+    in ``checkpoints``, which whoever hears of the records has to delete: until then a worker may die. A run that lacks
+    nothing but its measurement leaves no record, only its file. A run that another process trains is waited for. Where
+    nothing can be saved, training goes on, and the lane says so.
     """
     orders = _Orders(line, said)
     runs = [_Run(line, place, lane, store, checkpoints) for place, lane in enumerate(lanes)]
@@ -246,7 +247,12 @@ class _Run:
 
         self._look()
         self.tell("Measuring the loss on held-out text.")
-        record = self.training.record(self.training.evaluate(orders.hurried))
+        loss = self.training.evaluate(orders.hurried)
+        if loss is None and self.done and not self.training.diverged:  # in a hurry
+            self.save()
+            self.lock.give_back()
+            return
+        record = self.training.record(loss)
         if not orders.hurry and record.status != "diverged":
             lane.text_after = sample(self.training)
             lane.favourites = favourites(self.training.model, self.training.corpus.val)

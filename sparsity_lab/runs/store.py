@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.files import StrangeFile, home, read_bytes, write_text
-from sparsity_lab.record import COLUMNS, UNFINISHED, Record, run_id
+from sparsity_lab.record import COLUMNS, Record, run_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,11 +26,11 @@ class RunStore:
         return self.folder / f"{run_id(model, run)}.json"
 
     def save(self, record: Record) -> Path:
-        """Keeps a record in place of an earlier one of the same run. A finished record stays if the new one is not
-        finished, and its scores stay if the new one has none. Returns the record's path."""
+        """Keeps a record in place of an earlier one of the same run. A record that has ended stays if the new one has
+        not, and its scores stay if the new one has none. Returns the record's path."""
         path = self.path(record.model_config, record.run_config)
         kept = self.finished(record.model_config, record.run_config, record.corpus["fingerprint"])
-        if kept is not None and record.status in UNFINISHED:
+        if kept is not None and not record.ended:
             return path
         if kept is not None and record.scores is None:
             record = replace(record, scores=kept.scores)
@@ -38,9 +38,9 @@ class RunStore:
         return path
 
     def finished(self, model: ModelConfig, run: RunConfig, fingerprint: str) -> Record | None:
-        """Returns the finished run of these configs on the corpus with this fingerprint, if it is here."""
+        """Returns the run of these configs on the corpus with this fingerprint, if it is here and has ended."""
         for record in self._copies(run_id(model, run)):
-            if record.status not in UNFINISHED and record.corpus["fingerprint"] == fingerprint:
+            if record.ended and record.corpus["fingerprint"] == fingerprint:
                 return record
         return None
 

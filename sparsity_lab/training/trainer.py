@@ -188,7 +188,8 @@ class Training:
         lab, python = sparsity_lab.__version__, platform.python_version()
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else ""
         library = str(torch.__version__)  # as it is, it would import torch wherever the record is unpickled
-        status: Status = "diverged" if self.diverged else "finished" if self.done else "stopped"
+        measured = self.done and val_loss is not None
+        status: Status = "diverged" if self.diverged else "finished" if measured else "stopped"
 
         return Record(
             status=status,

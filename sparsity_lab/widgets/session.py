@@ -18,7 +18,7 @@ from typing import Any
 from sparsity_lab.accounting import plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.files import home
-from sparsity_lab.record import UNFINISHED, Record, run_id
+from sparsity_lab.record import Record, run_id
 from sparsity_lab.runs.lanes import (
     SECONDS_BETWEEN_REPORTS,
     Lane,
@@ -174,7 +174,7 @@ class Session(ShownRuns):
     def has_finished(self, pairs: list[tuple[ModelConfig, RunConfig]]) -> bool:
         """Tells whether just these runs are shown and trained to the end."""
         wanted = [run_id(model, run) for model, run in pairs]
-        ended = all(lane.record and lane.record.status != "stopped" for lane in self.lanes)
+        ended = all(lane.record and lane.record.ended for lane in self.lanes)
         return ended and _ids(self.lanes) == wanted
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -279,7 +279,7 @@ class Session(ShownRuns):
 
     def _finished(self, lane: Lane, name: str, fingerprint: str) -> Record | None:
         unsaved = self._unsaved.get(name)
-        if unsaved and unsaved.status not in UNFINISHED and unsaved.corpus["fingerprint"] == fingerprint:
+        if unsaved and unsaved.ended and unsaved.corpus["fingerprint"] == fingerprint:
             return unsaved
         return self.store.finished(lane.model, lane.run, fingerprint)
 

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.files import write_text
-from sparsity_lab.record import UNFINISHED, Record, run_id
+from sparsity_lab.record import Record, run_id
 from sparsity_lab.runs.lanes import Lane
 from sparsity_lab.runs.lock import RunLock
 from sparsity_lab.runs.store import RunStore, user_store
@@ -125,7 +125,7 @@ class ShownRuns:
             with suppress(ValueError, TypeError, LookupError):  # of another version
                 model, run = ModelConfig.from_dict(state["model"]), RunConfig.from_dict(state["run"])
                 record = self.store.read(run_id(model, run))
-                if record is None or record.status in UNFINISHED:
+                if record is None or not record.ended:
                     left.append((model, run))
         self._offered |= {run_id(*pair) for pair in left}
         return max(left, key=lambda pair: pair[0].sparsity, default=None)

@@ -139,6 +139,7 @@ def test_the_bill_of_deepseek_v3() -> None:
     paid = bill(flops, h800, reached, "fp8")
     assert paid.device_hours == pytest.approx(2.788e6)
     assert paid.dollars == pytest.approx(5.576e6)
+    assert paid.megawatt_hours == pytest.approx(2.788 * h800.watts), "a million hours at one watt are a MWh"
     assert paid.days_on(2048) == pytest.approx(2.788e6 / 2048 / 24)
     ours = training_bill(preset("deepseek-v3").config, 14.8e12, h800, 0.217, "fp8")
     assert ours.device_hours == pytest.approx(2.788e6, rel=0.015)

@@ -1,8 +1,11 @@
 """Fair races find the best shape on each side, cover the true gain, and know what they can't know."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from sparsity_lab.laws import fair
 
@@ -110,6 +113,15 @@ def test_a_share_is_of_the_dense_loss() -> None:
     dense = fair.best_shapes(raced(0.01)).query("sparsity == 0")["loss"].to_numpy()
     np.testing.assert_allclose(table["share"], table["gain"] / dense)
     np.testing.assert_allclose(table["share_half"], table["half"] / dense)
+
+
+def test_the_half_of_a_gain_is_students() -> None:
+    """Also if one side has more runs than the other."""
+    best = fair.best_shapes(raced(0.01)).assign(runs=lambda t: np.where(t["sparsity"] == 0, 2, 5))
+    table = fair.fair_gains(best, S)
+    dense = best[best["sparsity"] == 0].set_index("budget").loc[table["budget"]]
+    wanted = stats.t.ppf(0.975, dense["free"]) * dense["sd"] * math.sqrt(1 / 2 + 1 / 5)
+    np.testing.assert_allclose(table["half"], wanted)
 
 
 def ends(table: pd.DataFrame) -> pd.DataFrame:

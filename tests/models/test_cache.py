@@ -1,6 +1,7 @@
 """Caches: decoding with one is the whole forward pass, its bytes are the formula's, and mistakes leave it intact."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -193,8 +194,34 @@ def test_a_window_cannot_go_back_past_what_it_dropped() -> None:
     model, cache = built("window"), new_cache(KINDS["window"], 1)
     for _ in range(20):
         model(torch.zeros(1, 1, dtype=torch.int64), cache)
-    with pytest.raises(ValueError, match=r"length=3 must be at least \d+: what came before has left the window"):
+    with pytest.raises(
+        ValueError, match=r"length=3 must be at least \d+: what came before has left the window"
+    ) as error:
         cache.truncate(3)
+    (least,) = map(int, re.findall(r"at least (\d+)", str(error.value)))
+    with pytest.raises(ValueError, match=f"at least {least}"):
+        cache.truncate(least - 1)
+
+
+@pytest.mark.parametrize("kind", ["window", "mla with a window"])
+@settings(max_examples=10)
+@given(tokens=st.integers(0, 20), length=st.integers(0, 20))
+@torch.no_grad()
+def test_a_window_goes_back_only_to_where_it_continues_as_before(kind: str, tokens: int, length: int) -> None:
+    model = built(kind)
+    text, other = torch.randint(30, (1, tokens)), torch.randint(30, (1, 3))
+    cache = new_cache(model.config, 1, room=1)
+    for at in range(tokens):
+        model(text[:, at : at + 1], cache)
+    try:
+        cache.truncate(length)
+    except ValueError:
+        assert length < tokens, "what is not cut is all there"
+        return
+    kept = min(length, tokens)
+    assert cache.lengths_B.tolist() == [kept]
+    whole = torch.cat([text[:, :kept], other], 1)
+    torch.testing.assert_close(model(other, cache), model(whole)[:, kept:], **CLOSE)
 
 
 def test_no_sequences() -> None:

@@ -1,5 +1,6 @@
 """Ways to route: DeepSeek-V3's router and block against Hugging Face's, and what each kind promises."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -89,6 +90,50 @@ def test_groups_limit_the_choice(tokens: int, groups: int, seed: int) -> None:
     assert int(routing.counts_E.sum()) == tokens * 3
 
 
+@settings(max_examples=20)
+@given(tokens=st.integers(1, 20), groups=st.sampled_from([4, 6, 12]), seed=st.integers(0, 99))
+def test_groups_that_are_whole_anyway_change_nothing(tokens: int, groups: int, seed: int) -> None:
+    """Without a limit that bites: groups of one expert, as many as are chosen; or all groups."""
+    torch.manual_seed(seed)
+    config = V3.replace(n_groups=groups, top_groups=4 if groups == 12 else groups)
+    plain = V3.replace(n_groups=1, top_groups=None)
+    x, grouped, free = torch.randn(tokens, 16), Router(config, plain=True), Router(plain, plain=True)
+    free.load_state_dict(grouped.state_dict())
+    assert free(x).experts_NK.sort(-1).values.tolist() == grouped(x).experts_NK.sort(-1).values.tolist()
+
+
+@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("changes", [{}, {"top_groups": None}, {"bias_rate": 0.0}, {"route_scale": 1.0}])
+def test_whatever_is_asked_for_no_fast_path_leaves_it_out(router: str, changes: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    config = V3.replace(router=router, **changes)
+    fast, plain = Router(config, plain=False), Router(config, plain=True)
+    if fast.bias_E is not None:
+        fast.bias_E.normal_()
+    plain.load_state_dict(fast.state_dict())
+    mine, wanted = fast(x := torch.randn(40, 16)), plain(x)
+    for name in ("experts_NK", "weights_NK", "counts_E", "probs_NE", "balance", "z"):
+        torch.testing.assert_close(getattr(mine, name), getattr(wanted, name))
+
+
+@pytest.mark.parametrize("router", ["softmax", "sigmoid"])
+def test_balance_is_summed_token_by_token(router: str) -> None:
+    """DeepSeek-V3 (arXiv 2412.19437), equations 17 to 20, without α and over the whole batch."""
+    torch.manual_seed(0)
+    config = ModelConfig(d_model=16, n_heads=1, n_experts=6, top_k=2, router=router)
+    gate, x = Router(config, plain=True), torch.randn(20, 16)
+    routing = gate(x)
+    logits = (x @ gate.weight.T).tolist() if gate.weight is not None else []
+    scores = [[math.exp(v) if router == "softmax" else 1 / (1 + math.exp(-v)) for v in row] for row in logits]
+    probs = [[score / sum(row) for score in row] for row in scores]
+    chosen = [sorted(range(6), key=lambda e: -row[e])[:2] for row in scores]
+    load = [6 / (2 * 20) * sum(e in picked for picked in chosen) for e in range(6)]
+    wanted = sum(f * sum(row[e] for row in probs) / 20 for e, f in enumerate(load))
+    assert routing.balance.item() == pytest.approx(wanted, rel=1e-5)
+    torch.testing.assert_close(routing.probs_NE, torch.tensor(probs))
+    assert routing.z.item() == pytest.approx(sum(math.log(sum(map(math.exp, row))) ** 2 for row in logits) / 20)
+
+
 def test_the_bias_chooses_but_does_not_weigh() -> None:
     config = ModelConfig(d_model=4, n_heads=1, n_experts=3, top_k=1, router="sigmoid", bias_rate=0.1)
     router = Router(config, plain=False)
@@ -128,7 +173,7 @@ def test_the_bias_evens_the_load(corpus: Corpus, run: RunConfig) -> None:
                 loads.append([routing.load for routing in training.model.routing()])
         mean = torch.tensor(loads).mean(0)  # over steps, layer by layer
         busiest[rate] = float(mean.max() * 8)
-    # An even load is 1. With four seeds on two kinds of processor, the bias left 4 to 16 % of what lies above it.
+    # An even load is 1. With four seeds, the bias left 4 to 16 % of what lies above it.
     assert busiest[0.01] - 1 < (busiest[0.0] - 1) / 3
 
 

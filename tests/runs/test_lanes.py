@@ -303,3 +303,28 @@ def test_a_kernel_that_is_gone_leaves_a_checkpoint(
     path = checkpoint_path(tmp_path / "checkpoints", lane)
     assert Training(model, run, checkpoint_path=path).steps_done == 7
     assert RunLock(path).is_free()
+
+
+@pytest.mark.parametrize("words", [[], ["stop"]])
+def test_a_run_stopped_before_it_is_measured_is_measured_the_next_time(
+    words: list[str], model: ModelConfig, run: RunConfig, tmp_path: Path, at_once: None
+) -> None:
+    lane, store = Lane(model, resolve(model, run)), RunStore(tmp_path / "runs")
+    measuring = "Measuring the loss on held-out text."
+    told = Told(lambda lane: ["hurry"] if lane.message == measuring else None)
+    lanes_of(told, tmp_path, lane)
+    path = checkpoint_path(tmp_path / "checkpoints", lane)
+    assert lane.record is None
+    assert store.load() == []
+    assert Training(model, run, checkpoint_path=path).done
+    assert RunLock(path).is_free()
+
+    again, whole = Lane(model, resolve(model, run)), Training(model, run)
+    told = Told()
+    told._words = words
+    lanes_of(told, tmp_path, again)
+    while not whole.done:
+        whole.step()
+    assert again.record is not None
+    assert (again.record.status, again.record.val_loss) == ("finished", whole.evaluate())
+    assert store.load() == [again.record]

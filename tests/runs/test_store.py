@@ -270,6 +270,24 @@ def test_a_frame_holds_what_the_records_say(store: RunStore, record: Record) -> 
     assert frame["val_loss"].dtype == float
 
 
+@pytest.mark.parametrize("status", ["finished", "stopped", "failed"])
+def test_a_run_without_its_measurement_is_worth_another_try(
+    status: str, store: RunStore, record: Record, model: ModelConfig, run: RunConfig
+) -> None:
+    """Also one that an earlier version called finished."""
+    pair, fingerprint = (model, run.replace(budget=2e6)), record.corpus["fingerprint"]
+    measured = dataclasses.replace(record, status="finished")
+    unmeasured = dataclasses.replace(record, status=status, val_loss=None, val_bits=None)
+    store.save(unmeasured)
+    assert store.finished(*pair, fingerprint) is None
+    store.save(measured)
+    assert store.finished(*pair, fingerprint) == measured
+    store.save(unmeasured)
+    assert store.finished(*pair, fingerprint) == measured, "it stays"
+    store.save(dataclasses.replace(unmeasured, status="diverged"))
+    assert store.finished(*pair, fingerprint) != measured, "what has diverged can not be measured"
+
+
 def test_an_empty_frame(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         frame = load_frame(folder)

@@ -135,6 +135,10 @@ def test_stop_while_evaluating(model: ModelConfig, run: RunConfig) -> None:
     training = Training(model, run)
     assert training.evaluate(lambda: True) is None
     assert training.record(None).status == "stopped"
+    while not training.done:
+        training.step()
+    assert training.record(training.evaluate(lambda: True)).status == "stopped", "trained, but not measured"
+    assert training.record(training.evaluate()).status == "finished"
 
 
 @given(n=st.integers(0, 3000))
