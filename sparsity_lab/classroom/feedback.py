@@ -7,10 +7,13 @@ import re
 from functools import cache
 from typing import Any
 
+from jinja2 import Environment, PackageLoader
 from nbconvert.filters.markdown_mistune import MarkdownWithMath
 
-from sparsity_lab.classroom.gallery import TEMPLATES, Text
 from sparsity_lab.classroom.nbgrader import Mark
+from sparsity_lab.pages.markdown import Text
+
+TEMPLATES = Environment(loader=PackageLoader("sparsity_lab.classroom", "site"), autoescape=True, trim_blocks=True)
 
 
 @cache

@@ -19,8 +19,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler
 
-from sparsity_lab.classroom.feedback import task_html
-from sparsity_lab.classroom.gallery import SITE, TEMPLATES
+from sparsity_lab.classroom.feedback import TEMPLATES, task_html
 from sparsity_lab.classroom.grading import Course, written_texts
 from sparsity_lab.classroom.handed_in import about
 from sparsity_lab.classroom.nbgrader import Mark, marks_by_student
@@ -169,7 +168,7 @@ class File(RequestHandler):
 
     def get(self, name: str) -> None:
         self.set_header("Content-Type", "text/css" if name.endswith("css") else "text/javascript")
-        self.finish((SITE / name).read_bytes())
+        self.finish((Path(__file__).parent / "site" / name).read_bytes())
 
 
 def serve_marking(folder: Path, source: Path, port: int = 0) -> tuple[HTTPServer, str]:

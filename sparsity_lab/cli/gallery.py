@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from sparsity_lab.classroom import gallery
+    from sparsity_lab.pages import gallery
 
     pages = gallery.build(options.notebooks, options.out, Path("README.md"))
     print(f"{len(pages)} notebooks → {options.out / 'index.html'}")

@@ -11,8 +11,8 @@ import pytest
 from nbformat import v4
 from playwright.sync_api import Page, expect
 
-from sparsity_lab.classroom import gallery
 from sparsity_lab.figures.routing import loads_by_expert
+from sparsity_lab.pages import gallery
 from tests.browser.conftest import SCREENSHOTS
 from tests.browser.lab import browsing
 from tests.browser.test_app import FILLS, LOOKS_DIFFERENT, assert_accessible

@@ -21,6 +21,7 @@ FLOORS = [  # from the ground up: a file imports from its own floor and from tho
     {"analysis"},
     {"figures"},
     {"widgets"},
+    {"pages"},
     {"classroom"},
     {"cli", "__main__"},
 ]

@@ -8,18 +8,19 @@ from typing import Any
 
 import nbformat
 from jinja2 import Environment, PackageLoader
-from latex2mathml.converter import convert as mathml
 from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.filters.markdown_mistune import MarkdownWithMath
 from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
+
+from sparsity_lab.pages.markdown import Text
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SITE = Path(__file__).parent / "site"
 # A row of the README's table of notebooks: file, question, how long a full run takes.
 ROW = re.compile(r"^\| \[.+?\]\(notebooks/(\w+)\.ipynb\) \| (.+?) \| (.+?) \|$", re.MULTILINE)
-TEMPLATES = Environment(loader=PackageLoader("sparsity_lab.classroom", "site"), autoescape=True, trim_blocks=True)
+TEMPLATES = Environment(loader=PackageLoader("sparsity_lab.pages", "site"), autoescape=True, trim_blocks=True)
 
 
 @dataclass(frozen=True)
@@ -56,39 +57,6 @@ class Page:
         body, _ = exporter.from_notebook_node(book)
         first = figures[0] if figures else None
         return cls(path.stem, text.title, text.sections, body, first, run.duration, bool(run.parameters))
-
-
-class Text(IPythonRenderer):
-    """Markdown → HTML for a whole notebook: formulas as MathML, links within the site, headings to link to."""
-
-    def __init__(self, names: set[str]):
-        super().__init__(escape=False)
-        self.names = names
-        self.title, self.sections = "", list[str]()
-
-    def heading(self, text: str, level: int, **attrs: Any) -> str:
-        if level == 1:
-            self.title = self.title or text
-        if level != 2:
-            return f"<h{level}>{text}</h{level}>\n"
-        self.sections.append(text)
-        return f'<h2 id="section-{len(self.sections)}">{text}</h2>\n'
-
-    def link(self, text: str, url: str, title: str | None = None) -> str:
-        stem = url.removesuffix(".ipynb")
-        if stem != url:
-            return f'<a href="{stem}.html">{text}</a>' if stem in self.names else text
-        return super().link(text, url, title) if url.startswith(("https:", "http:")) else text
-
-    def inline_math(self, body: str) -> str:
-        # Browsers put no space between the name of a function and a number.
-        return re.sub("(<mi>(ln|log)</mi>)", r'\1<mspace width="0.17em"/>', mathml(body))
-
-    def block_math(self, body: str) -> str:
-        return f'<div class="formula">{mathml(body, display="block")}</div>'
-
-    def latex_environment(self, name: str, body: str) -> str:
-        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
 
 
 def _shown(output: NotebookNode) -> NotebookNode | None:

@@ -11,8 +11,8 @@ import pytest
 from nbformat import v4
 
 from sparsity_lab.classroom.execute import execute, find_notebooks
-from sparsity_lab.classroom.gallery import ROW, build, described
 from sparsity_lab.cli.main import main
+from sparsity_lab.pages.gallery import ROW, build, described
 
 pytestmark = pytest.mark.notebooks
 

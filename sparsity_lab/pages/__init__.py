@@ -1,0 +1,9 @@
+"""What can be read without Python? Pages that any browser shows from a folder, without a server or a network.
+
+`gallery` turns executed notebooks into pages, and `markdown` their text into HTML. Templates, styles and scripts are
+in `site/`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

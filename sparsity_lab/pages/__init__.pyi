@@ -1,0 +1,1 @@
+from .gallery import build as build
