@@ -12,4 +12,4 @@ from .memory import cache_elements_per_layer as cache_elements_per_layer
 from .train_memory import training_memory as training_memory
 from .parameters import attention_matrices as attention_matrices, EMBEDDINGS as EMBEDDINGS, Parameters as Parameters
 from .parameters import count_parameters as count_parameters
-from .presets import PRESETS as PRESETS, preset as preset
+from .presets import PRESETS as PRESETS, pasted_model as pasted_model, preset as preset

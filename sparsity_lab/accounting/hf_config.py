@@ -31,9 +31,18 @@ def load_hf_config(path: str | Path) -> Shape:
     name = printable(name)
     try:
         data = sys.stdin.buffer.read(LARGEST + 1) if name == "standard input" else read_bytes(path, LARGEST)
-        values = json.loads(data.decode("utf-8-sig"))
     except OSError as error:
         raise ValueError(f"{name}: cannot be read ({error.strerror or printable(str(error))})") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: not valid JSON ({error})") from None
+    return read_hf_config(data, name)
+
+
+def read_hf_config(text: bytes, name: str) -> Shape:
+    """Returns the shape that the contents of a ``config.json`` describe; ``name`` is what to call it in an error.
+    Raises ValueError as `load_hf_config` does."""
+    try:
+        values = json.loads(text.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError(f"{name}: nested too deeply to be a config.json") from None
     except ValueError as error:

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparsity_lab.accounting.hf_config import from_hf, load_hf_config, printable
+from sparsity_lab.accounting.hf_config import from_hf, load_hf_config, printable, read_hf_config
 from sparsity_lab.accounting.parameters import Embeddings
 from sparsity_lab.accounting.shape import Model, Shape, lab_config
 
@@ -76,18 +76,35 @@ class Named(NamedTuple):
     notes: tuple[str, ...]
 
 
+def pasted_model(text: str) -> Named:
+    """Returns what somebody pasted: a preset, by its name or its repository, or the contents of a ``config.json``. The
+    model is its `Shape`, also if the lab has a config for it. Raises ValueError for what is neither."""
+    text = text.strip().lstrip("\ufeff").lstrip()
+    if text.startswith(("{", "[")):
+        shape = read_hf_config(text.encode("utf-8", "surrogatepass"), "config.json")
+        return Named(shape.kind, shape, shape.left_out)
+    found = _known(text)
+    if found is None:
+        start = printable(text[:40] + "…" * (len(text) > 40))
+        raise ValueError(f"'{start}' is neither a config.json, which starts with {{, nor one of {', '.join(PRESETS)}")
+    return Named(found.name, found.shape, found.notes)
+
+
+def _known(name: str) -> Preset | None:
+    """Returns the preset that a name or a repository, in letters of any case, stands for."""
+    names = {preset.repository.lower(): preset.name for preset in PRESETS.values()}
+    return PRESETS.get(name) or PRESETS.get(names.get(name.lower(), name.lower()))
+
+
 def named_model(name: str) -> Named:
     """Returns a preset, by its name or its repository on Hugging Face; or what a ``config.json`` describes, a folder
     that holds one, or ``-`` for standard input. Raises ValueError for what is none of these."""
     path = Path(name)
-    by_repository = {preset.repository.lower(): preset.name for preset in PRESETS.values()}
-    known = name if name in PRESETS else by_repository.get(name.lower(), name.lower())
     if name == "-" or (name not in PRESETS and path.exists()):
         shape = load_hf_config(path)
         return Named("standard input" if name == "-" else printable(str(path)), shape, shape.left_out)
-    if known in PRESETS:
-        found = preset(known)
-        return Named(known, found.config, found.notes)
+    if found := _known(name):
+        return Named(found.name, found.config, found.notes)
     if path.suffix == ".json":
         raise ValueError(f"{printable(name)}: cannot be read (No such file or directory)")
     if "/" in name:

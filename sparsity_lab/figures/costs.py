@@ -6,10 +6,13 @@ from itertools import cycle
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from sparsity_lab.accounting import count_parameters, flops_by_part
 from sparsity_lab.accounting.cost import Work
 from sparsity_lab.accounting.devices import Device
+from sparsity_lab.accounting.fits import Held
+from sparsity_lab.accounting.shape import Model
 from sparsity_lab.accounting.train_memory import training_memory
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.figures import style
@@ -27,7 +30,10 @@ PARTS = {  # part of a model: label, colour, and a pattern that says the same to
 }
 
 
-def weights_by_part(config: ModelConfig) -> dict[str, int]:
+HELD = {"weights": "", "cache": ".", "activations": "/"}  # by each GPU of a server: a pattern for each
+
+
+def weights_by_part(config: Model) -> dict[str, int]:
     """Returns the weights of each of `PARTS`; the keys of parts that a model lacks have 0."""
     count = count_parameters(config)
     # The one network of a dense model is no expert.
@@ -63,6 +69,30 @@ def stacked(
     xaxis = style.share_axis(axis, range=[0, 1]) if share else {"title": axis, "rangemode": "tozero"}
     height = height or 200 + 34 * len(bars)  # a narrow notebook breaks the legend into four rows
     return styled(figure, height, barmode="stack", margin=margin, legend=legend, xaxis=xaxis, yaxis=DOWN)
+
+
+def fit(parts: Mapping[str, float], held: Held, room: float) -> go.Figure:
+    """Above, the weights of a model, stacked by `PARTS`; below, what each GPU holds, in GB, and a line where its usable
+    memory of ``room`` bytes ends."""
+    most = 1.08 * max(room, held.total) / 1e9
+    figure = make_subplots(2, 1, vertical_spacing=0.36)
+    figure.add_traces(stacked({"weights": parts}, "").data, 1, 1)
+    for (name, pattern), colour in zip(HELD.items(), (GREY, style.SKY, style.OLIVE), strict=True):
+        gigabytes = getattr(held, name) / 1e9
+        look = {"color": colour, "pattern_shape": pattern}
+        place = {"textposition": "inside", "insidetextanchor": "middle", "constraintext": "none", "textangle": 0}
+        words = {
+            "text": name if gigabytes > most / 8 else "",
+            "hovertemplate": f"%{{x:,.4g}} GB: {name}<extra></extra>",
+        }
+        bar = {"x": [gigabytes], "marker": look, "showlegend": False} | place | words
+        figure.add_bar(y=["each GPU"], orientation="h", row=2, col=1, **bar)
+    end = {"symbol": "line-ns", "size": 60, "line": {"width": 3, "color": GREY}}
+    usable = {"hovertemplate": "%{x:,.4g} GB: usable memory<extra></extra>", "showlegend": False}
+    figure.add_scatter(x=[room / 1e9], y=["each GPU"], mode="markers", marker=end, **usable, row=2, col=1)
+    below = {"title": "GB per GPU; the line is its usable memory", "range": [0, most]}
+    axes = {"xaxis": {"rangemode": "tozero"}, "xaxis2": below, "yaxis2": {"range": [-0.5, 0.5]}}
+    return styled(figure, 400, barmode="stack", margin={"l": 90, "t": 80}, legend={"traceorder": "normal"}, **axes)
 
 
 def flops_by_context(config: ModelConfig, contexts: Sequence[int]) -> go.Figure:

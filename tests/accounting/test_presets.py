@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from sparsity_lab.accounting import count_parameters, flops_by_part
 from sparsity_lab.accounting.hf_config import from_hf, load_hf_config
 from sparsity_lab.accounting.memory import cache_bytes
-from sparsity_lab.accounting.presets import PRESETS, Preset, preset
+from sparsity_lab.accounting.presets import PRESETS, Preset, pasted_model, preset
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.models import Transformer
 
@@ -220,3 +220,36 @@ def test_no_such_file(tmp_path: Path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not valid JSON"):
         load_hf_config(tmp_path / "binary.json")
+
+
+@pytest.mark.parametrize("text", ["deepseek-v3", " DeepSeek-ai/DeepSeek-V3\n"])
+def test_a_published_model_can_be_pasted_by_name(text: str) -> None:
+    found = pasted_model(text)
+    assert (found.name, count_parameters(found.model).total) == ("deepseek-v3", 671_026_404_352)
+    assert found.notes == preset("deepseek-v3").notes
+
+
+def test_a_file_can_be_pasted() -> None:
+    settings = preset("mixtral-8x7b").settings
+    for text in (json.dumps(settings), "\ufeff\n" + json.dumps(settings, indent=2)):
+        assert pasted_model(text).model == preset("mixtral-8x7b").shape
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "config.json: not valid JSON"),
+        ("[1]", "config.json: expected a JSON object"),
+        ("{" * 100_000, "config.json: (not valid JSON|nested too deeply)"),
+        ('{"model_type": "\\ud800"}', "config.json: .*model_type"),
+        ('{"model_type": "\ud800"}', "config.json: not valid JSON"),
+        ('{"model_type": "llama", "hidden_size": 1e400}', "config.json: .*hidden_size"),
+        ("hello \x1b[31m", r"^'hello \\x1b\[31m' is neither a config.json"),
+        ("/etc/passwd", "'/etc/passwd' is neither a config.json"),
+        ("", "'' is neither"),
+    ],
+)
+def test_what_is_pasted_and_is_no_model(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        pasted_model(text)
+    assert len(str(error.value)) < 2_000

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from sparsity_lab.accounting import count_parameters, flops_by_part
 from sparsity_lab.accounting.cost import Work
 from sparsity_lab.accounting.devices import device
+from sparsity_lab.accounting.fits import Split, serving
+from sparsity_lab.accounting.formats import published_format
 from sparsity_lab.accounting.presets import PRESETS, preset
 from sparsity_lab.config import ModelConfig
 from sparsity_lab.figures import costs
@@ -100,3 +102,17 @@ def test_against_length() -> None:
     figure = costs.against_length({"a": [1, 2], "b": [3, 4]}, [10, 100], "seconds")
     assert [list(trace.y) for trace in figure.data] == [[1, 2], [3, 4]]
     assert len({(trace.line.dash, trace.marker.symbol) for trace in figure.data}) == 2
+
+
+@pytest.mark.parametrize("users", [1, 16, 64])
+def test_what_fits_and_what_does_not(users: int) -> None:
+    model, room = preset("deepseek-v3").shape, 0.9 * device("h200").memory
+    held = serving(model, Split(tensor=8), published_format(model.settings, model.n_layers), "bf16", 32_768, users)
+    figure = costs.fit(costs.weights_by_part(model), held, room)
+    assert len(figure.data) == len(costs.PARTS) + len(costs.HELD) + 1, "always the same traces"
+    above, below, end = figure.data[: len(costs.PARTS)], figure.data[len(costs.PARTS) : -1], figure.data[-1]
+    assert sum(trace.x[0] for trace in above) == 671_026_404_352
+    assert sum(trace.x[0] for trace in below) == pytest.approx(held.total / 1e9)
+    assert end.x[0] == room / 1e9
+    assert (sum(trace.x[0] for trace in below) > end.x[0]) == (users == 64), "the bar passes the line"
+    assert max(end.x[0], held.total / 1e9) < figure.layout.xaxis2.range[1]
