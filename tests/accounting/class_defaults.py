@@ -7,6 +7,7 @@ import ast
 import json
 import tomllib
 from dataclasses import MISSING, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ FILE = Path(hf_settings.__file__).with_name("hf_defaults.toml")
 SOURCES = [Path(module.__file__ or "") for module in (hf_types, hf_layers, hf_dense, hf_experts, hf_recurrent)]
 
 
+@cache
 def names_in_readers() -> set[str]:
     """Every word that a reader may ask for."""
     nodes = (node for path in SOURCES for node in ast.walk(ast.parse(path.read_text())))
