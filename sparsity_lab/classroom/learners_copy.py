@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TypedDict
@@ -22,8 +23,8 @@ def put(suite: Path, folder: Path, restore: bool = False) -> list[str]:
     """Copies the files of ``suite`` into ``folder``, and returns what a learner should know, in lines.
 
     A file that is as it was shipped is replaced by its new version. One that differs is the learner's: it is kept, and
-    if there is a new version, that is put beside it. What the learner deleted comes back only to ``restore``, and
-    nothing is ever removed. A link counts as the learner's.
+    if there is a new version, that is put beside it. A notebook differs if its cells or their outputs do, and a link
+    always. What the learner deleted comes back only to ``restore``, and nothing is ever removed.
 
     Raises ValueError where a file or a link out of the folder is in the way, and OSError if nothing can be written.
     """
@@ -35,7 +36,7 @@ def put(suite: Path, folder: Path, restore: bool = False) -> list[str]:
     added, updated, now = 0, 0, {}
     for name in names:
         path, new = folder / name, (suite / name).read_bytes()
-        now[name] = shipped = _hash(new)
+        now[name] = shipped = _hash(name, new)
         was, here = before.get(name), _hash_of(path)
         if here is None:
             if was is None or restore:
@@ -77,7 +78,13 @@ def _read(manifest: Path) -> tuple[dict[str, str], list[str]]:
         return {}, [f"{manifest} can't be used ({error}): whatever differs from this version counts as changed by you"]
 
 
-def _hash(content: bytes) -> str:
+def _hash(name: str, content: bytes) -> str:
+    """Returns a hash of a file: for a notebook, of its cells, because JupyterLab writes the kernel's language into the
+    rest, also if a notebook is only opened."""
+    if name.endswith(".ipynb"):
+        with suppress(ValueError, TypeError, KeyError, RecursionError):  # what is no notebook is compared as it is
+            cells = [cell | {"source": "".join(cell["source"])} for cell in json.loads(content)["cells"]]
+            content = json.dumps(cells, sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()
 
 
@@ -86,7 +93,7 @@ def _hash_of(path: Path) -> str | None:
     if not os.path.lexists(path):
         return None
     try:
-        return "" if path.is_symlink() else _hash(read_bytes(path))
+        return "" if path.is_symlink() else _hash(path.name, read_bytes(path))
     except OSError:  # a folder, say, or a notebook with too many outputs
         return ""
 

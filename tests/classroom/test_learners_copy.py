@@ -86,6 +86,35 @@ def test_a_changed_file_is_kept_with_each_new_version_beside_it(suite: Path, fol
     assert (folder / FIRST).read_text() == f"{FIRST}, version 4"
 
 
+def book(source: str = "1 + 1", **more: object) -> str:
+    cell = {"cell_type": "code", "execution_count": None, "id": "a", "metadata": {}, "outputs": [], "source": [source]}
+    return json.dumps({"cells": [cell | more], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+
+OPENED = json.loads(book(source="1 + 1")) | {"metadata": {"language_info": {"name": "python", "version": "3.14"}}}
+BOOKS = {
+    "only opened": (json.dumps(OPENED, indent=1), False),
+    "run": (book(execution_count=1, outputs=[{"output_type": "stream", "name": "stdout", "text": "2"}]), True),
+    "edited": (book("1 + 2"), True),
+    "a cell more": (json.dumps(OPENED | {"cells": [*OPENED["cells"], *OPENED["cells"]]}), True),
+    "no cells": ("{}", True),
+    "cells that are none": ('{"cells": [1, {"source": 2}]}', True),
+    "nested": ("[" * 100_000, True),
+    "no JSON": ("mine", True),
+}
+
+
+@pytest.mark.parametrize("state", BOOKS)
+def test_a_notebook_is_changed_by_what_is_in_its_cells(state: str, suite: Path, tmp_path: Path) -> None:
+    folder, (text, changed) = tmp_path / "lab", BOOKS[state]
+    (suite / FIRST).write_text(book())
+    put(suite, folder)
+    (folder / FIRST).write_text(text)
+    (suite / FIRST).write_text(book("1 + 3"))
+    put(suite, folder)
+    assert (folder / FIRST).read_text() == (text if changed else book("1 + 3"))
+
+
 def test_what_was_deleted_stays_away_until_it_is_asked_for(suite: Path, folder: Path) -> None:
     (folder / FIRST).unlink()
     shutil.rmtree(folder / "data")
