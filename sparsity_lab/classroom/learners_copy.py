@@ -52,8 +52,8 @@ def put(suite: Path, folder: Path, restore: bool = False) -> list[str]:
 
     if now != before:  # else nothing is written, so that a folder can be read-only
         write_text(folder / MANIFEST, json.dumps(Manifest(files=now), indent=1))
-    done = [f"{added} new files are in {folder}"] if added else []
-    done += [f"{updated} files in {folder} are now those of version {__version__}"] if updated else []
+    done = [f"New files in {folder}: {added}"] if added else []
+    done += [f"Files in {folder} that are now those of version {__version__}: {updated}"] if updated else []
     return [*done, *lines]
 
 

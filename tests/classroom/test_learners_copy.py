@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +48,7 @@ def folder(suite: Path, tmp_path: Path) -> Path:
 
 def test_everything_is_put_there_once(suite: Path, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "my lab"
-    assert put(suite, folder) == [f"{len(NAMES)} new files are in {folder}"]
+    assert put(suite, folder) == [f"New files in {folder}: {len(NAMES)}"]
     assert contents(folder) == {name: f"{name}, version 1" for name in NAMES}
     before = (folder / MANIFEST).stat()
     assert put(suite, folder) == []
@@ -58,7 +59,7 @@ def test_unchanged_files_are_upgraded(suite: Path, folder: Path) -> None:
     for version in (2, 3):
         ship(suite, version)
         (line,) = put(suite, folder)
-        assert line.startswith(f"{len(NAMES)} files in {folder} are now those of version")
+        assert re.fullmatch(rf"Files in {folder} that are now those of version .+: {len(NAMES)}", line)
         assert contents(folder) == {name: f"{name}, version {version}" for name in NAMES}
 
 
@@ -122,7 +123,7 @@ def test_what_was_deleted_stays_away_until_it_is_asked_for(suite: Path, folder: 
         ship(suite, version)
         put(suite, folder)
         assert set(contents(folder)) == {NAMES[1], TERMS}
-    assert put(suite, folder, restore=True) == [f"2 new files are in {folder}"]
+    assert put(suite, folder, restore=True) == [f"New files in {folder}: 2"]
     assert contents(folder) == {name: f"{name}, version 2" for name in NAMES}
 
 

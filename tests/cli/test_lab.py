@@ -62,7 +62,7 @@ def test_a_copy_is_put_into_a_folder_and_served(
     assert main(["lab", "my lab"]) == 0
     assert f"--ServerApp.root_dir={tmp_path / 'my lab'}" in served
     put, serving = capsys.readouterr().out.splitlines()
-    assert put == "1 new files are in my lab"
+    assert put == "New files in my lab: 1"
     assert serving.startswith(f"JupyterLab on {tmp_path / 'my lab' / lab.START}")
     (tmp_path / "my lab" / lab.START).unlink()
     assert main(["lab", "my lab"]) == 0

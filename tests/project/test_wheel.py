@@ -185,12 +185,12 @@ def test_an_upgrade_keeps_what_the_learner_changed(machine: Machine) -> None:
     package = machine.target / "sparsity_lab/__init__.py"
     package.write_text(re.sub(r'__version__ = ".+"', '__version__ = "99.1"', package.read_text()))
     upgraded, kept = machine.put()
-    assert upgraded == "1 files in my lab are now those of version 99.1"
+    assert upgraded == "Files in my lab that are now those of version 99.1: 1"
     assert kept.endswith(f"the new version is beside it: {changed.stem}.new-99.1.ipynb")
     assert changed.read_text() == "mine"
     assert changed.with_name(f"{changed.stem}.new-99.1.ipynb").read_text().startswith("{")
     assert unchanged.read_bytes() == (machine.target / SHIPPED / "notebooks" / unchanged.name).read_bytes()
     assert not deleted.exists()
     assert machine.put() == []
-    assert machine.put(restore=True) == ["1 new files are in my lab"]
+    assert machine.put(restore=True) == ["New files in my lab: 1"]
     assert deleted.exists()
