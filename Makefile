@@ -57,7 +57,7 @@ grade: $(CORE) ## Run submissions in a sandbox; write marks and feedback into bu
 	$(VENV)/bin/sparsity-lab course grade "$(SUBMISSIONS)" --out build/marks $(if $(ROSTER),--roster "$(ROSTER)") $(ARGS)
 
 wheel: $(CORE) ## Build a wheel with notebooks and data into dist, for those who have no repository
-	@echo "==> Building a wheel into dist; 'pip install' of it and 'sparsity-lab lab FOLDER' need nothing else"
+	@echo "==> Building a wheel into dist. To use it: 'pip install' it on any machine, then 'sparsity-lab lab FOLDER'"
 	$(PY) -m pip wheel --disable-pip-version-check -q --no-deps --no-build-isolation --wheel-dir dist .
 
 # --- Checks ---------------------------------------------------------------------------------------------------------
