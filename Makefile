@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab app install megablocks test notebooks gallery course grade bench mutants lint format constraints clean distclean
+.PHONY: help lab app install megablocks test notebooks gallery course grade wheel bench mutants lint format constraints clean distclean
 
 help: ## List these commands
 	@echo "Sparsity Lab"
@@ -29,25 +29,15 @@ help: ## List these commands
 
 # --- Use ------------------------------------------------------------------------------------------------------------
 
-START := notebooks/00_start_here.ipynb
-# JupyterLab does not ask for news or updates, nor ask the reader for permission to do so, and it opens Markdown files,
-# such as the glossary, as formatted text. These are defaults: the reader's own settings take precedence.
-NO_NEWS := --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate
-LAB_SETTINGS := $(VENV)/share/jupyter/lab/settings
-LAB_DEFAULTS := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}, \
-  "@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}}}
 IP ?= 127.0.0.1
-SERVER = --ServerApp.ip=$(IP) $(if $(filter 0,$(shell id -u)),--allow-root) $(if $(filter-out 0,$(HEADLESS)),--no-browser) \
-  $(if $(PORT),--port=$(PORT))
+SERVER = $(if $(filter-out 0,$(HEADLESS)),--no-browser) $(if $(PORT),--port=$(PORT))
 
 lab: $(CORE) ## Install what is needed and open the first notebook in JupyterLab
-	@echo "==> JupyterLab on $(START), served on $(IP); Ctrl-C ends it"
-	@mkdir -p $(LAB_SETTINGS) && echo '$(LAB_DEFAULTS)' > $(LAB_SETTINGS)/overrides.json
-	@$(PY) -m jupyterlab $(SERVER) --LabApp.default_url=/lab/tree/$(START) $(NO_NEWS) $(LAB_ARGS)
+	@$(PY) -m sparsity_lab lab --ip=$(IP) $(SERVER) $(if $(LAB_ARGS),--jupyter $(LAB_ARGS))
 
 app: $(CORE) ## Install what is needed and open only the dashboard, for you or a class (see docs/app.md)
 	@echo "==> The dashboard, served on $(IP); Ctrl-C ends it"
-	@$(PY) notebooks/app/serve.py --Voila.ip=$(IP) $(if $(filter-out 0,$(HEADLESS)),--no-browser) $(if $(PORT),--port=$(PORT))
+	@$(PY) notebooks/app/serve.py --Voila.ip=$(IP) $(SERVER)
 
 notebooks: $(CORE) ## Execute every notebook, with its figures, into build/notebooks
 	@echo "==> Executing the notebooks into build/notebooks"
@@ -65,6 +55,10 @@ grade: $(CORE) ## Run submissions in a sandbox; write marks and feedback into bu
 	@[ -n "$(SUBMISSIONS)" ] || { echo "Name the folder of submissions: make grade SUBMISSIONS=dir" >&2; exit 2; }
 	@echo "==> Grading $(SUBMISSIONS) into build/marks"
 	$(VENV)/bin/sparsity-lab course grade "$(SUBMISSIONS)" --out build/marks $(if $(ROSTER),--roster "$(ROSTER)") $(ARGS)
+
+wheel: $(CORE) ## Build a wheel with notebooks and data into dist, for those who have no repository
+	@echo "==> Building a wheel into dist. To use it: 'pip install' it on any machine, then 'sparsity-lab lab FOLDER'"
+	$(PY) -m pip wheel --disable-pip-version-check -q --no-deps --no-build-isolation --wheel-dir dist .
 
 # --- Checks ---------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import platformdirs
 
-DATA = Path(__file__).resolve().parents[1] / "data"  # what ships with the suite; absent where only the package is
+_PACKAGE = Path(__file__).resolve().parent
+SHIPPED = _PACKAGE / "shipped"  # in a wheel alone: what setup.py puts there of the repository
+SUITE = SHIPPED if SHIPPED.exists() else _PACKAGE.parent  # has notebooks/, data/ and docs/
+DATA = SUITE / "data"  # absent where somebody copied only the package
 LARGEST = 10_000_000  # bytes of a file that is read as a whole; the lab's own have some thousands
 MOST_ASIDE = 3  # files that are kept of those set aside in one place
 

@@ -66,6 +66,7 @@ def students_copy(root: Path, released: Path, target: Path) -> None:
         "*.yml",
         "LICENSE",
         "Makefile",
+        "setup.py",
         "sparsity_lab",
         "notebooks",
         "data",

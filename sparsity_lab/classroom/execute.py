@@ -85,7 +85,7 @@ def find_notebooks(folder: Path, names: list[str]) -> list[Path]:
     """Returns the notebooks whose names start with one of ``names``, or all. Raises ValueError if a name has none."""
     paths = sorted(folder.glob("*.ipynb"))
     if not paths:
-        raise ValueError(f"folder={str(folder)!r} has no notebooks")
+        raise ValueError(f"folder={str(folder)!r} has no notebooks: name theirs, e.g. --folder my-lab/notebooks")
     for name in names:
         if not any(path.name.startswith(name) for path in paths):
             known = ", ".join(path.stem for path in paths)

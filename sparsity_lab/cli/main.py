@@ -15,7 +15,7 @@ from sparsity_lab.files import StrangeFile
 REPORTS = (  # have --json
     "count", "cost", "compare", "cache", "memory", "models", "optimum", "fit", "measure", "prune", "doctor"
 )  # fmt: skip
-VERBS = ("train", "sweep", *REPORTS, "guesses", "notebooks", "gallery", "course")
+VERBS = ("lab", "train", "sweep", *REPORTS, "guesses", "notebooks", "gallery", "course")
 WRONG_INPUT = (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 INTERRUPTED, NOBODY_READS = 130, 141  # what shells report after SIGINT and SIGPIPE
 

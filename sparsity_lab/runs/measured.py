@@ -28,7 +28,7 @@ FARTHEST = 3.5  # times the budget, one way or the other
 @functools.cache
 def runs(n_layers: int | None = LAYERS) -> pd.DataFrame:
     """Returns the finished runs of models with that many layers (None: of all), as `load_frame` gives them; none where
-    only the package was installed."""
+    there is no data folder."""
     found = load_frame(FOLDER).loc[lambda frame: frame["status"] == "finished"]
     return found[found["n_layers"] == (n_layers or found["n_layers"])].reset_index(drop=True)
 
@@ -52,7 +52,7 @@ def near(budget: float) -> pd.DataFrame:
 
 @functools.cache
 def task_records() -> list[Record]:
-    """Returns the records in data/tasks, with scores by task; none where only the package was installed."""
+    """Returns the records in data/tasks, with scores by task; none where there is no data folder."""
     return RunStore(DATA / "tasks").load()
 
 
@@ -60,7 +60,7 @@ def task_records() -> list[Record]:
 def routes() -> dict[str, Any]:
     """Returns the recorded routing of models on the dial: the ``line`` that they read, and in ``layers``, by number of
     layers and of experts, who read it ``untrained`` and ``trained`` and the experts' ``favourites``, in the form of
-    `training.reading`. No layers where only the package was installed."""
+    `training.reading`. No layers where there is no data folder."""
     path = DATA / "routes.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {"line": LINE, "layers": {}}
 
@@ -115,8 +115,8 @@ def _best() -> pd.DataFrame:
 @functools.cache
 def gain_table() -> pd.DataFrame:
     """Returns how much lower the best model of a sparsity ended than the best dense one, each at its own width and
-    depth: budgets (rows) × sparsities (columns), nats per byte, NaN where nothing was measured. Empty where only the
-    package was installed."""
+    depth: budgets (rows) × sparsities (columns), nats per byte, NaN where nothing was measured. Empty where there is
+    no data folder."""
     if runs().empty:
         return pd.DataFrame()
     losses = _best().pivot_table(index="budget", columns="sparsity", values="loss")
@@ -137,7 +137,7 @@ def dense_budget(loss: float) -> float | None:
 
 def scatter(budget: float) -> float | None:
     """Returns the standard deviation of one run's loss from seed to seed, at the measured budget nearest to this one;
-    None where only the package was installed."""
+    None where there is no data folder."""
     if runs().empty:
         return None
     nearest_to = (np.log(_best()["budget"] / budget)).abs()

@@ -54,6 +54,7 @@ def test_the_students_copy_runs_by_itself(copy: Path) -> None:
         [sys.executable, "-c", code], cwd=copy, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [str(copy / "sparsity_lab" / "__init__.py"), "True"]
+    assert (copy / "setup.py").exists(), "or a wheel built there would lack the notebooks"
 
 
 def solved(copy: Path) -> NotebookNode:
