@@ -18,12 +18,8 @@ from sparsity_lab.runs.lanes import why_no_megablocks
 from sparsity_lab.runs.pool import pool
 from sparsity_lab.training.corpus import check_corpus
 from sparsity_lab.units import power
-from sparsity_lab.widgets.settings import Settings
+from sparsity_lab.widgets.settings import BUDGETS, CORPORA, DEPTHS, WIDTHS, Settings
 
-BUDGETS = [m * 10.0**e for e in (10, 11, 12) for m in (1, 2, 3, 5)] + [1e13]
-WIDTHS = [8, 12, 16, 24, 32, 48, 64, 96, 128]
-DEPTHS = [1, 2, 3, 4]
-CORPORA = ["python", "standard-library", "tasks"]
 MOST_UPLOADS, LARGEST_UPLOAD = 5, 10_000_000  # of a visitor; files and bytes
 LABEL = {"description_width": "58px"}
 FIELD = re.compile(r"(\w+)=")  # how an error names what it is about
