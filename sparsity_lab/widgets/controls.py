@@ -183,7 +183,7 @@ class Dials:
         """Gives the sparsity dial its stops for this width and hold; moves it to the one nearest to ``sparsity``."""
         dense = ModelConfig.on_dial(self.width.value, 0.0, self.hold.value)
         stops = sorted({*dense.sparsities(self.hold.value), dense.with_sparsity(sparsity, self.hold.value).sparsity})
-        options = [(_words(dense.with_sparsity(s, self.hold.value)), s) for s in stops]
+        options = [(stop_name(dense.with_sparsity(s, self.hold.value)), s) for s in stops]
         with self.sparsity.hold_sync():  # or the browser would see the dial at its first stop for a moment
             if list(self.sparsity.options) != options:
                 self.sparsity.options = options
@@ -258,7 +258,8 @@ class Dials:
             self._setting = before
 
 
-def _words(model: ModelConfig) -> str:
+def stop_name(model: ModelConfig) -> str:
+    """Returns what the sparsity dial says at the stop of this model."""
     if model.n_experts == model.top_k:
         return "S = 0: dense, nothing sleeps"
     return f"S = {model.sparsity:.4g}: {model.n_experts - model.top_k} of {model.n_experts} experts sleep"
