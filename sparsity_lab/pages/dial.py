@@ -175,6 +175,7 @@ class ShippedDial:
         routes = measured.routes()
         return {
             "axes": self.axes,
+            "only": {"hold": START.hold, "corpus": START.corpus},
             "start": [START.sparsity, START.budget, START.width, START.n_layers],
             "names": [
                 [stop_name(settings((s, 1e11, 16, 2)).model) for s in self.axes[0]],

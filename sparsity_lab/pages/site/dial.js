@@ -93,7 +93,7 @@ function showNearest(n) {
 
 function showRace(n, share) {
   const here = data.verdicts[n], picture = guess && data.pictures[n], dense = number([0, ...at.slice(1)]);
-  const sides = [[at[0] ? "this" : "dense", n], ...(at[0] ? [["dense", dense]] : [])];
+  const sides = [["this", n], ...(at[0] ? [["dense", dense]] : [])];
   const seeds = trained(n) ? sides.map(([role, of]) => [role, data.seeds[of]]) : [];
   raceSvg(by("plot"), data, picture, data.axes[1][at[1]], seeds, share);
   if (share !== undefined) return;
@@ -154,6 +154,10 @@ function openLink() {
     if (found !== asked) notes.push(`The link's ${key}=${asked} is between the stops of this page: the nearest, ${found}, is shown.`);
     return stop;
   });
+  for (const [name, has] of Object.entries(data.only)) {
+    const asked = link.values[name] ?? has;
+    if (asked !== has) notes.push(`The link asks for ${asked}, of which this page has no runs: those of ${has} are shown.`);
+  }
   AXES.forEach((name, axis) => {
     sliders[axis].disabled = link.fix.includes(name);
     sliders[axis].parentElement.hidden = link.hide.includes(name);
