@@ -63,13 +63,12 @@ class ShippedDial:
     that were trained. Not every combination was."""
 
     def __init__(self) -> None:
-        runs = measured.runs(None)
+        runs, columns = measured.runs(None), ["sparsity", "budget", *SHAPE]
         self.runs = runs[runs["top_k"] == 1].sort_values("seed")
-        self.records = {record.id: record for record in RunStore(measured.FOLDER).load()}
-        columns = ["sparsity", "budget", *SHAPE]
         self.axes: list[list[Any]] = [sorted(self.runs[column].unique().tolist()) for column in columns]
-        self.cells: dict[Stop, list[Record]] = {
-            key: [self.records[run] for run in part["id"]] for key, part in self.runs.groupby(columns)
+        records = {record.id: record for record in RunStore(measured.FOLDER).load()}
+        self.cells: dict[Any, list[Record]] = {  # by stop
+            key: [records[run] for run in part["id"]] for key, part in self.runs.groupby(columns)
         }
         self._curves: dict[tuple[float, ...], int] = {}  # with their places in the page's list
 
@@ -81,7 +80,7 @@ class ShippedDial:
     @cached_property
     def gains(self) -> dict[Stop, tuple[float, float]]:
         """By the stop of a sparse model: how much lower it ends than its dense twin, and half of the 95 % interval."""
-        found = {}
+        found = dict[Any, Any]()
         for sparsity in self.axes[0][1:]:
             pairs = gains(self.runs[self.runs["sparsity"].isin([0.0, sparsity])], ["budget", *SHAPE])
             found |= {(sparsity, r.budget, r.width, r.n_layers): (r.gain, r.half) for r in pairs.itertuples()}
@@ -90,16 +89,15 @@ class ShippedDial:
     def lanes(self, stop: Stop) -> list[Lane]:
         """Returns the first runs of a stop and of its dense twin as the dashboard has them; none if it was not
         trained."""
-        pairs = settings(stop).pairs
-        found = [self.cells.get(at, [None])[0] for at in (stop, (0.0, *stop[1:]))[: len(pairs)]]
-        return [Lane(*pair, record=record) for pair, record in zip(pairs, found, strict=True) if record is not None] * (
-            None not in found
-        )
+        if stop not in self.cells:
+            return []
+        records = [self.cells[at][0] for at in (stop, twin(stop))]
+        return [Lane(*pair, record=record) for pair, record in zip(settings(stop).pairs, records, strict=False)]
 
     def verdict(self, stop: Stop) -> dict[str, str]:
         """Returns who won (a choice of the guess), the headline and how sure it is: from all seeds, or where there is
         one of each model, as the dashboard judges it."""
-        sparse, dense = self.cells[stop], self.cells[(0.0, *stop[1:])]
+        sparse, dense = self.cells[stop], self.cells[twin(stop)]
         gain, half = self.gains[stop]
         if math.isinf(half):
             lanes = self.lanes(stop)
@@ -139,7 +137,7 @@ class ShippedDial:
         lanes = self.lanes(stop)
         shown = RaceNow(settings(stop), lanes, []).arguments()
         if lanes:
-            means = [_mean(self.cells[at]) for at in (stop, (0.0, *stop[1:]))]
+            means = [_mean(self.cells[at]) for at in (stop, twin(stop))]
             shown["ends"] = [end._replace(loss=mean) for end, mean in zip(shown["ends"], means, strict=False)]
             shown["lines"] = [line for line in shown["lines"] if line[1] in SIDES]
         layout = race_parts(**shown)[-1]
@@ -209,6 +207,11 @@ def settings(stop: Stop) -> Settings:
     return Settings(sparsity=sparsity, budget=budget, width=width, n_layers=n_layers)
 
 
+def twin(stop: Stop) -> Stop:
+    """Returns the stop of the dense twin."""
+    return (0.0, *stop[1:])
+
+
 def _mean(records: list[Record]) -> float:
     return float(np.mean([record.val_loss for record in records]))
 
@@ -236,8 +239,8 @@ def _best_said(row: Any) -> str:
 
 
 def write(out: Path) -> str:
-    """Writes the scripts and the style of the dial to ``out`` and returns its part of a page; empty where only the
-    package was installed, without runs."""
+    """Writes the scripts and the style of the dial to ``out`` and returns its part of a page, which loads train.js too
+    if that is there; empty where only the package was installed, without runs."""
     if measured.runs(None).empty:
         return ""
     data = ShippedDial().data() | {"rules": RULES, "question": QUESTION, "choices": CHOICES, "tour": list(TOUR.items())}
@@ -246,12 +249,9 @@ def write(out: Path) -> str:
     (out / "dial.js").write_text("".join(parts))
     (out / "dial.css").write_text((WIDGETS / "grid.css").read_text() + (SITE / "dial.css").read_text())
     shutil.copy(SITE / "tour.js", out)
-    trainers = [name for name in ("engine.js", "train.js") if (SITE / name).exists()]
-    for name in trainers:
-        shutil.copy(SITE / name, out)
-    return TEMPLATES.get_template("dial.html.j2").render(
-        data=data, trainers=trainers, question=QUESTION, choices=CHOICES
-    )
+    trains = (out / "train.js").exists()
+    page = TEMPLATES.get_template("dial.html.j2")
+    return page.render(data=data, choices=CHOICES, trains=trains)
 
 
 def _inlined(script: Path, names: str) -> str:

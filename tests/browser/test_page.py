@@ -2,17 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import quote
 
-import nbformat
 import pytest
-from nbformat import v4
 from playwright.sync_api import Page, expect
 
-from sparsity_lab.pages import gallery
 from tests.browser.conftest import SCREENSHOTS
-from tests.browser.lab import browsing
+from tests.browser.lab import browsing, gallery_page
 from tests.browser.test_app import LOOKS_DIFFERENT, assert_accessible
 
 pytestmark = pytest.mark.browser
@@ -31,12 +27,7 @@ CLIPPED = """() => [...document.querySelectorAll('#dial *')].filter(e => {
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("gallery")
-    run = {"papermill": {"duration": 1.0, "parameters": {}}}
-    book = v4.new_notebook(cells=[v4.new_markdown_cell("# One"), v4.new_code_cell("1")], metadata=run)
-    nbformat.write(book, folder / "01_one.ipynb")
-    gallery.build(folder, folder / "site", folder / "README.md")
-    return (folder / "site/index.html").as_uri()
+    return gallery_page(tmp_path_factory.mktemp("gallery"))
 
 
 @pytest.fixture

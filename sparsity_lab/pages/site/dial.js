@@ -34,7 +34,7 @@ const heard = {};
 const model = {
   get: (name) => values[name],
   set(name, value) {
-    if (JSON.stringify(values[name]) === JSON.stringify(value)) return;
+    if (values[name] === value) return;
     values[name] = value;
     for (const answer of heard[`change:${name}`] ?? []) answer();
   },

@@ -62,7 +62,8 @@ function raceSvg(svg, data, picture, budget, seeds, share = 1) {
   parts.push(`<g ${clip.close}>`);
   for (const [role, band] of picture.bands) {
     const edge = (i) => band.map((at) => `${close.x(at[0] * budget).toFixed(1)} ${close.y(at[i]).toFixed(1)}`);
-    add("path", { class: "band", fill: data.looks[role].colour, stroke: data.looks[role].colour, d: `M${[...edge(1), ...edge(2).reverse()].join("L")}Z` });
+    const { colour } = data.looks[role], d = `M${[...edge(1), ...edge(2).reverse()].join("L")}Z`;
+    add("path", { class: "band", fill: colour, stroke: band.length > 1 ? "none" : colour, d }); // one point: a bar
   }
   parts.push("</g>");
   const until = share < 1 ? 10 ** (end - 2.05 + 2.05 * share) : Infinity; // FLOPs, while the training is played
