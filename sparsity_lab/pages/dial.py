@@ -52,8 +52,7 @@ TOUR = {  # selectors → what is said of what they find
     "#dial-grid": "The experts. Those that are lit work on the marked character of the line; the others sleep. "
     "Press ▶ to read on.",
     "#dial .sl-bar": "The price. The full bar is what works on one character; the hatched bar is what must be stored.",
-    "#dial-guess, #dial-race": "The race against the dense twin, at the same FLOPs. Guess first; then you see how both "
-    "losses fall.",
+    "#dial-plot": "The race against the dense twin, at the same FLOPs. Guess first; then you see how both losses fall.",
     "#dial-copy": "Found something? Copy link keeps all sliders: whoever opens the link sees what you see.",
 }
 
@@ -243,18 +242,19 @@ def write(out: Path) -> str:
     if that is there; empty where only the package was installed, without runs."""
     if measured.runs(None).empty:
         return ""
-    data = ShippedDial().data() | {"rules": RULES, "question": QUESTION, "choices": CHOICES, "tour": list(TOUR.items())}
+    data = ShippedDial().data() | {"rules": RULES, "choices": CHOICES, "tour": list(TOUR.items())}
     parts = [_inlined(WIDGETS / "grid.js", "render"), _inlined(WIDGETS / "link.js", "readLink, writeLink")]
     parts += [_inlined(SITE / "race.js", "raceSvg"), _inlined(SITE / "dial.js", "")]
-    (out / "dial.js").write_text("".join(parts))
-    (out / "dial.css").write_text((WIDGETS / "grid.css").read_text() + (SITE / "dial.css").read_text())
+    (out / "dial.js").write_text("".join(parts), encoding="utf-8")
+    style = [path.read_text(encoding="utf-8") for path in (WIDGETS / "grid.css", SITE / "dial.css")]
+    (out / "dial.css").write_text("".join(style), encoding="utf-8")
     shutil.copy(SITE / "tour.js", out)
     trains = (out / "train.js").exists()
     page = TEMPLATES.get_template("dial.html.j2")
-    return page.render(data=data, choices=CHOICES, trains=trains)
+    return page.render(data=data, question=QUESTION, choices=CHOICES, trains=trains)
 
 
 def _inlined(script: Path, names: str) -> str:
     """Returns a module as a part of a classic script, with these names of it: a page from disk can't import files."""
-    text = re.sub(r"^export (default \{.*\};)?", "", script.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^export (default \{.*\};)?", "", script.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return f"const {{ {names} }} = (() => {{\n{text}\nreturn {{ {names} }};\n}})();\n"

@@ -11,7 +11,7 @@ const SCALES = [(s) => Math.log(1 - s), Math.log, Math.log, (d) => d]; // by whi
 
 const WAITS = "The race is drawn here after your guess.";
 
-let at = [0, 0, 0, 0]; // the stops of the sliders
+let at = [0, 0, 0, 0], began = at; // the stops of the sliders, now and as the address was opened
 let link = readLink("", data.rules); // as the address has it
 let guess = null; // { choice, where }: the number of the stop that it was about
 let frame = 0, written = 0, playing = 0;
@@ -87,8 +87,9 @@ function showNearest(n) {
   button.type = "button";
   button.textContent = `Go to ${names.join(", ")}`;
   button.onclick = () => { move(to); sliders[0].focus(); };
-  const more = guess ? " The thin dotted lines are the nearest runs; hollow marks are what the lab's law expects." : "";
-  place.append("No run with these settings ships with the lab. The nearest that does: ", button, more);
+  place.append("No run with these settings ships with the lab. The nearest that does: ", button);
+  if (guess) place.append(" The thin dotted lines are the nearest runs.");
+  if (guess && data.pictures[n].expected.length) place.append(" Hollow marks are what the lab's law expects.");
 }
 
 function showRace(n, share) {
@@ -100,6 +101,7 @@ function showRace(n, share) {
 
   by("guess").hidden = Boolean(guess);
   by("result").hidden = !guess;
+  by("twin").hidden = !at[0];
   by("guess").querySelector("button").disabled = !here;
   by("wait").textContent = here ? "" : at[0] ? "Move to settings that were trained first." :
     "At S = 0 there is only one model: move the sparsity dial first.";
@@ -162,11 +164,13 @@ function openLink() {
     sliders[axis].disabled = link.fix.includes(name);
     sliders[axis].parentElement.hidden = link.hide.includes(name);
   });
-  by("question").textContent = link.lesson || data.question;
+  by("lesson").hidden = !link.lesson;
+  by("lesson").querySelector("span").textContent = link.lesson;
   by("note").hidden = !notes.length;
   by("note").textContent = notes.join(" ");
   guess = keptGuess();
-  at = stops;
+  began = at = stops;
+  clearTimeout(written);
   show();
 }
 
@@ -232,7 +236,7 @@ by("copy").onclick = async () => {
     by("copied").textContent = `Copy this: ${text}`;
   }
 };
-by("reset").onclick = () => move(data.start.map((value, axis) => data.axes[axis].indexOf(value)));
+by("reset").onclick = () => move(began);
 by("tour").onclick = () => tour(data.tour);
 
 sliders.forEach((slider, axis) => {
