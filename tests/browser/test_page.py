@@ -19,7 +19,11 @@ FORMS = {"light": (1366, "light"), "dark": (1366, "dark"), "phone": (390, "light
 CLIPPED = """() => [...document.querySelectorAll('#dial *')].filter(e => {
     const box = e.getBoundingClientRect(), style = getComputedStyle(e);
     if (!box.width || style.clipPath !== 'none' || e.closest('clipPath')) return false;
-    if (e.namespaceURI.endsWith('svg') && e.tagName !== 'text') return false;
+    if (e.tagName === 'text') {
+        const whole = e.ownerSVGElement.getBoundingClientRect();
+        return box.right > whole.right + 0.5 || box.left < whole.left - 0.5 || box.bottom > whole.bottom + 0.5;
+    }
+    if (e.namespaceURI.endsWith('svg')) return false;
     return box.right > innerWidth + 0.5 || box.left < -0.5 || e.scrollWidth > e.clientWidth + 1 && e.clientWidth
         && style.overflowX !== 'visible';
 }).map(e => e.outerHTML.slice(0, 120))"""

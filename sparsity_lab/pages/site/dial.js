@@ -88,7 +88,7 @@ function showNearest(n) {
   button.textContent = `Go to ${names.join(", ")}`;
   button.onclick = () => { move(to); sliders[0].focus(); };
   place.append("No run with these settings ships with the lab. The nearest that does: ", button);
-  if (guess) place.append(" The thin dotted lines are the nearest runs.");
+  if (guess && data.pictures[n].lines.length) place.append(" The thin dotted lines are the nearest runs.");
   if (guess && data.pictures[n].expected.length) place.append(" Hollow marks are what the lab's law expects.");
 }
 
