@@ -239,7 +239,7 @@ def _best_said(row: Any) -> str:
 
 def write(out: Path) -> str:
     """Writes the scripts and the style of the dial to ``out`` and returns its part of a page, which loads train.js too
-    if that is there; empty where only the package was installed, without runs."""
+    if that is there; empty where there is no data folder."""
     if measured.runs(None).empty:
         return ""
     data = ShippedDial().data() | {"rules": RULES, "choices": CHOICES, "tour": list(TOUR.items())}

@@ -7,6 +7,8 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
+from sparsity_lab.widgets.link import link_of, read_link, write_link
+from sparsity_lab.widgets.settings import Settings
 from tests.browser.conftest import SCREENSHOTS
 from tests.browser.lab import browsing, gallery_page
 from tests.browser.test_app import LOOKS_DIFFERENT, assert_accessible
@@ -180,6 +182,11 @@ def test_a_link_goes_round(page: Page, address: str) -> None:
     link = shown.removeprefix("Copy this: ") if "Copy" in shown else page.evaluate("navigator.clipboard.readText()")
     open_page(page, link)
     assert state(page) == before
+    in_python = {"sparsity": 0.75, "budget": 1e12, "width": 32, "n_layers": 2}
+    assert read_link(link).values == in_python
+    open_page(page, f"{address}#{write_link(link_of(Settings(**in_python)))}")
+    assert state(page) == before
+    expect(page.locator("#dial-note")).to_be_hidden()
     page.evaluate("() => { location.hash = 's=0&b=3e12&w=48&d=2'; }")
     expect(page.locator(".dial-slider output").first).to_have_text("S = 0: dense, nothing sleeps")
     page.get_by_role("slider", name="width").press("ArrowLeft")
