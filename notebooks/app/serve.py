@@ -34,7 +34,7 @@ from voila.voila_identity_provider import VoilaIdentityProvider
 
 from sparsity_lab.files import cache_dir
 from sparsity_lab.training.corpus import load_corpus
-from sparsity_lab.widgets.controls import CORPORA
+from sparsity_lab.widgets.settings import CORPORA
 
 HERE = Path(__file__).resolve().parent
 PROTOCOL = "v1.kernel.websocket.jupyter.org"

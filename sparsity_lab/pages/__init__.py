@@ -1,7 +1,7 @@
 """What can be read without Python? Pages that any browser shows from a folder, without a server or a network.
 
-`gallery` turns executed notebooks into pages, and `markdown` their text into HTML. Templates, styles and scripts are
-in `site/`.
+`gallery` turns executed notebooks into pages, and `markdown` their text into HTML. `dial` writes what stands first: the
+dashboard's picture of the shipped runs. Templates, styles and scripts are in `site/`.
 """
 
 import lazy_loader

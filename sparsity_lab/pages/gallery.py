@@ -13,6 +13,7 @@ from nbconvert.filters.markdown_mistune import MarkdownWithMath
 from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 
+from sparsity_lab.pages import dial
 from sparsity_lab.pages.markdown import Text
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -123,7 +124,8 @@ def build(executed: Path, out: Path, readme: Path) -> list[Page]:
         (out / f"{page.name}.html").write_text(text)
 
     cards = [(page, *about.get(page.name, ("", "")), thumbnail(page.figure) if page.figure else "") for page in pages]
-    (out / "index.html").write_text(TEMPLATES.get_template("index.html.j2").render(cards=cards))
+    index = TEMPLATES.get_template("index.html.j2").render(cards=cards, dial=dial.write(out))
+    (out / "index.html").write_text(index, encoding="utf-8")
     (out / "plotly.min.js").write_text(get_plotlyjs())
     for name in ("style.css", "figures.js"):
         shutil.copy(SITE / name, out / name)

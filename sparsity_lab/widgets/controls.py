@@ -18,12 +18,8 @@ from sparsity_lab.runs.lanes import why_no_megablocks
 from sparsity_lab.runs.pool import pool
 from sparsity_lab.training.corpus import check_corpus
 from sparsity_lab.units import power
-from sparsity_lab.widgets.settings import Settings
+from sparsity_lab.widgets.settings import BUDGETS, CORPORA, DEPTHS, WIDTHS, Settings
 
-BUDGETS = [m * 10.0**e for e in (10, 11, 12) for m in (1, 2, 3, 5)] + [1e13]
-WIDTHS = [8, 12, 16, 24, 32, 48, 64, 96, 128]
-DEPTHS = [1, 2, 3, 4]
-CORPORA = ["python", "standard-library", "tasks"]
 MOST_UPLOADS, LARGEST_UPLOAD = 5, 10_000_000  # of a visitor; files and bytes
 LABEL = {"description_width": "58px"}
 FIELD = re.compile(r"(\w+)=")  # how an error names what it is about
@@ -187,7 +183,7 @@ class Dials:
         """Gives the sparsity dial its stops for this width and hold; moves it to the one nearest to ``sparsity``."""
         dense = ModelConfig.on_dial(self.width.value, 0.0, self.hold.value)
         stops = sorted({*dense.sparsities(self.hold.value), dense.with_sparsity(sparsity, self.hold.value).sparsity})
-        options = [(_words(dense.with_sparsity(s, self.hold.value)), s) for s in stops]
+        options = [(stop_name(dense.with_sparsity(s, self.hold.value)), s) for s in stops]
         with self.sparsity.hold_sync():  # or the browser would see the dial at its first stop for a moment
             if list(self.sparsity.options) != options:
                 self.sparsity.options = options
@@ -262,7 +258,8 @@ class Dials:
             self._setting = before
 
 
-def _words(model: ModelConfig) -> str:
+def stop_name(model: ModelConfig) -> str:
+    """Returns what the sparsity dial says at the stop of this model."""
     if model.n_experts == model.top_k:
         return "S = 0: dense, nothing sleeps"
     return f"S = {model.sparsity:.4g}: {model.n_experts - model.top_k} of {model.n_experts} experts sleep"

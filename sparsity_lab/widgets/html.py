@@ -60,22 +60,31 @@ def who_won(lanes: Sequence[Lane]) -> tuple[str, str]:
 
     sparse, gap = _gap(records)
     budget, shipped = lanes[0].run.budget, lanes[0].run.corpus == measured.CORPUS
-    ahead = "sparse" if gap > 0 else "dense"
-    headline = f"{ahead.title()} wins by {abs(gap):.3f} nats per byte"
-    needs = measured.dense_budget(sparse) if shipped else None
-    if gap > 0 and needs is not None and needs > budget:
-        headline += f": the best dense models need {needs / budget:.1f} × the FLOPs for this loss"
-
     usual = _usual_distance(budget) if shipped else None
     caveat = "One seed each: not yet a finding. Train other seeds (under More) before you believe it."
     if usual is not None:
-        if abs(gap) < usual:
-            headline = f"Too close to call: {ahead} is ahead by {abs(gap):.3f} nats per byte"
         caveat = (
             f"One seed each, and two runs of the same model differ by {usual:.2f} on average: "
             f"{'not a finding' if abs(gap) < 2 * usual else 'a good sign, not yet a finding'}. Notebook 01 repeats it."
         )
-    return headline + ".", caveat
+    close = usual is not None and abs(gap) < usual
+    return headline(sparse, gap, budget, close=close, shipped=shipped), caveat
+
+
+def headline(sparse: float, gap: float, budget: float, *, close: bool, shipped: bool = True) -> str:
+    """Returns who is ahead, in a sentence.
+
+    ``sparse`` is the sparse model's loss, ``gap`` by how much the dense one's lies above it (nats per byte), and
+    ``close`` whether chance may explain the gap. What dense models need is known only for the ``shipped`` runs' text.
+    """
+    ahead = "sparse" if gap > 0 else "dense"
+    if close:
+        return f"Too close to call: {ahead} is ahead by {abs(gap):.3f} nats per byte."
+    needs = measured.dense_budget(sparse) if shipped and gap > 0 else None
+    leverage = ""
+    if needs is not None and needs > budget:
+        leverage = f": the best dense models need {needs / budget:.1f} × the FLOPs for this loss"
+    return f"{ahead.title()} wins by {abs(gap):.3f} nats per byte{leverage}."
 
 
 def winner(lanes: Sequence[Lane]) -> str:

@@ -6,6 +6,12 @@ from typing import Self
 from sparsity_lab.config import Config, Hold, ModelConfig, RunConfig
 from sparsity_lab.units import scientific
 
+# What the dials offer.
+BUDGETS = [m * 10.0**e for e in (10, 11, 12) for m in (1, 2, 3, 5)] + [1e13]
+WIDTHS = [8, 12, 16, 24, 32, 48, 64, 96, 128]
+DEPTHS = [1, 2, 3, 4]
+CORPORA = ["python", "standard-library", "tasks"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Config):

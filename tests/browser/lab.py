@@ -19,6 +19,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from sparsity_lab.classroom.execute import profile
 from sparsity_lab.cli.doctor import find_browser
+from sparsity_lab.pages import gallery
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 APP = NOTEBOOKS / "app/serve.py"
@@ -159,6 +160,15 @@ def _process(command: list[str], folder: Path, where: Path, cache: Path) -> Iter
         with contextlib.suppress(ProcessLookupError):  # ended by the test
             os.killpg(server.pid, signal.SIGKILL)  # at once: its kernels see that it is gone, and end as well
         server.wait()
+
+
+def gallery_page(folder: Path) -> str:
+    """Builds a gallery of one small notebook in ``folder``; gives the address of the page with the dial."""
+    cells = [nbformat.v4.new_markdown_cell("# One"), nbformat.v4.new_code_cell("1")]
+    run = {"papermill": {"duration": 1.0, "parameters": {}}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=run), folder / "01_one.ipynb")
+    gallery.build(folder, folder / "site", folder / "README.md")
+    return (folder / "site/index.html").as_uri()
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sparsity_lab.widgets import MagicDial
-from sparsity_lab.widgets.controls import LARGEST_UPLOAD, MOST_UPLOADS, WIDTHS
+from sparsity_lab.widgets.controls import LARGEST_UPLOAD, MOST_UPLOADS
 from sparsity_lab.widgets.session import Session
-from sparsity_lab.widgets.settings import Settings
+from sparsity_lab.widgets.settings import WIDTHS, Settings
 
 
 @pytest.fixture
