@@ -1,0 +1,67 @@
+"""Training in a page: the lab's models and text as JSON, for the engine in JavaScript that trains them (`site/`)."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+import sparsity_lab
+from sparsity_lab.accounting import flops_per_step, plan
+from sparsity_lab.config import ModelConfig, RunConfig, resolve
+from sparsity_lab.figures.style import ROLES
+from sparsity_lab.training.corpus import load_corpus
+from sparsity_lab.units import flops
+
+SITE = Path(__file__).parent / "site"
+ENGINE = ("engine_random.js", "engine_products.js", "engine_model.js", "engine.js")
+TEMPLATES = Environment(loader=PackageLoader("sparsity_lab.pages", "site"), autoescape=True, trim_blocks=True)
+
+# What takes at most about a minute on a slow laptop.
+BUDGETS = (1e9, 3e9, 1e10)
+WIDTHS, DEPTHS = (16, 32), (1, 2)
+SPARSITIES = (0.5, 0.75, 0.875, 0.9375, 0.96875)
+START = {"sparsity": 0.9375, "budget": 3e9, "width": 16, "depth": 1, "seed": 0}
+
+
+def engine() -> str:
+    """Returns the engine as one script, which defines `Training`."""
+    return "\n".join((SITE / name).read_text() for name in ENGINE)
+
+
+def text() -> dict[str, Any]:
+    """Returns what the page trains on and is judged by, with a character for each byte: the source of the room
+    `accounting`, because it is part of the project and so has its licence."""
+    corpus = load_corpus(str(Path(sparsity_lab.__file__).parent / "accounting"))
+    parts = {name: data.tobytes().decode("latin-1") for name, data in (("train", corpus.train), ("val", corpus.val))}
+    return parts | {"fingerprint": corpus.fingerprint}
+
+
+def model(width: int, depth: int, sparsity: float) -> ModelConfig:
+    return ModelConfig.on_dial(width, sparsity).replace(n_layers=depth)
+
+
+def models() -> dict[str, dict[str, Any]]:
+    """Returns, by "width/depth/sparsity", the config of each model, the FLOPs of a step, and the steps of each budget."""
+    found = {}
+    for width, depth, sparsity in product(WIDTHS, DEPTHS, (0.0, *SPARSITIES)):
+        config = model(width, depth, sparsity)
+        steps = [plan(config, RunConfig(budget=budget)).steps for budget in BUDGETS]
+        step_flops = flops_per_step(config, RunConfig(budget=BUDGETS[0]).sequences)
+        found[f"{width}/{depth}/{sparsity}"] = {"config": config.to_dict(), "flops": step_flops, "steps": steps}
+    return found
+
+
+def data() -> dict[str, Any]:
+    """Returns all that the page's script needs."""
+    lab = ModelConfig()
+    runs = [resolve(lab, RunConfig(budget=budget)).to_dict() for budget in BUDGETS]
+    return {
+        "form": TEMPLATES.get_template("train.html.j2").render(choices=choices(), start=START),
+        "engine": engine(),
+        "worker": (SITE / "engine_worker.js").read_text(),
+        "models": models(),
+        "budgets": BUDGETS,
+        "runs": runs,
+        "looks": {role: ROLES[role]._asdict() for role in ("this", "dense")},
+    }
