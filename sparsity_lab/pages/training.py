@@ -1,5 +1,6 @@
 """Training in a page: the lab's models and text as JSON, for the engine in JavaScript that trains them (`site/`)."""
 
+import json
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from sparsity_lab.accounting import flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.figures.style import ROLES
 from sparsity_lab.training.corpus import load_corpus
-from sparsity_lab.units import flops
+from sparsity_lab.units import flops, size
 
 SITE = Path(__file__).parent / "site"
 ENGINE = ("engine_random.js", "engine_products.js", "engine_model.js", "engine.js")
@@ -21,6 +22,14 @@ TEMPLATES = Environment(loader=PackageLoader("sparsity_lab.pages", "site"), auto
 BUDGETS = (1e9, 3e9, 1e10)
 WIDTHS, DEPTHS = (16, 32), (1, 2)
 SPARSITIES = (0.5, 0.75, 0.875, 0.9375, 0.96875)
+CODE = """from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.training import train
+
+model = ModelConfig.on_dial(WIDTH, SPARSITY).replace(n_layers=DEPTH)
+run = RunConfig(budget=BUDGET, seed=SEED, corpus="sparsity_lab/accounting")  # from the project's folder
+*_, record = train(model, run)
+print(record.val_loss)
+"""
 START = {"sparsity": 0.9375, "budget": 3e9, "width": 16, "depth": 1, "seed": 0}
 
 
@@ -48,20 +57,34 @@ def models() -> dict[str, dict[str, Any]]:
         config = model(width, depth, sparsity)
         steps = [plan(config, RunConfig(budget=budget)).steps for budget in BUDGETS]
         step_flops = flops_per_step(config, RunConfig(budget=BUDGETS[0]).sequences)
-        found[f"{width}/{depth}/{sparsity}"] = {"config": config.to_dict(), "flops": step_flops, "steps": steps}
+        found[f"{width}/{depth}/{sparsity:g}"] = {"config": config.to_dict(), "flops": step_flops, "steps": steps}
     return found
 
 
 def data() -> dict[str, Any]:
     """Returns all that the page's script needs."""
-    lab = ModelConfig()
-    runs = [resolve(lab, RunConfig(budget=budget)).to_dict() for budget in BUDGETS]
+    lab, read = ModelConfig(), text()
+    run = {"bytes": size(len(read["train"]) + len(read["val"])), "fingerprint": read["fingerprint"][:8]}
+    selects = [
+        ("sparsity", "sparsity", [(s, f"S = {s:g}, {model(16, 1, s).n_experts} experts") for s in SPARSITIES]),
+        ("budget", "budget", [(budget, flops(budget)) for budget in BUDGETS]),
+        ("width", "width", [(width, width) for width in WIDTHS]),
+        ("depth", "layers", [(depth, depth) for depth in DEPTHS]),
+    ]
     return {
-        "form": TEMPLATES.get_template("train.html.j2").render(choices=choices(), start=START),
+        "form": TEMPLATES.get_template("train.html.j2").render(selects=selects, start=START, **run),
+        "style": (SITE / "train.css").read_text(),
         "engine": engine(),
         "worker": (SITE / "engine_worker.js").read_text(),
         "models": models(),
         "budgets": BUDGETS,
-        "runs": runs,
+        "runs": [resolve(lab, RunConfig(budget=budget)).to_dict() for budget in BUDGETS],
+        "text": read,
         "looks": {role: ROLES[role]._asdict() for role in ("this", "dense")},
+        "code": CODE,
     }
+
+
+def script() -> str:
+    """Returns train.js with its data: a script for a page that has an element with the id "train"."""
+    return f"(() => {{\n'use strict';\nconst data = {json.dumps(data())};\n{(SITE / 'train.js').read_text()}}})();\n"
