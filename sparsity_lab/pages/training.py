@@ -22,11 +22,12 @@ TEMPLATES = Environment(loader=PackageLoader("sparsity_lab.pages", "site"), auto
 BUDGETS = (1e9, 3e9, 1e10)
 WIDTHS, DEPTHS = (16, 32), (1, 2)
 SPARSITIES = (0.5, 0.75, 0.875, 0.9375, 0.96875)
+ROOM = "classroom"  # Python and prose, about as long as the longest run
 CODE = """from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.training import train
 
 model = ModelConfig.on_dial(WIDTH, SPARSITY).replace(n_layers=DEPTH)
-run = RunConfig(budget=BUDGET, seed=SEED, corpus="sparsity_lab/accounting")  # from the project's folder
+run = RunConfig(budget=BUDGET, seed=SEED, corpus="sparsity_lab/ROOM")  # from the project's folder
 *_, record = train(model, run)
 print(record.val_loss)
 """
@@ -39,9 +40,9 @@ def engine() -> str:
 
 
 def text() -> dict[str, Any]:
-    """Returns what the page trains on and is judged by, with a character for each byte: the source of the room
-    `accounting`, because it is part of the project and so has its licence."""
-    corpus = load_corpus(str(Path(sparsity_lab.__file__).parent / "accounting"))
+    """Returns what the page trains on and is judged by, with a character for each byte: the source of a room,
+    because it is part of the project and so has its licence."""
+    corpus = load_corpus(str(Path(sparsity_lab.__file__).parent / ROOM))
     parts = {name: data.tobytes().decode("latin-1") for name, data in (("train", corpus.train), ("val", corpus.val))}
     return parts | {"fingerprint": corpus.fingerprint}
 
@@ -64,7 +65,8 @@ def models() -> dict[str, dict[str, Any]]:
 def data() -> dict[str, Any]:
     """Returns all that the page's script needs."""
     lab, read = ModelConfig(), text()
-    run = {"bytes": size(len(read["train"]) + len(read["val"])), "fingerprint": read["fingerprint"][:8]}
+    said = {name: size(len(read[name])) for name in ("train", "val")}
+    said |= {"room": ROOM, "fingerprint": read["fingerprint"][:8]}
     selects = [
         ("sparsity", "sparsity", [(s, f"S = {s:g}, {model(16, 1, s).n_experts} experts") for s in SPARSITIES]),
         ("budget", "budget", [(budget, flops(budget)) for budget in BUDGETS]),
@@ -72,7 +74,7 @@ def data() -> dict[str, Any]:
         ("depth", "layers", [(depth, depth) for depth in DEPTHS]),
     ]
     return {
-        "form": TEMPLATES.get_template("train.html.j2").render(selects=selects, start=START, **run),
+        "form": TEMPLATES.get_template("train.html.j2").render(selects=selects, start=START, **said),
         "style": (SITE / "train.css").read_text(),
         "engine": engine(),
         "worker": (SITE / "engine_worker.js").read_text(),
@@ -81,7 +83,7 @@ def data() -> dict[str, Any]:
         "runs": [resolve(lab, RunConfig(budget=budget)).to_dict() for budget in BUDGETS],
         "text": read,
         "looks": {role: ROLES[role]._asdict() for role in ("this", "dense")},
-        "code": CODE,
+        "code": CODE.replace("ROOM", ROOM),
     }
 
 

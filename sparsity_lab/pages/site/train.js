@@ -1,7 +1,8 @@
-/* Trains a sparse model and its dense twin in the page, each in a worker of its own, and draws both losses. `data` comes
- * from training.py. */
+/* Trains a sparse model and its dense twin in the page, each in a worker of its own, and draws both losses. `data`
+ * comes from training.py. */
 
-const HEIGHT = 280, LEFT = 46, TOP = 10, BOTTOM = 46;
+const HEIGHT = 320, LEFT = 46, TOP = 10, BOTTOM = 46;
+const NAME = 84; // pixels right of the ends, for their names
 const SIDES = ["this", "dense"], NAMES = { this: "sparse", dense: "dense" };
 const BLIND = Math.log(256); // the loss of guessing among all bytes
 
@@ -78,10 +79,12 @@ function judge() {
   gaps.set(key, bySeed.set(seed, gap));
   const all = [...bySeed.values()], ahead = all.filter((each) => each > 0).length;
   const caution = all.length === 1
-    ? "One seed each, and with a budget this small chance decides much: not a finding. Train other seeds before you believe it."
-    : `With the seeds that you trained, sparse was ahead in ${ahead} of ${all.length}, by ${all.map(signed).join(", ")}. ` +
+    ? "One seed each, and with a budget this small chance decides much: not a finding. Train other seeds before you " +
+      "believe it."
+    : `Sparse was ahead with ${ahead} of the ${all.length} seeds that you trained, by ${all.map(signed).join(", ")}. ` +
       "Budgets this small are noisy: it takes many seeds, and larger budgets, to know.";
-  say(`${gap > 0 ? "Sparse" : "Dense"} ends ${Math.abs(gap).toFixed(3)} nats per byte lower on held-out text.`, caution);
+  const lower = `ends ${Math.abs(gap).toFixed(3)} nats per byte lower on held-out text`;
+  say(`${gap > 0 ? "Sparse" : "Dense"} ${lower}.`, caution);
 }
 
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
@@ -93,12 +96,12 @@ function say(title, rest) {
 
 function show() {
   const done = share(), passed = performance.now() - race.begun;
-  const left = done ? `about ${seconds(passed / done - passed)} left` : "";
-  find("#train-progress").textContent = `${Math.round(100 * done)} % ${left}`;
+  const left = done > 0.05 ? `, about ${seconds(passed / done - passed)} left` : ""; // the first steps are slow
+  find("#train-progress").textContent = `${Math.round(100 * done)} %${left}`;
   draw();
 }
 
-// ---- The picture: the whole fall of the losses, and in the empty corner the end, enlarged, when it is known
+// ---- The picture: the whole fall of the losses, and in the empty corner their end, enlarged, once it is known
 
 /** Means over the last twelfth of the run so far: one batch's loss jumps about. */
 function smooth({ losses, step }) {
@@ -112,32 +115,31 @@ function smooth({ losses, step }) {
 
 function draw() {
   const width = canvas.clientWidth, scale = window.devicePixelRatio, pen = canvas.getContext("2d");
-  const style = getComputedStyle(section), ink = style.getPropertyValue("--text") || style.color;
-  const paper = style.getPropertyValue("--page") || "white", faint = "rgb(128 128 128 / 0.45)";
+  const style = getComputedStyle(section), right = width - 10;
   canvas.width = width * scale;
   canvas.height = HEIGHT * scale;
   pen.scale(scale, scale);
   pen.font = `12px ${style.fontFamily}`;
 
-  const budget = (race?.setting ?? asked()).budget, last = Math.log10(budget), right = width - 10;
+  const budget = (race?.setting ?? asked()).budget;
   const lanes = race ? SIDES.map((side) => ({ ...race.lanes[side], side, points: smooth(race.lanes[side]) })) : [];
-  const whole = panel(last - 2, last + 0.08, 1.8, BLIND + 0.2, LEFT, TOP, right, HEIGHT - BOTTOM);
-  axes(whole, [2, 3, 4, 5], [last - 2, last - 1, last].map((at) => 10 ** at));
+  const whole = panel([0, 1.04 * budget], [2, BLIND + 0.2], LEFT, right, HEIGHT - BOTTOM);
+  axes(whole, right, [2, 3, 4, 5], [0, budget / 2, budget]);
   label(LEFT + (right - LEFT) / 2, HEIGHT - 8, "training FLOPs used", "center");
   pen.save();
   pen.translate(13, (TOP + HEIGHT - BOTTOM) / 2);
   pen.rotate(-Math.PI / 2);
   label(0, 0, "loss (nats per byte)", "center");
   pen.restore();
-  if (!race) label(LEFT + 14, HEIGHT - BOTTOM - 16, "The race is drawn here.");
   for (const lane of lanes) line(whole, lane);
-  if (lanes.some((lane) => !Number.isFinite(lane.heldOut ?? NaN))) return key();
+  key();
+  if (!lanes.length || lanes.some((lane) => !Number.isFinite(lane.heldOut ?? NaN))) return;
 
-  const ends = lanes.map((lane) => lane.heldOut), low = Math.min(...ends) - 0.15, high = Math.max(...ends) + 0.35;
-  const close = panel(last - 0.7, last + 0.45, low, high, LEFT + 0.52 * (right - LEFT), TOP, right, 0.54 * HEIGHT);
-  pen.fillStyle = paper;
-  pen.fillRect(close.left - 34, TOP - 4, right - close.left + 36, close.bottom - TOP + 24);
-  axes(close, ticks(low, high), [budget / 4, budget]);
+  const ends = lanes.map((lane) => lane.heldOut);
+  const near = lanes.flatMap(({ points }) => points.filter(([x]) => x > budget / 3).map(([, y]) => y)).concat(ends);
+  const low = Math.min(...near) - 0.08, high = Math.max(...near) + 0.04;
+  const close = panel([budget / 3, budget], [low, high], LEFT + 0.42 * (right - LEFT), right - NAME, TOP + 105);
+  axes(close, right, ticks(low, high), [budget / 2, budget]);
   for (const lane of lanes) line(close, lane);
   const places = ends.map((loss) => close.y(loss)), upper = ends[0] > ends[1] ? 0 : 1;
   const apart = Math.max(0, 14 - Math.abs(places[0] - places[1])) / 2; // so that the names don't overlap
@@ -150,26 +152,25 @@ function draw() {
     label(close.x(budget) + 9, places[i] + 4 + (i === upper ? -apart : apart), `${NAMES[side]} ${heldOut.toFixed(2)}`);
   });
   canvas.setAttribute("aria-label", `Loss against FLOPs. ${lanes.map((lane) =>
-    `${NAMES[lane.side]} ends at ${lane.heldOut.toFixed(3)}`).join(", ")} nats per byte on held-out text.`);
-  return key();
+    `${NAMES[lane.side]} ends at ${lane.heldOut.toFixed(4)}`).join(", ")} nats per byte on held-out text.`);
 
-  function panel(x0, x1, y0, y1, left, top, right, bottom) {
-    return { left, top, right, bottom,
-      x: (value) => left + (Math.log10(value) - x0) / (x1 - x0) * (right - left),
-      y: (loss) => bottom - (loss - y0) / (y1 - y0) * (bottom - top) };
+  function panel([x0, x1], [y0, y1], left, right, bottom) {
+    return { left, right, bottom,
+      x: (flops) => left + (flops - x0) / (x1 - x0) * (right - left),
+      y: (loss) => bottom - (loss - y0) / (y1 - y0) * (bottom - TOP) };
   }
   function label(x, y, words, align = "left") {
-    pen.fillStyle = ink;
+    pen.fillStyle = style.color;
     pen.textAlign = align;
     pen.fillText(words, x, y);
   }
-  function axes(at, losses, budgets) {
-    pen.strokeStyle = faint;
+  function axes(at, right, losses, budgets) {
+    pen.strokeStyle = "rgb(128 128 128 / 0.45)";
     pen.lineWidth = 1;
     pen.beginPath();
-    pen.moveTo(at.left, at.top);
+    pen.moveTo(at.left, TOP);
     pen.lineTo(at.left, at.bottom);
-    pen.lineTo(at.right, at.bottom);
+    pen.lineTo(right, at.bottom);
     for (const loss of losses) {
       pen.moveTo(at.left - 4, at.y(loss));
       pen.lineTo(at.left, at.y(loss));
@@ -185,11 +186,9 @@ function draw() {
   function line(at, { side, points }) {
     pen.save();
     pen.beginPath();
-    pen.rect(at.left, at.top, at.right - at.left, at.bottom - at.top);
+    pen.rect(at.left, TOP, at.right - at.left, at.bottom - TOP);
     pen.clip();
-    pen.strokeStyle = data.looks[side].colour;
-    pen.lineWidth = data.looks[side].width;
-    pen.setLineDash(data.looks[side].dash === "dash" ? [9, 6] : []);
+    stroke(side);
     pen.beginPath();
     for (const [x, y] of points) pen.lineTo(at.x(x), at.y(y));
     pen.stroke();
@@ -197,30 +196,37 @@ function draw() {
   }
   /** Names the lines, in the lower left corner, which stays empty. */
   function key() {
-    SIDES.forEach((side, i) => {
-      if (!race) return;
-      const x = LEFT + 14, y = HEIGHT - BOTTOM - 28 + 16 * i;
-      pen.strokeStyle = data.looks[side].colour;
-      pen.lineWidth = data.looks[side].width;
-      pen.setLineDash(data.looks[side].dash === "dash" ? [9, 6] : []);
+    if (!race) label(LEFT + 14, HEIGHT - BOTTOM - 16, "The race is drawn here.");
+    for (const [i, side] of race ? SIDES.entries() : []) {
+      const y = HEIGHT - BOTTOM - 28 + 16 * i;
+      stroke(side);
       pen.beginPath();
-      pen.moveTo(x, y);
-      pen.lineTo(x + 26, y);
+      pen.moveTo(LEFT + 14, y);
+      pen.lineTo(LEFT + 40, y);
       pen.stroke();
-      label(x + 32, y + 4, NAMES[side]);
-    });
+      pen.setLineDash([]);
+      label(LEFT + 46, y + 4, NAMES[side]);
+    }
+  }
+  function stroke(side) {
+    const { colour, width, dash } = data.looks[side];
+    pen.strokeStyle = colour;
+    pen.lineWidth = width;
+    pen.setLineDash(dash === "dash" ? [9, 6] : []);
   }
 }
 
 function ticks(low, high) {
-  const step = high - low > 0.8 ? 0.4 : 0.2, found = [];
+  const step = high - low > 1 ? 0.5 : 0.2, found = [];
   for (let n = Math.ceil(low / step); n * step < high; n++) found.push((n * step).toFixed(1));
   return found;
 }
 
 /** 3e9 → 3×10⁹. */
 function power(value) {
-  const [digits, exponent] = value.toExponential(1).split("e"), raised = exponent.slice(1).replace(/\d/g, (n) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[n]);
+  if (!value) return "0";
+  const [digits, exponent] = value.toExponential(1).split("e");
+  const raised = exponent.slice(1).replace(/\d/g, (n) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[n]);
   return `${Number(digits) === 1 ? "" : `${Number(digits)}×`}10${raised}`;
 }
 
