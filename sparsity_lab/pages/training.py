@@ -15,7 +15,7 @@ from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.units import flops, size
 
 SITE = Path(__file__).parent / "site"
-ENGINE = ("engine_random.js", "engine_products.js", "engine_model.js", "engine.js")
+ENGINE = ("engine_random.js", "engine_products.js", "engine_model.js", "engine_training.js")
 TEMPLATES = Environment(loader=PackageLoader("sparsity_lab.pages", "site"), autoescape=True, trim_blocks=True)
 
 # What takes at most about a minute on a slow laptop.
@@ -52,7 +52,7 @@ def model(width: int, depth: int, sparsity: float) -> ModelConfig:
 
 
 def models() -> dict[str, dict[str, Any]]:
-    """Returns, by "width/depth/sparsity", the config of each model, the FLOPs of a step, and the steps of each budget."""
+    """Returns the config of each model by "width/depth/sparsity", the FLOPs of a step, and the steps of each budget."""
     found = {}
     for width, depth, sparsity in product(WIDTHS, DEPTHS, (0.0, *SPARSITIES)):
         config = model(width, depth, sparsity)
@@ -62,9 +62,14 @@ def models() -> dict[str, dict[str, Any]]:
     return found
 
 
+def runs() -> list[dict[str, Any]]:
+    """Returns how the models of each budget are trained, by a seed that the page adds."""
+    return [resolve(ModelConfig(), RunConfig(budget=budget)).to_dict() for budget in BUDGETS]
+
+
 def data() -> dict[str, Any]:
     """Returns all that the page's script needs."""
-    lab, read = ModelConfig(), text()
+    read = text()
     said = {name: size(len(read[name])) for name in ("train", "val")}
     said |= {"room": ROOM, "fingerprint": read["fingerprint"][:8]}
     selects = [
@@ -74,13 +79,13 @@ def data() -> dict[str, Any]:
         ("depth", "layers", [(depth, depth) for depth in DEPTHS]),
     ]
     return {
-        "form": TEMPLATES.get_template("train.html.j2").render(selects=selects, start=START, **said),
-        "style": (SITE / "train.css").read_text(),
+        "form": TEMPLATES.get_template("training.html.j2").render(selects=selects, start=START, **said),
+        "style": (SITE / "training.css").read_text(),
         "engine": engine(),
         "worker": (SITE / "engine_worker.js").read_text(),
         "models": models(),
         "budgets": BUDGETS,
-        "runs": [resolve(lab, RunConfig(budget=budget)).to_dict() for budget in BUDGETS],
+        "runs": runs(),
         "text": read,
         "looks": {role: ROLES[role]._asdict() for role in ("this", "dense")},
         "code": CODE.replace("ROOM", ROOM),
@@ -88,5 +93,5 @@ def data() -> dict[str, Any]:
 
 
 def script() -> str:
-    """Returns train.js with its data: a script for a page that has an element with the id "train"."""
-    return f"(() => {{\n'use strict';\nconst data = {json.dumps(data())};\n{(SITE / 'train.js').read_text()}}})();\n"
+    """Returns `site/training.js` with its data: the script of a page with an element whose id is "train"."""
+    return f"(() => {{\n'use strict';\nconst data = {json.dumps(data())};\n{(SITE / 'training.js').read_text()}}})();\n"

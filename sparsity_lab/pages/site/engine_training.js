@@ -1,5 +1,5 @@
-/* The lab's training in plain JavaScript, for pages without Python. Its parts are joined into one script: this file,
- * engine_model.js, engine_products.js and engine_random.js.
+/* The lab's training in plain JavaScript, for pages without Python. Its parts are joined into one script:
+ * engine_random.js, engine_products.js, engine_model.js and this file.
  *
  * For a seed it computes what `sparsity_lab.training` computes with torch, up to rounding: the same weights (torch's
  * random numbers), the same batches (numpy's), the same loss, clipping, AdamW and learning rate. Only the dial's models

@@ -239,8 +239,8 @@ function code() {
   })[name]);
 }
 
-form.addEventListener("change", code);
-form.addEventListener("change", () => race || draw());
+form.addEventListener("input", code);
+form.addEventListener("input", () => race || draw());
 window.addEventListener("resize", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 code();
