@@ -119,7 +119,8 @@ def picture(budget: float) -> go.Figure:
     figure.update_yaxes(title="distance from torch, naive", col=1, row=2)
     figure.update_yaxes(type="log", dtick=1, exponentformat="power", row=2)
     figure.update_xaxes(title="step", row=2)
-    return styled(figure, 560, width=1100, margin={"t": 90}, legend={"y": 1.18}, paper_bgcolor="white", plot_bgcolor="white")
+    paper = {"paper_bgcolor": "white", "plot_bgcolor": "white"}
+    return styled(figure, 560, width=1100, margin={"t": 90}, legend={"y": 1.18}, **paper)
 
 
 if __name__ == "__main__":
