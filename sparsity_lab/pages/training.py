@@ -62,7 +62,7 @@ def models() -> dict[str, dict[str, Any]]:
     return found
 
 
-def runs() -> list[dict[str, Any]]:
+def runs_by_budget() -> list[dict[str, Any]]:
     """Returns how the models of each budget are trained, by a seed that the page adds."""
     return [resolve(ModelConfig(), RunConfig(budget=budget)).to_dict() for budget in BUDGETS]
 
@@ -85,7 +85,7 @@ def data() -> dict[str, Any]:
         "worker": (SITE / "engine_worker.js").read_text(),
         "models": models(),
         "budgets": BUDGETS,
-        "runs": runs(),
+        "runs": runs_by_budget(),
         "text": read,
         "looks": {role: ROLES[role]._asdict() for role in ("this", "dense")},
         "code": CODE.replace("ROOM", ROOM),

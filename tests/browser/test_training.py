@@ -61,7 +61,7 @@ def choose(page: Page, budget: float) -> None:
 def in_nodes(sparsity: float) -> float:
     """The held-out loss of the same run in Node."""
     model, place = training.models()[f"{WIDTH}/{DEPTH}/{sparsity:g}"], training.BUDGETS.index(BUDGET)
-    run = training.runs()[place] | {"seed": SEED}
+    run = training.runs_by_budget()[place] | {"seed": SEED}
     script = """const training = begin(input);
     while (!training.done) training.step();
     console.log(JSON.stringify(training.evaluate()));"""

@@ -1,4 +1,4 @@
-"""The page's engine outside of a page: in Node, with the text that the page has."""
+"""The page's engine outside of a page: in the Node that Playwright brings, with the text that the page has."""
 
 import base64
 import hashlib
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from playwright._impl._driver import compute_driver_executable
 
 from sparsity_lab.pages import training
 from sparsity_lab.training.corpus import Corpus
@@ -26,7 +27,7 @@ const begin = ({ config, run, steps, text }) =>
 def in_node(script: str, **given: Any) -> Any:
     """Runs a script behind the engine, with ``given`` as `input`; returns what it logs, which is JSON."""
     source = f"{training.engine()}\n{PRELUDE}\nconst input = {json.dumps(given)};\n{script}"
-    done = subprocess.run(["node", "-"], input=source, text=True, capture_output=True)
+    done = subprocess.run([compute_driver_executable()[0], "-"], input=source, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
