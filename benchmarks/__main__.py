@@ -7,7 +7,7 @@ import time
 from benchmarks.timing import machine
 
 NAMES = ["moe_layer", "step", "twins", "backends", "decode", "live", "browser", "redraw", "estimate", "fit", "measures"]
-NAMES += ["sweep", "decided", "classroom", "waiting_threads"]
+NAMES += ["sweep", "decided", "classroom", "waiting_threads", "engine"]
 
 
 def main(names: list[str]) -> int:

@@ -13,7 +13,7 @@ from nbconvert.filters.markdown_mistune import MarkdownWithMath
 from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 
-from sparsity_lab.pages import dial
+from sparsity_lab.pages import dial, training
 from sparsity_lab.pages.markdown import Text
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -123,6 +123,7 @@ def build(executed: Path, out: Path, readme: Path) -> list[Page]:
         text = TEMPLATES.get_template("page.html.j2").render(page=page, before=before, after=after)
         (out / f"{page.name}.html").write_text(text)
 
+    (out / "train.js").write_text(training.script())
     cards = [(page, *about.get(page.name, ("", "")), thumbnail(page.figure) if page.figure else "") for page in pages]
     index = TEMPLATES.get_template("index.html.j2").render(cards=cards, dial=dial.write(out))
     (out / "index.html").write_text(index, encoding="utf-8")
