@@ -13,11 +13,13 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from sparsity_lab.accounting import hf_dense, hf_experts, hf_layers, hf_recurrent, hf_settings, hf_types
+from sparsity_lab.accounting import hf_deepseek, hf_dense, hf_experts, hf_layers, hf_recurrent, hf_settings, hf_types
 from sparsity_lab.accounting.hf_settings import HARMLESS, TELLING
 
 FILE = Path(hf_settings.__file__).with_name("hf_defaults.toml")
-SOURCES = [Path(module.__file__ or "") for module in (hf_types, hf_layers, hf_dense, hf_experts, hf_recurrent)]
+SOURCES = [
+    Path(module.__file__ or "") for module in (hf_types, hf_layers, hf_dense, hf_deepseek, hf_experts, hf_recurrent)
+]
 
 
 @cache
