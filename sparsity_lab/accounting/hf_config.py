@@ -10,8 +10,11 @@ from typing import Any
 
 from sparsity_lab.accounting.hf_settings import FileSettings, class_defaults
 from sparsity_lab.accounting.hf_types import TYPES
+from sparsity_lab.accounting.hf_vision import count_vision
+from sparsity_lab.accounting.parameters import count_parameters
 from sparsity_lab.accounting.shape import NOTHING, Shape, Weights
 from sparsity_lab.files import read_bytes
+from sparsity_lab.units import billions
 
 LARGEST = 20_000_000  # bytes; most files have a few thousand, those that list modules without quantization millions
 
@@ -142,12 +145,25 @@ def _labels(values: dict[str, Any]) -> int:
 def _left_out(shape: Shape, values: dict[str, Any], where: str) -> Shape:
     """Says which parts of the file are not counted."""
     parts = list(shape.left_out)
+    seen, unknown = 0, ""
     if where:
-        others = sorted(name for name, value in values.items() if name.endswith("_config") and isinstance(value, dict))
-        others = [printable(name)[:40] for name in others if f"{name}." != where and name != "quantization_config"]
-        parts.append(f"only {where[:-1]} is counted, without {', '.join(others) or 'what stands beside it'}")
+        others = {name for name, value in values.items() if name.endswith("_config") and isinstance(value, dict)}
+        others -= {where[:-1], "quantization_config"}
+        try:
+            seen = count_vision(values, shape.d_model)
+        except ValueError as error:
+            unknown = f" ({error})"
+        if seen:
+            others.remove("vision_config")
+            with_it = billions(count_parameters(shape).total + seen)
+            parts.append(
+                f"only {where[:-1]} is counted; with the {billions(seen)} of its vision part, it has {with_it}"
+            )
+        if others or not seen:
+            named = ", ".join(sorted(printable(name)[:40] for name in others)) or "what stands beside it"
+            parts.append(f"only {where[:-1]} is counted, without {named}{unknown}")
     text = values[where[:-1]] if where else values
     ahead = text.get("num_nextn_predict_layers") or text.get("num_mtp_layers") or text.get("mtp_num_hidden_layers")
     if isinstance(ahead, int) and ahead > 0:
         parts.append(f"multi-token prediction ({ahead} layer{'s'[: ahead > 1]} for training) is not counted")
-    return replace(shape, left_out=tuple(parts))
+    return replace(shape, vision=seen, left_out=tuple(parts))

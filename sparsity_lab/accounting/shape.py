@@ -112,6 +112,7 @@ class Shape:
     head: Weights = NOTHING
     norms: int = 0  # outside layers
     positions: int = 0  # weights of relative positions, which attention adds to its scores
+    vision: int = field(default=0, compare=False)  # weights of the part that sees, which are in no count of the model
     left_out: tuple[str, ...] = field(default=(), compare=False)  # parts of the file that are not counted, in words
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # of its file
     lab: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the nearest `ModelConfig`
