@@ -104,7 +104,7 @@ def read_deepseek_v4(s: FileSettings) -> Shape:
     s.only("num_key_value_heads", 1)
     s.only("scoring_func", "sqrtsoftplus", "softmax", "sigmoid")
     s.per_layer("mlp_layer_types", count_layers(s), {"hash_moe": "moe", "moe": "moe"}, all_full)  # weights are the same
-    s.get("num_hash_layers"), s.get("expert_dtype"), s.get("topk_method")
+    s.get("num_hash_layers"), s.get("expert_dtype"), s.get("qk_rope_head_dim")
     kinds = read_compressed(s)
 
     d, streams = s.whole("hidden_size"), s.whole("hc_mult", 1, 64)

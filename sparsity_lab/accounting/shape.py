@@ -184,8 +184,12 @@ class Shape:
         return dict(found)
 
     def mixers(self) -> Iterable[tuple[Mixer, int]]:
-        """Yields each mixer with its number in the model, the encoder's not included."""
-        return ((mixer, times) for layer, times in self.layers for mixer in layer.mixers)
+        """Returns each mixer with its number in the model, the encoder's not included."""
+        found: Counter[Mixer] = Counter()
+        for layer, times in self.layers:
+            for mixer in layer.mixers:
+                found[mixer] += times
+        return found.items()
 
 
 Model = ModelConfig | Shape  # what every count takes

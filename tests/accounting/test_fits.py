@@ -10,8 +10,10 @@ from sparsity_lab.accounting import count_parameters
 from sparsity_lab.accounting.devices import device
 from sparsity_lab.accounting.fits import Split, largest, longest_context, serving, training
 from sparsity_lab.accounting.formats import CACHES, FORMATS, published_format, stored_cache, weight_format
+from sparsity_lab.accounting.hf_config import from_hf
 from sparsity_lab.accounting.memory import cache_bytes
 from sparsity_lab.accounting.presets import preset
+from sparsity_lab.accounting.shape import Model, Shape
 from sparsity_lab.accounting.train_memory import training_memory
 from sparsity_lab.config import ModelConfig
 
@@ -52,6 +54,20 @@ def test_the_checkpoint_of_deepseek_v3() -> None:
     tables = 2 * count_parameters(V3).head
     size = weights("deepseek-v3") + FORMATS["fp8"].size * module + 2 * tables
     assert size == pytest.approx(688_586_727_753, rel=3e-4)
+
+
+@pytest.mark.parametrize(("name", "gigabytes"), [("deepseek-v4-flash", 160), ("deepseek-v4-pro", 865)])
+def test_the_checkpoints_of_deepseek_v4(name: str, gigabytes: float) -> None:
+    """As their pages give them, with experts in mxfp4, and a module for multi-token prediction that is counted as one
+    more layer."""
+    known = preset(name)
+    assert isinstance(known.config, Shape)
+    layer = count_parameters(known.config).routed / known.config.n_layers * FORMATS["mxfp4"].size
+    assert weights(name) + layer == pytest.approx(gigabytes * 1e9, rel=0.007)
+    other = published_format(dict(known.settings) | {"expert_dtype": "fp8"}, 43)
+    assert (other.name, other.experts) == ("fp8", None)
+    with pytest.raises(ValueError, match="expert_dtype='int3' is not understood; we know fp4"):
+        published_format(dict(known.settings) | {"expert_dtype": "int3"}, 43)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +197,34 @@ def test_wrong_names() -> None:
 )  # arXiv 2505.09343, Table 1
 def test_published_caches(name: str, kilobytes: float) -> None:
     assert stored_cache(preset(name).config, 1, "bf16", 1) == 1000 * kilobytes
+
+
+def test_caches_of_a_million_tokens() -> None:
+    """As vLLM gives them for DeepSeek-V4-Pro, and for V3.2 (https://vllm.ai/blog/deepseek-v4)."""
+    sizes = {
+        name: stored_cache(preset(name).config, 2**20, "bf16", 1) / 2**30
+        for name in ("deepseek-v4-pro", "deepseek-v3.2")
+    }
+    assert {name: round(size, 2) for name, size in sizes.items()} == {"deepseek-v4-pro": 9.62, "deepseek-v3.2": 83.88}
+
+
+QWEN3 = {"model_type": "qwen3", "num_key_value_heads": 8, "head_dim": 128}
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "gibibytes", "tokens", "apart"),
+    [
+        # Qwen3-1.7B on one GPU, https://github.com/vllm-project/vllm/issues/33263
+        (from_hf(QWEN3 | {"hidden_size": 2048, "num_hidden_layers": 28, "num_attention_heads": 16}), 1, 18.78, 175_856,
+         0.001),
+        # Qwen3-235B-A22B on four, https://github.com/vllm-project/vllm/issues/21348
+        (preset("qwen3-235b-a22b").config, 4, 8.11, 178_880, 0.015),
+    ],
+)  # fmt: skip
+def test_caches_that_vllm_reported(model: Model, gpus: int, gibibytes: float, tokens: int, apart: float) -> None:
+    """Its log gives the memory for the cache of each GPU, and the tokens that this holds."""
+    held = serving(model, Split(tensor=gpus), FORMATS["bf16"], "bf16", tokens, 1).cache
+    assert held == pytest.approx(gibibytes * 2**30, rel=apart)
 
 
 def test_the_cache_of_opt_13b() -> None:
