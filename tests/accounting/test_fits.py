@@ -39,8 +39,7 @@ def weights(name: str, stored: str | None = None, config: ModelConfig | None = N
         ("gpt-oss-120b", None, 60.8 * 2**30),
         ("gpt-oss-120b", "mxfp4", 60.8 * 2**30),
         ("llama-3.1-8b", None, 16.06e9),  # total_size of meta-llama/Llama-3.1-8B: 16,060,522,496
-        ("llama-3.1-8b", "int4", 5.73e9),  # hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4
-        ("llama-3.1-8b", "q8_0", 8.54e9),  # the file of llama.cpp, with the vocabulary
+        ("llama-3.1-8b", "q8_0", 8.54e9),  # the file of llama.cpp, as bartowski/Meta-Llama-3.1-8B-Instruct-GGUF lists it
     ],
 )
 def test_published_checkpoints(name: str, stored: str | None, published: float) -> None:
@@ -48,7 +47,7 @@ def test_published_checkpoints(name: str, stored: str | None, published: float) 
 
 
 def test_the_checkpoint_of_deepseek_v3() -> None:
-    """688,586,727,753 bytes by its index: the model in fp8, and a module for multi-token prediction with both tables
+    """688,586,727,753 bytes in the files of its weights: the model in fp8, and a module for multi-token prediction with both tables
     once more (README_WEIGHTS.md of the repository)."""
     module = count_parameters(V3.replace(mtp_depth=1)).mtp
     tables = 2 * count_parameters(V3).head
