@@ -152,13 +152,11 @@ def _left_out(shape: Shape, values: dict[str, Any], where: str) -> Shape:
         try:
             seen = count_vision(values, shape.d_model)
         except ValueError as error:
-            unknown = f" ({error})"
+            unknown = f": {printable(str(error))[:200]}"
         if seen:
             others.remove("vision_config")
-            with_it = billions(count_parameters(shape).total + seen)
-            parts.append(
-                f"only {where[:-1]} is counted; with the {billions(seen)} of its vision part, it has {with_it}"
-            )
+            both = billions(count_parameters(shape).total + seen)
+            parts.append(f"only {where[:-1]} is counted; with its vision part ({billions(seen)}) it has {both}")
         if others or not seen:
             named = ", ".join(sorted(printable(name)[:40] for name in others)) or "what stands beside it"
             parts.append(f"only {where[:-1]} is counted, without {named}{unknown}")

@@ -211,26 +211,27 @@ def read_hunyuan_moe(s: FileSettings) -> Shape:
 
 
 def read_mimo_v2(s: FileSettings) -> Shape:
-    """Windows in five of six layers, which have twice as many heads of keys and values, and sinks."""
+    """MiMo-V2: most layers have a window, twice as many heads of keys and values, and sinks."""
     heads, kv_heads, width = read_heads(s)
-    d, value, layers = s.whole("hidden_size"), s.whole("v_head_dim"), count_layers(s)
-    for name, known in (("kv_heads", 2 * kv_heads), ("attention_heads", heads)):
-        s.only(f"swa_num_{name.replace('kv_heads', 'key_value_heads')}", known)
-    s.only("swa_head_dim", width)
-    s.only("swa_v_head_dim", value)
+    d, value, bias = s.whole("hidden_size"), s.whole("v_head_dim"), bias_qkv(s)
     before = s.maybe("sliding_window_size")  # tokens before the one that sees them
     window = s.whole("sliding_window") if before is None else before + 1
-    bias = {"bias": bias_qkv(s)}
-    full = attention(d, heads, kv_heads, width, value, **bias)
-    sliding = attention(d, heads, 2 * kv_heads, width, value, others=heads, kind=SLIDING, window=window, **bias)
+    full = attention(d, heads, kv_heads, width, value, bias=bias)
+    sliding = attention(d, heads, 2 * kv_heads, width, value, bias=bias, others=heads, kind=SLIDING, window=window)
     kinds = read_windows(s, lambda i: FULL if i == 0 or (i + 1) % 6 == 0 else SLIDING)
+    ffn, _ = sparse_by_words(s, read_experts(s, "n_routed_experts"))
+
+    # The makers' file says this in names of its own, which the class does not read.
+    s.only("swa_num_attention_heads", heads)
+    s.only("swa_num_key_value_heads", 2 * kv_heads)
+    s.only("swa_head_dim", width)
+    s.only("swa_v_head_dim", value)
     s.only("hybrid_layer_pattern", [int(kind == SLIDING) for kind in kinds])
-    s.only("moe_layer_freq", [int(i > 0) for i in range(layers)])
-    s.only("n_shared_experts", 0)
+    s.only("moe_layer_freq", [int(i > 0) for i in range(count_layers(s))])
     s.only("add_swa_attention_sink_bias", True)
     s.only("add_full_attention_sink_bias", False)
     s.only("attention_chunk_size", before)
-    ffn, _ = sparse_by_words(s, read_experts(s, "n_routed_experts"))
+    s.only("n_shared_experts", 0)
     return decoder(s, lambda i: full if kinds[i] == FULL else sliding, ffn)
 
 

@@ -75,8 +75,9 @@ def _with_heads(shape: Shape, kv_heads: Callable[[int], int]) -> Shape:
     def twin(mixer: Mixer, sees_all: bool) -> Mixer:
         if not mixer.heads or not mixer.cache:
             return mixer
-        plain = attention(shape.d_model, mixer.heads, kv_heads(mixer.heads), mixer.key_dim, kind=mixer.kind)
-        if mixer.kind in ("sliding", "chunked") and not sees_all:
+        kind = "full" if sees_all else mixer.kind
+        plain = attention(shape.d_model, mixer.heads, kv_heads(mixer.heads), mixer.key_dim, kind=kind)
+        if kind in ("sliding", "chunked"):
             return replace(plain, sees=mixer.sees, keeps=mixer.keeps)
         return plain
 

@@ -39,7 +39,11 @@ def weights(name: str, stored: str | None = None, config: ModelConfig | None = N
         ("gpt-oss-120b", None, 60.8 * 2**30),
         ("gpt-oss-120b", "mxfp4", 60.8 * 2**30),
         ("llama-3.1-8b", None, 16.06e9),  # total_size of meta-llama/Llama-3.1-8B: 16,060,522,496
-        ("llama-3.1-8b", "q8_0", 8.54e9),  # the file of llama.cpp, as bartowski/Meta-Llama-3.1-8B-Instruct-GGUF lists it
+        (
+            "llama-3.1-8b",
+            "q8_0",
+            8.54e9,
+        ),  # of bartowski/Meta-Llama-3.1-8B-Instruct-GGUF
     ],
 )
 def test_published_checkpoints(name: str, stored: str | None, published: float) -> None:
@@ -47,8 +51,8 @@ def test_published_checkpoints(name: str, stored: str | None, published: float) 
 
 
 def test_the_checkpoint_of_deepseek_v3() -> None:
-    """688,586,727,753 bytes in the files of its weights: the model in fp8, and a module for multi-token prediction with both tables
-    once more (README_WEIGHTS.md of the repository)."""
+    """688,586,727,753 bytes in the files of its weights: the model in fp8, and a module for multi-token prediction with
+    both tables once more (README_WEIGHTS.md of the repository)."""
     module = count_parameters(V3.replace(mtp_depth=1)).mtp
     tables = 2 * count_parameters(V3).head
     size = weights("deepseek-v3") + FORMATS["fp8"].size * module + 2 * tables

@@ -175,6 +175,10 @@ def test_twins_of_layers_that_differ() -> None:
     full = attention_twins(shape)["mha"]
     assert cache_bytes(full, 1000, "fp8") == 2 * 12 * 24 * (3 * 1000 + 3 * WINDOW)
     assert cache_bytes(shape, 1000, "fp8") == cache_bytes(full, 1000, "fp8") / 2, "6 of 12 heads have keys and values"
+    entries = from_hf(small_file("deepseek_v4"))
+    shared = attention_twins(entries)["mqa"]
+    assert shared.kinds == {"sliding": 2, "full": 4}, "one mixer in each layer"
+    assert cache_bytes(shared, 1000, "fp8") == 2 * 24 * (4 * 1000 + 2 * WINDOW)
     linear = from_hf(small_file("qwen3_next"))
     states = [cache_bytes(each, 0) for each in (linear, *attention_twins(linear).values())]
     assert len(set(states)) == 1, "what is no attention stays"
