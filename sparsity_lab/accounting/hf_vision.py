@@ -14,7 +14,7 @@ Tower = Callable[[FileSettings], int]
 Bridge = Callable[[FileSettings, FileSettings, int], int]  # of the whole file, vision_config, and the width of the text
 
 
-def linear(into: int, out: int, bias: bool = True) -> int:
+def matrix(into: int, out: int, bias: bool = True) -> int:
     return into * out + out * bias
 
 
@@ -40,7 +40,7 @@ def read_patch(s: FileSettings, d: int, bias: bool, frames: int = 1) -> int:
     s.only("num_channels", 3)
     s.only("in_channels", 3)
     s.only("in_chans", 3)
-    return linear(3 * frames * read_size(s, "patch_size") ** 2, d, bias)
+    return matrix(3 * frames * read_size(s, "patch_size") ** 2, d, bias)
 
 
 def blocks(
@@ -60,13 +60,13 @@ def blocks(
     s.only("head_dim", d // s.whole("num_attention_heads"))
     into = 2 if gated else 1
     one = (
-        4 * d * d + biases * d + into * linear(d, hidden, mlp_bias) + linear(hidden, d, mlp_bias) + 2 * norm * d + more
+        4 * d * d + biases * d + into * matrix(d, hidden, mlp_bias) + matrix(hidden, d, mlp_bias) + 2 * norm * d + more
     )
     return s.whole("num_hidden_layers", 1, MOST_LAYERS) * one
 
 
 def two_layers(into: int, hidden: int, out: int, bias: bool = True) -> int:
-    return linear(into, hidden, bias) + linear(hidden, out, bias)
+    return matrix(into, hidden, bias) + matrix(hidden, out, bias)
 
 
 # ---- Towers
@@ -102,7 +102,7 @@ def count_siglip(s: FileSettings) -> int:
     pooled = 0
     if s.flag("vision_use_head"):
         hidden = s.whole("intermediate_size")
-        pooled = d + 4 * linear(d, d) + 2 * d + two_layers(d, hidden, d)
+        pooled = d + 4 * matrix(d, d) + 2 * d + two_layers(d, hidden, d)
     return read_patch(s, d, True) + read_patches(s) * d + blocks(s, d) + 2 * d + pooled
 
 
@@ -118,7 +118,7 @@ def count_pixtral(s: FileSettings) -> int:
 
 def count_llama4(s: FileSettings) -> int:
     d, hidden, out = read_width(s), s.whole("intermediate_size"), s.whole("projector_output_dim")
-    adapter = linear(hidden, s.whole("projector_input_dim"), False) + linear(out, out, False)
+    adapter = matrix(hidden, s.whole("projector_input_dim"), False) + matrix(out, out, False)
     s.only("multi_modal_projector_bias", False)
     return read_patch(s, d, False) + (read_patches(s) + 2) * d + blocks(s, d) + 4 * d + adapter
 
@@ -168,7 +168,7 @@ def bridge_qwen3(whole: FileSettings, s: FileSettings, text: int) -> int:
 
 def bridge_glm4v(whole: FileSettings, s: FileSettings, text: int) -> int:
     d, out = read_width(s), s.whole("out_hidden_size")
-    joined = linear(s.whole("spatial_merge_size") ** 2 * d, out)
+    joined = matrix(s.whole("spatial_merge_size") ** 2 * d, out)
     return joined + out * out + 2 * out + 3 * out * s.whole("intermediate_size")
 
 
@@ -185,7 +185,7 @@ def bridge_llava(whole: FileSettings, s: FileSettings, text: int) -> int:
 
 def bridge_mistral3(whole: FileSettings, s: FileSettings, text: int) -> int:
     d = read_width(s)
-    merged = linear(whole.whole("spatial_merge_size") ** 2 * d, d, False)
+    merged = matrix(whole.whole("spatial_merge_size") ** 2 * d, d, False)
     return d + merged + two_layers(read_features(whole) * d, text, text, whole.flag("multimodal_projector_bias"))
 
 
@@ -194,11 +194,11 @@ def bridge_gemma3(whole: FileSettings, s: FileSettings, text: int) -> int:
 
 
 def bridge_paligemma(whole: FileSettings, s: FileSettings, text: int) -> int:
-    return linear(read_width(s), whole.whole("projection_dim"))
+    return matrix(read_width(s), whole.whole("projection_dim"))
 
 
 def bridge_llama4(whole: FileSettings, s: FileSettings, text: int) -> int:
-    return linear(s.whole("vision_output_dim"), text, False)
+    return matrix(s.whole("vision_output_dim"), text, False)
 
 
 def bridge_internvl(whole: FileSettings, s: FileSettings, text: int) -> int:
@@ -209,7 +209,7 @@ def bridge_internvl(whole: FileSettings, s: FileSettings, text: int) -> int:
 
 def bridge_cohere2(whole: FileSettings, s: FileSettings, text: int) -> int:
     hidden = whole.whole("alignment_intermediate_size")
-    return linear(whole.whole("downsample_factor") ** 2 * read_width(s), hidden) + linear(hidden // 2, text)
+    return matrix(whole.whole("downsample_factor") ** 2 * read_width(s), hidden) + matrix(hidden // 2, text)
 
 
 def bridge_kimi(whole: FileSettings, s: FileSettings, text: int) -> int:
