@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sparsity_lab.accounting import count_parameters
-from sparsity_lab.accounting.hf_config import from_hf
+from sparsity_lab.accounting.hf_config import FLAT, from_hf
 from sparsity_lab.accounting.hf_vision import TOWERS, VISION
 from tests.accounting import class_defaults
 
@@ -105,6 +105,26 @@ def test_delete_any_setting(kind: str) -> None:
         theirs, ours = built(without), counted(without)
         assert theirs is None or ours in (theirs, None), f"without {name}"
     assert compared > 0.5 * len(vision), "most models can be built, and most of these are counted"
+
+
+@pytest.mark.parametrize("kind", FLAT)
+@pytest.mark.parametrize("tied", [{}, {"tie_word_embeddings": True}])
+def test_files_without_a_text_config(kind: str, tied: dict[str, bool]) -> None:
+    nested = file_of(kind, small(kind) | {"model_type": kind})
+    text = {name: value for name, value in nested["text_config"].items() if name != "model_type"}
+    flat = {"model_type": kind, "vision_config": nested["vision_config"]} | text | tied
+    assert built(flat) == counted(flat) == (counted(nested) or 0) - (96 * 48 if tied else 0)
+
+
+def test_a_published_model() -> None:
+    """Qwen2.5-VL-7B-Instruct has 8,292,166,656 weights by its files' index, in bfloat16 16,584,333,312 bytes."""
+    vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "in_chans": 3,
+              "out_hidden_size": 3584, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}  # fmt: skip
+    values = {"model_type": "qwen2_5_vl", "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28,
+              "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152_064, "use_sliding_window": False,
+              "vision_config": vision}  # fmt: skip
+    assert counted(values) == 8_292_166_656
+    assert from_hf(values).left_out == ("only the text part is counted; with its vision part (676.6M) it has 8.3B",)
 
 
 @pytest.mark.parametrize("kind", [*TOWERS, *VISION])
