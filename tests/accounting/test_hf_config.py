@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sparsity_lab.accounting.cost import training_bill
 from sparsity_lab.accounting.devices import device
 from sparsity_lab.accounting.hf_config import from_hf, load_hf_config
 from sparsity_lab.accounting.presets import preset
-from sparsity_lab.cli.main import main
+from sparsity_lab.cli.main import build_parser, main
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -254,8 +255,11 @@ def spoilt(chance: random.Random) -> bytes:
     return data
 
 
-def test_six_hundred_hostile_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_six_hundred_hostile_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each is counted, or refused in one line and with status 2."""
+    monkeypatch.setattr("sparsity_lab.cli.main.build_parser", cache(build_parser))  # or it takes most of the time
     path, chance, refused = tmp_path / "config.json", random.Random(0), 0
     main(["count", "gpt2"])  # imports what answers need
     for n in range(600):
