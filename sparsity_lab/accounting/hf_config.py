@@ -171,4 +171,6 @@ def _left_out(shape: Shape, values: dict[str, Any], where: str) -> Shape:
     ahead = text.get("num_nextn_predict_layers") or text.get("num_mtp_layers") or text.get("mtp_num_hidden_layers")
     if isinstance(ahead, int) and ahead > 0:
         parts.append(f"multi-token prediction ({ahead} layer{'s'[: ahead > 1]} for training) is not counted")
+    if any(name.startswith("dspark_") for name in text):
+        parts.append("the draft model (DSpark) is not counted")
     return replace(shape, vision=seen, left_out=tuple(parts))

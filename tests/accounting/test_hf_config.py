@@ -171,6 +171,8 @@ def test_ties_stand_inside_or_outside() -> None:
 
 
 def test_modules_for_more_tokens_are_left_out_and_named() -> None:
+    draft = preset("deepseek-v4-flash").settings | {"dspark_markov_rank": 256}
+    assert from_hf(draft).left_out[-1] == "the draft model (DSpark) is not counted"
     assert preset("deepseek-v3").shape.left_out == ("multi-token prediction (1 layer for training) is not counted",)
 
 
