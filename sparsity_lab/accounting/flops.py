@@ -7,7 +7,7 @@ causal kernel may skip the half that is masked. Other conventions stand beside t
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 from sparsity_lab.accounting.parameters import count_parameters
@@ -33,9 +33,9 @@ def flops_by_part(model: Model, context: int | None = None, causal: bool = False
     parts = dict.fromkeys(("projections", "attention", "router", "dense", "shared", "routed"), 0.0)
     for mixer, times in shape.mixers():
         if causal:
-            seen, compared = mixer.seen_by_all(length) / length, (length + 1) / 2
+            seen, compared = (each.seen_by_all(length) / length for each in (mixer, replace(mixer, sees=None)))
         else:
-            seen, compared = _most_seen(mixer, length), length
+            seen, compared = _most_seen(mixer, length), length // mixer.stride
         parts["projections"] += 2 * times * mixer.weights.matrices
         parts["attention"] += 2 * times * (seen * mixer.pair + compared * mixer.scan + mixer.step)
     for layer, times in shape.layers:
@@ -94,7 +94,7 @@ def decode_flops_by_part(model: Model, position: int, mla: Decode = "absorbed") 
             pair = mixer.heads * (2 * mixer.latent + mixer.rope_dim)
         elif mixer.latent:  # the matrix behind the latents meets all of them, not the new one alone
             parts["projections"] += 2 * times * mixer.kv_up * (seen - 1)
-        parts["attention"] += 2 * times * (seen * pair + tokens * mixer.scan + mixer.step)
+        parts["attention"] += 2 * times * (seen * pair + tokens // mixer.stride * mixer.scan + mixer.step)
     return parts
 
 

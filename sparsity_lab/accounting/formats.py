@@ -24,17 +24,20 @@ SCALED = {
 @dataclass(frozen=True)
 class WeightFormat:
     """How weights are stored. ``shares``: how much of each part of the model takes ``size`` bytes per weight, with its
-    scales; everything else takes ``other`` bytes."""
+    scales; everything else takes ``other`` bytes. ``experts``: bytes per weight of routed experts that have a format of
+    their own."""
 
     name: str
     size: float
     shares: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(LAYERS, 1.0))
     other: float = 2.0
+    experts: float | None = None
 
     def bytes_in(self, part: str) -> float:
         """Returns the bytes per weight of a part, by its name in `Parameters`."""
         share = self.shares.get(part, 0.0)
-        return share * self.size + (1 - share) * self.other
+        size = self.experts if part == "routed" and self.experts else self.size
+        return share * size + (1 - share) * self.other
 
 
 TABLES = dict.fromkeys((*LAYERS, "embedding", "head"), 1.0)
@@ -76,7 +79,13 @@ def published_format(settings: Mapping[str, Any], n_layers: int) -> WeightFormat
     if not isinstance(found, dict):
         raise ValueError(f"quantization_config={str(found)[:60]!r} must be a JSON object")
     name, size = _size(found)
-    return WeightFormat(name, size, _shares(found, name, n_layers))
+    shares = _shares(found, name, n_layers)
+    own = found.get("expert_dtype") or settings.get("expert_dtype")  # of DeepSeek-V4
+    if own in (None, name):
+        return WeightFormat(name, size, shares)
+    if own != "fp4":
+        raise ValueError(f"expert_dtype={str(own)[:40]!r} is not understood; we know fp4")
+    return WeightFormat(f"{name}, experts mxfp4", size, shares, experts=SCALED["mxfp4"])
 
 
 def _size(q: Mapping[str, Any]) -> tuple[str, float]:

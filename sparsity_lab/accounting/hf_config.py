@@ -10,8 +10,11 @@ from typing import Any
 
 from sparsity_lab.accounting.hf_settings import FileSettings, class_defaults
 from sparsity_lab.accounting.hf_types import TYPES
+from sparsity_lab.accounting.hf_vision import count_vision
+from sparsity_lab.accounting.parameters import count_parameters
 from sparsity_lab.accounting.shape import NOTHING, Shape, Weights
 from sparsity_lab.files import read_bytes
+from sparsity_lab.units import billions
 
 LARGEST = 20_000_000  # bytes; most files have a few thousand, those that list modules without quantization millions
 
@@ -71,6 +74,9 @@ def from_hf(values: Any) -> Shape:
         if isinstance(values.get(part), dict):  # a model of text and more; its text part is counted
             text, where = _text_part(values, part), f"{part}."
     kind = text.get("model_type")
+    if kind in FLAT:
+        text = {"tie_word_embeddings": False} | {name: values[name] for name in values if name != "vision_config"}
+        kind = text["model_type"] = f"{kind}_text"
     if not isinstance(kind, str):
         raise ValueError(f"{where}model_type is missing: is this the config.json of a Hugging Face model?")
     if kind not in TYPES:
@@ -83,6 +89,9 @@ def from_hf(values: Any) -> Shape:
     shape = TYPES[kind](settings)
     settings.refuse_unread()
     return replace(_left_out(_with_head(shape, values), values, where), settings=values)
+
+
+FLAT = ("qwen2_vl", "qwen2_5_vl")  # whose makers' files have the settings of the text part outside of a text_config
 
 
 def _short(value: Any) -> str:
@@ -142,12 +151,26 @@ def _labels(values: dict[str, Any]) -> int:
 def _left_out(shape: Shape, values: dict[str, Any], where: str) -> Shape:
     """Says which parts of the file are not counted."""
     parts = list(shape.left_out)
-    if where:
-        others = sorted(name for name, value in values.items() if name.endswith("_config") and isinstance(value, dict))
-        others = [printable(name)[:40] for name in others if f"{name}." != where and name != "quantization_config"]
-        parts.append(f"only {where[:-1]} is counted, without {', '.join(others) or 'what stands beside it'}")
+    seen, unknown = 0, ""
+    if where or values.get("model_type") in FLAT:
+        others = {name for name, value in values.items() if name.endswith("_config") and isinstance(value, dict)}
+        others -= {where[:-1], "quantization_config"}
+        named = where[:-1] or "the text part"
+        try:
+            seen = count_vision(values, shape.d_model)
+        except ValueError as error:
+            unknown = f": {printable(str(error))[:200]}"
+        if seen:
+            others.remove("vision_config")
+            both = billions(count_parameters(shape).total + seen)
+            parts.append(f"only {named} is counted; with its vision part ({billions(seen)}) it has {both}")
+        if others or not seen:
+            beside = ", ".join(sorted(printable(name)[:40] for name in others)) or "what stands beside it"
+            parts.append(f"only {named} is counted, without {beside}{unknown}")
     text = values[where[:-1]] if where else values
     ahead = text.get("num_nextn_predict_layers") or text.get("num_mtp_layers") or text.get("mtp_num_hidden_layers")
     if isinstance(ahead, int) and ahead > 0:
         parts.append(f"multi-token prediction ({ahead} layer{'s'[: ahead > 1]} for training) is not counted")
-    return replace(shape, left_out=tuple(parts))
+    if any(name.startswith("dspark_") for name in text):
+        parts.append("the draft model (DSpark) is not counted")
+    return replace(shape, vision=seen, left_out=tuple(parts))

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
+from sparsity_lab.accounting.hf_deepseek import deepseek_experts, read_groups
 from sparsity_lab.accounting.hf_dense import exaone4_kinds
 from sparsity_lab.accounting.hf_layers import (
-    BY_BIAS,
     FULL,
     SLIDING,
     Lab,
@@ -21,9 +20,11 @@ from sparsity_lab.accounting.hf_layers import (
     lab_experts,
     read_attention,
     read_experts,
+    read_heads,
     read_latents,
     read_network,
     read_windows,
+    sparse_by_words,
     sparse_from,
 )
 from sparsity_lab.accounting.hf_settings import MOST_LAYERS, FileSettings
@@ -61,82 +62,6 @@ def read_gpt_oss(s: FileSettings) -> Shape:
     experts = read_experts(s, "num_local_experts", "intermediate_size", bias=True, router_bias=True)
     s.only("experts_per_token", experts.top_k)
     return expert_decoder(s, experts, read_windows(s, each(2)), bias=bias_all(s), sinks=True)
-
-
-def deepseek_experts(s: FileSettings, count: str = "n_routed_experts", shared: str = "n_shared_experts") -> FeedForward:
-    """Reads experts by DeepSeek's names."""
-    n = s.maybe(shared, 0, 2**14) or 0
-    return read_experts(s, count, shared=n * s.whole("moe_intermediate_size"), n_shared=n)
-
-
-def read_groups(s: FileSettings, scores: str) -> Lab:
-    """Reads DeepSeek's router for the lab. ``scores``: the router's, if the file does not say."""
-    s.only("scoring_func", "softmax", "sigmoid")
-    groups, scale = s.maybe("n_group") or 1, s.get("routed_scaling_factor")
-    best = s.maybe("topk_group") or groups
-    if best > groups:
-        raise ValueError(f"{s.where}topk_group={best} is more than n_group={groups}")
-    number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-    return (BY_BIAS if (s.get("scoring_func") or scores) == "sigmoid" else {}) | {
-        "n_groups": groups,
-        "top_groups": None if best == groups else best,
-        "route_scale": float(scale) if number else 1.0,
-        "d_dense": s.whole("intermediate_size"),
-    }
-
-
-def read_deepseek(s: FileSettings, scores: str = "sigmoid") -> Shape:
-    s.only("moe_layer_freq", 1)
-    mixer, lab = read_latents(s, s.flag("attention_bias"))
-    experts = deepseek_experts(s)
-    first = min(s.whole("first_k_dense_replace", 0), count_layers(s))
-    ffn, more = sparse_from(s, first, experts)
-    return decoder(s, mixer, ffn, lab=lab | more | lab_experts(s, experts) | read_groups(s, scores))
-
-
-def read_indexed(s: FileSettings) -> Shape:
-    """DeepSeek-V3.2 and GLM-5: an indexer compares a token with all others, and attention sees the best of them."""
-    s.only("mlp_bias", False)
-    s.only("moe_layer_freq", 1)
-    d, layers = s.whole("hidden_size"), count_layers(s)
-    heads, width, best = s.whole("index_n_heads"), s.whole("index_head_dim"), s.whole("index_topk")
-    s.per_layer("layer_types", layers, {"indexed_attention": "sparse", "deepseek_sparse_attention": "sparse"}, all_full)
-    of_layer, lab = read_latents(s, s.flag("attention_bias"))
-    plain = of_layer(0)
-    rank = s.whole("q_lora_rank")
-    shared = replace(plain, kind="sparse", sees=best)  # uses the choice of a layer below
-    own = Weights(rank * heads * width + d * width + d * heads)
-    full = replace(
-        shared,
-        weights=Weights(plain.weights.matrices + own.matrices, plain.weights.others),
-        norms=plain.norms + 2 * width,
-        cache=plain.cache + width,
-        vectors=plain.vectors + 1,
-        scan=heads * (width + 1),  # a score by each head, and their weighted sum
-    )
-    usual = read_indexers(s) if s.kind == "glm_moe_dsa" else all_full
-    modes = s.per_layer("indexer_types", layers, {"full": FULL, "shared": "shared"}, usual)
-    ffn, more = sparse_by_words(s, deepseek_experts(s), s.whole("first_k_dense_replace", 0))
-    return decoder(s, lambda i: full if modes[i] == FULL else shared, ffn, lab=lab | more)
-
-
-def read_indexers(s: FileSettings) -> Callable[[int], str]:
-    s.only("index_topk_pattern")
-    every, offset = max(s.maybe("index_topk_freq", 0) or 1, 1), s.maybe("index_skip_topk_offset", 0)
-    offset = 2 if offset is None else offset
-    return lambda i: FULL if max(i - offset + 1, 0) % every == 0 else "shared"
-
-
-def sparse_by_words(
-    s: FileSettings, experts: FeedForward, dense: int | None = None, **plain: Any
-) -> tuple[Callable[[int], FeedForward], Lab]:
-    """Returns dense and sparse layers as mlp_layer_types lists them; if that is left out, the first ``dense`` layers
-    are dense."""
-    first = 1 if dense is None else dense
-    words = {"dense": "dense", "sparse": "sparse"}
-    kinds = s.per_layer("mlp_layer_types", count_layers(s), words, lambda i: "dense" if i < first else "sparse")
-    network_ = as_dense_layer(read_network(s, **plain))
-    return lambda i: experts if kinds[i] == "sparse" else network_, lab_experts(s, experts, n_dense_layers=first)
 
 
 def read_glm4_moe(s: FileSettings) -> Shape:
@@ -268,6 +193,46 @@ def read_aria(s: FileSettings) -> Shape:
     experts = read_experts(s, "moe_num_experts", "intermediate_size", "moe_topk", n_shared=n)
     shared = network(s.whole("hidden_size"), n * width, bias=s.flag("mlp_bias")) if n else NOTHING
     return expert_decoder(s, replace(experts, shared=shared), bias=bias_all(s))
+
+
+def read_hunyuan_moe(s: FileSettings) -> Shape:
+    """A shared network beside the experts. Numbers of experts may be listed by layer in the file."""
+    for name in ("num_experts", "moe_topk"):
+        if isinstance(listed := s.get(name), list) and listed and listed.count(listed[0]) == len(listed):
+            s.values[name] = listed[0]
+    s.only("use_qk_norm", True)
+    s.only("use_mixed_mlp_moe", True)
+    s.only("use_cla", False)
+    s.only("num_shared_expert", 1, [1] * count_layers(s))
+    width = s.whole("intermediate_size")
+    s.only("moe_intermediate_size", width, [width] * count_layers(s))
+    experts = read_experts(s, "num_experts", "intermediate_size", "moe_topk", shared=width)
+    return expert_decoder(s, experts, bias=bias_all(s), qk_norm="head")
+
+
+def read_mimo_v2(s: FileSettings) -> Shape:
+    """MiMo-V2: most layers have a window, twice as many heads of keys and values, and sinks."""
+    heads, kv_heads, width = read_heads(s)
+    d, value, bias = s.whole("hidden_size"), s.whole("v_head_dim"), bias_qkv(s)
+    before = s.maybe("sliding_window_size")  # tokens before the one that sees them
+    window = s.whole("sliding_window") if before is None else before + 1
+    full = attention(d, heads, kv_heads, width, value, bias=bias)
+    sliding = attention(d, heads, 2 * kv_heads, width, value, bias=bias, others=heads, kind=SLIDING, window=window)
+    kinds = read_windows(s, lambda i: FULL if i == 0 or (i + 1) % 6 == 0 else SLIDING)
+    ffn, _ = sparse_by_words(s, read_experts(s, "n_routed_experts"))
+
+    # The makers' file says this in names of its own, which the class does not read.
+    s.only("swa_num_attention_heads", heads)
+    s.only("swa_num_key_value_heads", 2 * kv_heads)
+    s.only("swa_head_dim", width)
+    s.only("swa_v_head_dim", value)
+    s.only("hybrid_layer_pattern", [int(kind == SLIDING) for kind in kinds])
+    s.only("moe_layer_freq", [int(i > 0) for i in range(count_layers(s))])
+    s.only("add_swa_attention_sink_bias", True)
+    s.only("add_full_attention_sink_bias", False)
+    s.only("attention_chunk_size", before)
+    s.only("n_shared_experts", 0)
+    return decoder(s, lambda i: full if kinds[i] == FULL else sliding, ffn)
 
 
 # ---- Encoder-decoders

@@ -245,6 +245,18 @@ def sparse_from(
     return lambda i: plain if i < first else experts, {"n_dense_layers": first}
 
 
+def sparse_by_words(
+    s: FileSettings, experts: FeedForward, dense: int | None = None, **plain: Any
+) -> tuple[Callable[[int], FeedForward], Lab]:
+    """Returns dense and sparse layers as mlp_layer_types lists them; if that is left out, the first ``dense`` layers
+    are dense."""
+    first = 1 if dense is None else dense
+    words = {"dense": "dense", "sparse": "sparse"}
+    kinds = s.per_layer("mlp_layer_types", count_layers(s), words, lambda i: "dense" if i < first else "sparse")
+    network_ = as_dense_layer(read_network(s, **plain))
+    return lambda i: experts if kinds[i] == "sparse" else network_, lab_experts(s, experts, n_dense_layers=first)
+
+
 def as_dense_layer(part: FeedForward) -> FeedForward:
     """The same network as a dense layer of a model that has experts elsewhere."""
     return FeedForward(dense=part.expert)

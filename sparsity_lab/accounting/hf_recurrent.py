@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from sparsity_lab.accounting.hf_experts import deepseek_experts, qwen_sparse, sparse_by_words
+from sparsity_lab.accounting.hf_deepseek import deepseek_experts
+from sparsity_lab.accounting.hf_experts import qwen_sparse
 from sparsity_lab.accounting.hf_layers import (
     FULL,
     LINEAR,
@@ -17,6 +18,7 @@ from sparsity_lab.accounting.hf_layers import (
     read_heads,
     read_latents,
     read_network,
+    sparse_by_words,
     sparse_from,
 )
 from sparsity_lab.accounting.hf_settings import MOST_LAYERS, FileSettings
@@ -101,6 +103,23 @@ def read_kimi_linear(s: FileSettings) -> Shape:
     s.get("num_expert_group")  # limits which experts, not how many
     ffn, _ = sparse_by_words(s, deepseek_experts(s, "num_experts", "num_shared_experts"), first)
     return decoder(s, lambda i: mla(i) if kinds[i] == FULL else linear, ffn)
+
+
+def read_bailing(s: FileSettings) -> Shape:
+    """Ling 3: Kimi Delta Attention with full gates in most layers, MLA with a gate for each head in the others."""
+    s.only("tie_word_embeddings", False)
+    d, heads, width = s.whole("hidden_size"), s.whole("num_attention_heads", 1, 2**14), s.whole("head_dim")
+    size, kernel, every = heads * width, s.whole("short_conv_kernel_size"), s.whole("layer_group_size")
+    matrices = d * (6 * size + heads) + 3 * size * kernel
+    linear = read_recurrent("linear", matrices, size + heads, width, size * width + 3 * size * kernel, 3 * size * width)
+    of_layer, _ = read_latents(s, s.flag("attention_bias"))
+    mla = of_layer(0)
+    mla = replace(mla, weights=Weights(mla.weights.matrices + d * heads, mla.weights.others))
+    kinds = read_kinds(s, lambda i: FULL if (i + 1) % every == 0 else "linear")
+    s.get("num_expert_group")  # limits which experts, not how many
+    experts = deepseek_experts(s, "num_experts", "num_shared_experts")
+    ffn, _ = sparse_by_words(s, experts, s.whole("first_k_dense_replace", 0))
+    return decoder(s, lambda i: mla if kinds[i] == FULL else linear, ffn)
 
 
 def read_minimax(s: FileSettings) -> Shape:

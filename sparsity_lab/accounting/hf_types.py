@@ -5,6 +5,13 @@ A reader turns `FileSettings` into a `Shape`. Tests build every type with transf
 
 from collections.abc import Mapping
 
+from sparsity_lab.accounting.hf_deepseek import (
+    deepseek_experts,
+    read_deepseek,
+    read_deepseek_v4,
+    read_indexed,
+    read_longcat,
+)
 from sparsity_lab.accounting.hf_dense import (
     exaone4_kinds,
     read_cohere,
@@ -22,11 +29,9 @@ from sparsity_lab.accounting.hf_dense import (
     read_stablelm,
 )
 from sparsity_lab.accounting.hf_experts import (
-    deepseek_experts,
     read_afmoe,
     read_aria,
     read_dbrx,
-    read_deepseek,
     read_dots1,
     read_ernie4_5_moe,
     read_exaone_moe,
@@ -34,10 +39,11 @@ from sparsity_lab.accounting.hf_experts import (
     read_glm4_moe_lite,
     read_gpt_oss,
     read_granitemoe,
+    read_hunyuan_moe,
     read_hy_v3,
-    read_indexed,
     read_llama4,
     read_mellum,
+    read_mimo_v2,
     read_minimax_m2,
     read_qwen2_moe,
     read_qwen3_moe,
@@ -57,6 +63,7 @@ from sparsity_lab.accounting.hf_layers import (
     read_windows,
 )
 from sparsity_lab.accounting.hf_recurrent import (
+    read_bailing,
     read_bamba,
     read_falcon_h1,
     read_granitemoehybrid,
@@ -175,7 +182,9 @@ TYPES: Mapping[str, Reader] = {
     "kimi_k2": read_deepseek,
     "mistral4": read_deepseek,
     "deepseek_v32": read_indexed,
+    "deepseek_v4": read_deepseek_v4,
     "glm_moe_dsa": read_indexed,
+    "longcat_flash": read_longcat,
     "glm4_moe": read_glm4_moe,
     "glm4v_moe_text": read_glm4_moe,
     "glm4_moe_lite": read_glm4_moe_lite,
@@ -183,7 +192,9 @@ TYPES: Mapping[str, Reader] = {
     "dots1": read_dots1,
     "ernie4_5_moe": read_ernie4_5_moe,
     "exaone_moe": read_exaone_moe,
+    "hunyuan_v1_moe": read_hunyuan_moe,
     "hy_v3": read_hy_v3,
+    "mimo_v2_flash": read_mimo_v2,
     "afmoe": read_afmoe,
     "mellum": read_mellum,
     "aria_text": read_aria,
@@ -194,6 +205,7 @@ TYPES: Mapping[str, Reader] = {
     "qwen3_5_moe_text": read_qwen3_next,
     "olmo_hybrid": read_olmo_hybrid,
     "kimi_linear": read_kimi_linear,
+    "bailing_hybrid": read_bailing,
     "minimax": read_minimax,
     "mamba": read_mamba,
     "falcon_mamba": read_mamba,

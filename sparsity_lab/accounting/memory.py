@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from sparsity_lab.accounting.shape import Mixer, Model, Shape, attention, shape_of
+from sparsity_lab.accounting.shape import Block, Mixer, Model, Shape, attention, shape_of
 from sparsity_lab.config import ModelConfig, one_of
 
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "int8": 1.0, "int4": 0.5}
@@ -27,7 +27,7 @@ def cache_elements_per_layer(model: Model) -> int:
     """Returns how many numbers one layer's attention keeps per token (DeepSeek-V2, arXiv 2405.04434, Table 1): keys
     and values of its key-value heads, or for MLA the latent and the RoPE key that all heads share. Where layers differ,
     it is the most that one keeps."""
-    return max((mixer.cache for mixer, _ in shape_of(model).mixers()), default=0)
+    return max((mixer.cache // mixer.stride for mixer, _ in shape_of(model).mixers()), default=0)
 
 
 def cache_bytes(model: Model, tokens: int, dtype: str = "bfloat16", batch: int = 1) -> float:
@@ -43,15 +43,20 @@ def cache_bytes(model: Model, tokens: int, dtype: str = "bfloat16", batch: int =
 
 
 def growth_per_token(model: Model, dtype: str = "bfloat16") -> float:
-    """Returns the bytes that one more token adds to a sequence's cache, until a window is full."""
-    return cache_bytes(model, 1, dtype) - cache_bytes(model, 0, dtype)
+    """Returns the bytes that one more token adds to a sequence's cache, until a window is full: its share of an entry,
+    where several tokens have one."""
+    size = bytes_of(dtype)
+    scale = SCALE if long_name(dtype) == "int8" else 0
+    every = shape_of(model).mixers()
+    return sum(times * (mixer.cache * size + mixer.vectors * scale) / mixer.stride for mixer, times in every)
 
 
 def attention_twins(model: Model) -> Mapping[str, Model]:
     """Returns the model with other attention: mha, gqa (8 groups, or the largest number below 8 that fits) and mqa.
 
     If the model has MLA, the part of a head without positions gives the width of the twins' heads, as in Table 1 of
-    DeepSeek-V2 (arXiv 2405.04434). Layers that keep no keys and values stay as they are.
+    DeepSeek-V2 (arXiv 2405.04434). Layers that keep no keys and values stay as they are. Where older tokens share
+    entries of the cache, a twin keeps each of them.
     """
     if isinstance(model, ModelConfig):
         plain = dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
@@ -67,13 +72,17 @@ def _groups(heads: int) -> int:
 
 
 def _with_heads(shape: Shape, kv_heads: Callable[[int], int]) -> Shape:
-    def twin(mixer: Mixer) -> Mixer:
+    def twin(mixer: Mixer, sees_all: bool) -> Mixer:
         if not mixer.heads or not mixer.cache:
             return mixer
-        plain = attention(shape.d_model, mixer.heads, kv_heads(mixer.heads), mixer.key_dim, kind=mixer.kind)
-        if mixer.kind in ("sliding", "chunked"):
+        kind = "full" if sees_all else mixer.kind
+        plain = attention(shape.d_model, mixer.heads, kv_heads(mixer.heads), mixer.key_dim, kind=kind)
+        if kind in ("sliding", "chunked"):
             return replace(plain, sees=mixer.sees, keeps=mixer.keeps)
         return plain
 
-    layers = ((replace(layer, mixers=tuple(map(twin, layer.mixers))), times) for layer, times in shape.layers)
-    return replace(shape, layers=tuple(layers), lab={})
+    def twins(layer: Block) -> Block:
+        single = [mixer for mixer in layer.mixers if mixer.stride == 1]
+        return replace(layer, mixers=tuple(twin(mixer, len(single) < len(layer.mixers)) for mixer in single))
+
+    return replace(shape, layers=tuple((twins(layer), times) for layer, times in shape.layers), lab={})

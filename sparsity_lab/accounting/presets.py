@@ -1,7 +1,7 @@
 """Published models: the makers' settings as configs, beside the numbers the makers gave. The data is `presets.toml`."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,10 +25,11 @@ class Preset:
     embeddings: Embeddings = "both"
     tokens: float | None = None  # training tokens, where published
     note: str = ""
+    whole: dict[str, Any] = field(default_factory=dict)  # what the file says of a model whose text part this is
 
     @cached_property
     def shape(self) -> Shape:
-        return from_hf(self.settings)
+        return from_hf(self.whole | {"text_config": self.settings} if self.whole else self.settings)
 
     @cached_property
     def config(self) -> Model:
@@ -69,11 +70,13 @@ def _unknown(name: str) -> ValueError:
 
 
 class Named(NamedTuple):
-    """A model that a user named: a label, what is counted, and what to know about it."""
+    """A model that a user named: a label, what is counted, what to know about it, and the weights of a vision part,
+    which are not counted with it."""
 
     name: str
     model: Model
     notes: tuple[str, ...]
+    vision: int
 
 
 def pasted_model(text: str) -> Named:
@@ -82,12 +85,12 @@ def pasted_model(text: str) -> Named:
     text = text.strip().lstrip("\ufeff").lstrip()
     if text.startswith(("{", "[")):
         shape = read_hf_config(text.encode("utf-8", "surrogatepass"), "config.json")
-        return Named(shape.kind, shape, shape.left_out)
+        return Named(shape.kind, shape, shape.left_out, shape.vision)
     found = _known(text)
     if found is None:
         start = printable(text[:40] + "…" * (len(text) > 40))
         raise ValueError(f"'{start}' is neither a config.json, which starts with {{, nor one of {', '.join(PRESETS)}")
-    return Named(found.name, found.shape, found.notes)
+    return Named(found.name, found.shape, found.notes, found.shape.vision)
 
 
 def _known(name: str) -> Preset | None:
@@ -102,9 +105,9 @@ def named_model(name: str) -> Named:
     path = Path(name)
     if name == "-" or (name not in PRESETS and path.exists()):
         shape = load_hf_config(path)
-        return Named("standard input" if name == "-" else printable(str(path)), shape, shape.left_out)
+        return Named("standard input" if name == "-" else printable(str(path)), shape, shape.left_out, shape.vision)
     if found := _known(name):
-        return Named(found.name, found.config, found.notes)
+        return Named(found.name, found.config, found.notes, found.shape.vision)
     if path.suffix == ".json":
         raise ValueError(f"{printable(name)}: cannot be read (No such file or directory)")
     if "/" in name:

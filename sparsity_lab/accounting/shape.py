@@ -41,7 +41,8 @@ class Mixer:
     pair: int = 0  # multiply-adds for each token that a query sees
     sees: int | None = None  # tokens that a query sees at most; None: all
     keeps: int | None = None  # tokens that stay in the cache at most; None: all
-    cache: int = 0  # numbers kept per token
+    stride: int = 1  # tokens that share one entry of the cache, and are seen as one
+    cache: int = 0  # numbers kept per token, or per entry
     vectors: int = 0  # vectors kept per token, each with its scale in int8
     state: int = 0  # numbers kept per sequence, however long it is
     step: int = 0  # multiply-adds per token that update and read the state
@@ -51,21 +52,24 @@ class Mixer:
     kv_up: int = 0  # MLA: weights that make keys and values from a latent
 
     def seen(self, tokens: int) -> int:
-        """Returns how many of ``tokens`` tokens the last one sees, itself included."""
+        """Returns how many of ``tokens`` tokens, or full entries, the last one sees, itself included."""
         if self.kind == "chunked" and self.sees is not None:
             return (tokens - 1) % self.sees + 1 if tokens else 0
-        return tokens if self.sees is None else min(tokens, self.sees)
+        entries = tokens // self.stride
+        return entries if self.sees is None else min(entries, self.sees)
 
     def seen_by_all(self, tokens: int) -> int:
         """Returns the sum of `seen` over the positions 1 to ``tokens``."""
         if self.kind == "chunked" and self.sees is not None:
             whole, rest = divmod(tokens, self.sees)
             return whole * _triangle(self.sees, None) + _triangle(rest, None)
-        return _triangle(tokens, self.sees)
+        full, rest = divmod(tokens + 1, self.stride)  # `stride` tokens in a row see as many entries
+        return self.stride * _triangle(full - 1, self.sees) + rest * self.seen(full * self.stride) if full else 0
 
     def kept(self, tokens: int) -> int:
-        """Returns how many tokens of a sequence stay in the cache after ``tokens`` tokens."""
-        return tokens if self.keeps is None else min(tokens, self.keeps)
+        """Returns how many tokens, or entries, of a sequence stay in the cache after ``tokens`` tokens."""
+        entries = tokens // self.stride
+        return entries if self.keeps is None else min(entries, self.keeps)
 
 
 def _triangle(tokens: int, most: int | None) -> int:
@@ -108,6 +112,7 @@ class Shape:
     head: Weights = NOTHING
     norms: int = 0  # outside layers
     positions: int = 0  # weights of relative positions, which attention adds to its scores
+    vision: int = field(default=0, compare=False)  # weights of the part that sees, which are in no count of the model
     left_out: tuple[str, ...] = field(default=(), compare=False)  # parts of the file that are not counted, in words
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # of its file
     lab: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # the nearest `ModelConfig`
@@ -179,8 +184,12 @@ class Shape:
         return dict(found)
 
     def mixers(self) -> Iterable[tuple[Mixer, int]]:
-        """Yields each mixer with its number in the model, the encoder's not included."""
-        return ((mixer, times) for layer, times in self.layers for mixer in layer.mixers)
+        """Returns each mixer with its number in the model, the encoder's not included."""
+        found: Counter[Mixer] = Counter()
+        for layer, times in self.layers:
+            for mixer in layer.mixers:
+                found[mixer] += times
+        return found.items()
 
 
 Model = ModelConfig | Shape  # what every count takes

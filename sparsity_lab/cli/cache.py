@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    name, model, notes = named_model(options.model)
+    name, model, notes, _ = named_model(options.model)
     shape = shape_of(model)
     asked = quantity("tokens", options.tokens)
     if asked != asked // 1:
@@ -60,6 +60,8 @@ def _layers(shape: Shape) -> list[str]:
             lines.append("Counted with as many tokens in the source, whose keys and values the decoder keeps, too.")
         elif mixer.keeps is not None:
             lines.append(f"{some} keep at most {mixer.keeps:,} tokens.")
+        if mixer.stride > 1:
+            lines.append(f"{some} keep one entry for {mixer.stride} tokens.")
         if mixer.state:
             lines.append(f"{some} keep a state of {mixer.state:,} numbers, however long the text is.")
     return ["", *dict.fromkeys(lines)] if lines else []

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    name, model, notes = named_model(options.model)
+    name, model, notes, _ = named_model(options.model)
     if options.price is not None and not 0 <= options.price < 1e6:
         raise ValueError(f"price={options.price:g} must be $ per hour, from 0 to 1e6")
     machine = device(options.device, **({} if options.price is None else {"price": options.price}))

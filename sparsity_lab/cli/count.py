@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> None:
         "layers": shape_of(model).kinds,
         "context": length,
         "flops_per_token": None if model.n_encoder_layers else flops_by_part(model, length),
+        "vision": named.vision,
         "notes": list(named.notes),
     }
     print(json.dumps(data) if options.json else _text(named, data))

@@ -12,7 +12,7 @@ from sparsity_lab.accounting import fits
 from sparsity_lab.accounting.devices import DEVICES, device
 from sparsity_lab.accounting.fits import Held, Split
 from sparsity_lab.accounting.formats import CACHES, FORMATS, published_format, weight_format
-from sparsity_lab.accounting.memory import SHORT
+from sparsity_lab.accounting.memory import SHORT, bytes_of
 from sparsity_lab.accounting.presets import MODEL_NAMES, PRESETS, named_model
 from sparsity_lab.accounting.shape import Model, Shape, lab_config
 from sparsity_lab.accounting.train_memory import RECOMPUTE, Recompute
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    name, config, notes = named_model(options.model)
+    name, config, notes, seen = named_model(options.model)
     settings = config.settings if isinstance(config, Shape) else PRESETS[name].settings
     if isinstance(config, Shape):
         config = lab_config(config) or config
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     options.batch = split.data if options.batch is None else options.batch
     if not 1 <= options.batch <= fits.MANY:
         raise ValueError(f"batch={options.batch} must be from 1 to {fits.MANY}")
-    plan, stored = _plan(options, config, settings)
+    plan, stored, other = _plan(options, config, settings)
     room = gpu.memory * options.usable
     held = plan(split, context, options.batch)
     batch = fits.largest(lambda n: plan(split, context, n).total <= room, fits.MANY)
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     data = {
         "model": name, "device": gpu.name, "gpus": split.devices, **asdict(split), "training": options.train,
         "context": context, "batch": options.batch, **stored, "notes": list(notes),
-        "each_gpu": asdict(held), "total": held.total,
+        "each_gpu": asdict(held), "total": held.total, "vision": seen * other / split.tensor,
         "memory": gpu.memory, "usable": room, "fits": held.total <= room,
         "largest_batch": batch, "longest_context": tokens, "models_longest_context": longest,
         "needed": needed and {"gpus": needed.devices, **asdict(needed)},
@@ -99,8 +99,10 @@ def _split(options: argparse.Namespace) -> Split:
     return replace(split, **{free: more * getattr(split, free)})
 
 
-def _plan(options: argparse.Namespace, config: Model, settings: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
-    """Returns what counts, and what it assumes."""
+def _plan(
+    options: argparse.Namespace, config: Model, settings: Mapping[str, Any]
+) -> tuple[Plan, dict[str, Any], float]:
+    """Returns what counts, what it assumes, and the bytes of a weight that is not compressed."""
     other = "serving: leave out --train" if options.train else "training: add --train"
     for name in ("cache",) if options.train else ("zero", "recompute"):
         if getattr(options, name) is not None:
@@ -110,11 +112,15 @@ def _plan(options: argparse.Namespace, config: Model, settings: Mapping[str, Any
         again: Recompute = options.recompute or "scores"
         one_of("weights", dtype, SHORT)
         assumed = {"weights": dtype, "zero": zero, "recompute": again}
-        return lambda split, n, batch: fits.training(config, split, dtype, zero, again, n, batch), assumed
+        return (
+            lambda split, n, batch: fits.training(config, split, dtype, zero, again, n, batch),
+            assumed,
+            bytes_of(dtype),
+        )
     stored = weight_format(options.weights) if options.weights else published_format(settings, config.n_layers)
     cache = options.cache or "bf16"
     assumed = {"weights": stored.name, "cache": cache}
-    return lambda split, n, batch: fits.serving(config, split, stored, cache, n, batch), assumed
+    return lambda split, n, batch: fits.serving(config, split, stored, cache, n, batch), assumed, stored.other
 
 
 def _needed(plan: Plan, context: int, options: argparse.Namespace, room: float) -> Split | None:
@@ -146,7 +152,7 @@ def _text(data: Mapping[str, Any], usable: float) -> str:
         "",
     ]
     spare = abs(data["usable"] - data["total"])
-    amount = f"{spare / 1e9:,.2f} GB ({spare / 2**30:,.2f} GiB) per GPU"
+    amount = f"{_amount(spare)} per GPU"
     if data["fits"]:
         lines.append(f"It fits, with {amount} to spare.")
     else:
@@ -154,7 +160,13 @@ def _text(data: Mapping[str, Any], usable: float) -> str:
         would = f"{needed['gpus']:,} GPUs would do ({_ways(needed)})" if needed else "no split that was tried would do"
         lines.append(f"It does not fit: {amount} too much; {would}.")
     lines.append(_most(data))
+    if data["vision"]:
+        lines.append(f"Its vision part takes {_amount(data['vision'])} more per GPU, and is not in these numbers.")
     return "\n".join([*lines, *as_lines(data["notes"])])
+
+
+def _amount(n: float) -> str:
+    return f"{n / 1e9:,.2f} GB ({n / 2**30:,.2f} GiB)"
 
 
 def _ways(split: Mapping[str, Any]) -> str:

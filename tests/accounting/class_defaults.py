@@ -13,11 +13,21 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from sparsity_lab.accounting import hf_dense, hf_experts, hf_layers, hf_recurrent, hf_settings, hf_types
+from sparsity_lab.accounting import (
+    hf_deepseek,
+    hf_dense,
+    hf_experts,
+    hf_layers,
+    hf_recurrent,
+    hf_settings,
+    hf_types,
+    hf_vision,
+)
 from sparsity_lab.accounting.hf_settings import HARMLESS, TELLING
 
 FILE = Path(hf_settings.__file__).with_name("hf_defaults.toml")
-SOURCES = [Path(module.__file__ or "") for module in (hf_types, hf_layers, hf_dense, hf_experts, hf_recurrent)]
+READERS = (hf_types, hf_layers, hf_dense, hf_deepseek, hf_experts, hf_recurrent, hf_vision)
+SOURCES = [Path(module.__file__ or "") for module in READERS]
 
 
 @cache
@@ -46,7 +56,7 @@ def of_class(kind: str, asked: set[str]) -> dict[str, Any]:
 def known_kinds() -> list[str]:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    return [kind for kind in hf_types.TYPES if kind in CONFIG_MAPPING_NAMES]
+    return [kind for kind in (*hf_types.TYPES, *hf_vision.TOWERS, *hf_vision.VISION) if kind in CONFIG_MAPPING_NAMES]
 
 
 def all_classes() -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Does it fit? Sizes of published checkpoints and caches, ZeRO's own numbers, and what a split adds up to."""
+"""Does it fit? What a split adds up to, ZeRO's own numbers, and what is known to fit."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sparsity_lab.accounting import count_parameters
 from sparsity_lab.accounting.devices import device
 from sparsity_lab.accounting.fits import Split, largest, longest_context, serving, training
-from sparsity_lab.accounting.formats import CACHES, FORMATS, published_format, stored_cache, weight_format
+from sparsity_lab.accounting.formats import FORMATS, published_format, weight_format
 from sparsity_lab.accounting.memory import cache_bytes
 from sparsity_lab.accounting.presets import preset
 from sparsity_lab.accounting.train_memory import training_memory
@@ -17,183 +17,6 @@ from sparsity_lab.config import ModelConfig
 
 ONE = Split()
 V3, LLAMA = preset("deepseek-v3").config, preset("llama-3.1-8b").config
-
-
-def weights(name: str, stored: str | None = None, config: ModelConfig | None = None) -> float:
-    """The bytes of a preset's weights on one GPU, by default in the format of its config.json."""
-    known = preset(name)
-    config = config or known.config
-    kind = weight_format(stored) if stored else published_format(known.settings, config.n_layers)
-    return serving(config, ONE, kind, "bf16", context=1, batch=1).weights
-
-
-# ---- Formats
-
-
-@pytest.mark.parametrize(
-    ("name", "stored", "published"),
-    [
-        ("gpt-oss-20b", None, 12.8 * 2**30),  # arXiv 2508.10925, Table 1: "checkpoint size"
-        ("gpt-oss-120b", None, 60.8 * 2**30),
-        ("gpt-oss-120b", "mxfp4", 60.8 * 2**30),
-        ("llama-3.1-8b", None, 16.06e9),  # total_size of meta-llama/Llama-3.1-8B: 16,060,522,496
-        ("llama-3.1-8b", "int4", 5.73e9),  # hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4
-        ("llama-3.1-8b", "q8_0", 8.54e9),  # the file of llama.cpp, with the vocabulary
-    ],
-)
-def test_published_checkpoints(name: str, stored: str | None, published: float) -> None:
-    assert weights(name, stored) == pytest.approx(published, rel=0.002)
-
-
-def test_the_checkpoint_of_deepseek_v3() -> None:
-    """688,586,727,753 bytes by its index: the model in fp8, and a module for multi-token prediction with both tables
-    once more (README_WEIGHTS.md of the repository)."""
-    module = count_parameters(V3.replace(mtp_depth=1)).mtp
-    tables = 2 * count_parameters(V3).head
-    size = weights("deepseek-v3") + FORMATS["fp8"].size * module + 2 * tables
-    assert size == pytest.approx(688_586_727_753, rel=3e-4)
-
-
-@pytest.mark.parametrize(
-    ("name", "bytes_per_number"),
-    [("fp32", 4), ("bf16", 2), ("fp16", 2), ("int8", 1), ("fp8", 1 + 4 / 16384), ("int4", 4.15625 / 8), ("nf4", 0.5625),
-     ("mxfp4", 4.25 / 8), ("nvfp4", 4.5 / 8), ("q8_0", 34 / 32), ("q4_0", 18 / 32)],
-)  # fmt: skip
-def test_formats_by_hand(name: str, bytes_per_number: float) -> None:
-    count, form = count_parameters(preset("mixtral-8x7b").config), FORMATS[name]
-    assert form.size == bytes_per_number
-    whole = {"fp32": 4, "q8_0": 4, "q4_0": 4}.get(name, 2)  # bytes of what is not compressed
-    linear = {"attention": count.attention, "routed": count.routed}
-    if name == "mxfp4":
-        del linear["attention"]
-    if name in ("q8_0", "q4_0"):
-        linear |= {"embedding": count.embedding, "head": count.head}
-    inside = sum(linear.values())
-    expected = inside * bytes_per_number + (count.total - inside) * whole
-    assert weights("mixtral-8x7b", name) == pytest.approx(expected, rel=1e-12)
-
-
-FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-GROUP = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
-
-
-@pytest.mark.parametrize(
-    ("config", "name", "size"),
-    [
-        (FP8, "fp8", 1 + 4 / 16384),
-        ({"quant_method": "fp8", "weight_block_size": [1, 32]}, "fp8", 1 + 4 / 32),
-        ({"quant_method": "fp8"}, "fp8", 1),
-        ({"quant_method": "fbgemm_fp8"}, "fp8", 1),
-        ({"quant_method": "mxfp4"}, "mxfp4", 17 / 32),
-        ({"quant_method": "awq", "bits": 4, "group_size": 128}, "awq 4-bit", (4 + 20 / 128) / 8),
-        ({"quant_method": "gptq", "bits": 8, "group_size": 32}, "gptq 8-bit", (8 + 24 / 32) / 8),
-        ({"quant_method": "gptq", "bits": 4, "group_size": -1}, "gptq 4-bit", 0.5),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8", 1),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "nf4", 0.5625),
-        ({"quant_method": "bitsandbytes", "_load_in_4bit": True, "bnb_4bit_use_double_quant": True}, "nf4",
-         0.5 + (1 + 4 / 256) / 64),
-        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4", 0.5625),
-        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8", 1),
-        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": GROUP}}}, "int4", 4.5 / 8),
-        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {
-            "num_bits": 8, "type": "float", "strategy": "channel"}}}}, "fp8", 1),
-        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {
-            "num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}}}}, "nvfp4", 0.5625),
-        ({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {
-            "num_bits": 4, "type": "float", "group_size": None}}}}, "nvfp4", 0.5625),
-        ({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {
-            "num_bits": 4, "type": "float", "group_size": 32}}}}, "mxfp4", 17 / 32),
-        ({"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"type": "int"}}}}, "int8", 1),
-        ({"quant_method": "awq", "group_size": 65_536}, "awq 4-bit", (4 + 20 / 65_536) / 8),
-        ({"quant_method": "awq"}, "awq 4-bit", (4 + 20 / 128) / 8),
-        ({"quant_method": "gptq", "group_size": 1}, "gptq 4-bit", 3),
-    ],
-)  # fmt: skip
-def test_quantization_config(config: dict[str, Any], name: str, size: float) -> None:
-    for settings in ({"quantization_config": config}, {"text_config": {"quantization_config": config}}):
-        found = published_format(settings, 32)
-        assert (found.name, found.size, found.other) == (name, size, 2)
-
-
-ALL = {"attention": 1.0, "dense": 1.0, "shared": 1.0, "routed": 1.0}
-
-
-@pytest.mark.parametrize(
-    ("config", "shares"),
-    [
-        (FP8, ALL),
-        (FP8 | {"modules_to_not_convert": None}, ALL),
-        (FP8 | {"modules_to_not_convert": ["lm_head", "model.embed_tokens", "model.layers.1.mlp.gate"]}, ALL),
-        (FP8 | {"ignored_layers": ["re:.*self_attn.*", "lm_head"]}, ALL | {"attention": 0.0}),
-        (FP8 | {"ignore": [f"model.layers.{i}.self_attn*" for i in range(32)]}, ALL | {"attention": 0.0}),
-        (FP8 | {"ignore": [f"model.layers.{i}.self_attn.{m}_proj" for i in range(8) for m in "qkvo"]},
-         ALL | {"attention": 0.75}),
-        (FP8 | {"ignore": [r"re:.*mlp\.(gate|up|gate_up|down)_proj.*", "re:.*shared_experts.*", "re:.*self_attn.*"]},
-         {"attention": 0.0, "dense": 0.0, "shared": 0.0, "routed": 1.0}),
-        (FP8 | {"exclude_modules": ["model.layers.3.mlp.experts.*"]}, ALL | {"routed": 1 - 1 / 32}),
-        (FP8 | {"ignore": ["model.layers.0.mlp"]},
-         {"attention": 1.0, "dense": 1 - 1 / 32, "shared": 1 - 1 / 32, "routed": 1 - 1 / 32}),
-        ({"quant_method": "mxfp4"}, {"routed": 1.0}),
-    ],
-)  # fmt: skip
-def test_modules_that_stay_as_they_are(config: dict[str, Any], shares: dict[str, float]) -> None:
-    assert published_format({"quantization_config": config}, 32).shares == shares
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ("fp8", "quantization_config='fp8' must be a JSON object"),
-        ({}, None),
-        ({"quant_method": "aqlm"}, "quantization_config.quant_method='aqlm' is not understood; we know fp8"),
-        ({"bits": 4}, "quantization_config.quant_method='None' is not understood"),
-        (FP8 | {"weight_block_size": [128]}, r"weight_block_size=\[128\] must be two whole numbers"),
-        (FP8 | {"weight_block_size": [128, 0]}, "weight_block_size=.* must be two whole numbers"),
-        ({"quant_method": "awq", "bits": "four"}, "quantization_config bits=four must be a whole number"),
-        ({"quant_method": "gptq", "group_size": -2}, "quantization_config group_size=-2 must be a whole number"),
-        ({"quant_method": "gptq", "group_size": 65_537}, "quantization_config group_size=65537 must be .*, e.g. 128$"),
-        ({"quant_method": "awq", "bits": "4" * 99}, "quantization_config bits=4{40} must be a whole number, e.g. 4$"),
-        ({"quant_method": "gptq", "group_size": 0}, "quantization_config group_size=0 must be a whole number"),
-        ({"quant_method": "modelopt", "quant_algo": "W4A8"}, "quant_algo='w4a8' is not understood; we know FP8, NVFP4"),
-        ({"quant_method": "compressed-tensors"}, "^quantization_config.config_groups must say how weights are stored$"),
-        ({"quant_method": "compressed-tensors", "config_groups": {}}, "config_groups must say"),
-    ],
-)
-def test_formats_that_are_not_understood(config: object, message: str | None) -> None:
-    if message is None:
-        assert published_format({"quantization_config": config}, 1) == FORMATS["bf16"]
-        return
-    with pytest.raises(ValueError, match=message):
-        published_format({"quantization_config": config}, 1)
-
-
-def test_wrong_names() -> None:
-    with pytest.raises(ValueError, match="weights='fp7' is not known: use one of fp32, bf16"):
-        weight_format("fp7")
-    with pytest.raises(
-        ValueError, match="cache='int4' is not known: use one of fp32, bf16, fp16, fp8, int8, q8_0, q4_0"
-    ):
-        stored_cache(V3, 1, "int4", 1)
-
-
-@pytest.mark.parametrize(
-    ("name", "kilobytes"), [("deepseek-v3", 70.272), ("llama-3.1-405b", 516.096)]
-)  # arXiv 2505.09343, Table 1
-def test_published_caches(name: str, kilobytes: float) -> None:
-    assert stored_cache(preset(name).config, 1, "bf16", 1) == 1000 * kilobytes
-
-
-def test_the_cache_of_opt_13b() -> None:
-    """800 KB for a token (PagedAttention, arXiv 2309.06180, section 3.1), a GB and a half for 2,048."""
-    opt = ModelConfig(d_model=5120, n_layers=40, n_heads=40, context=2048)
-    assert stored_cache(opt, 1, "fp16", 1) == 800 * 1024
-
-
-@pytest.mark.parametrize(("name", "bits"), [("q8_0", 8.5), ("q4_0", 4.5), ("fp8", 8), ("bf16", 16), ("fp32", 32)])
-def test_types_of_cache(name: str, bits: float) -> None:
-    assert stored_cache(LLAMA, 100, name, 3) == 3 * 100 * 32 * 2 * 8 * 128 * bits / 8
-    assert set(CACHES) >= {name, "int8"}
-    assert stored_cache(LLAMA, 100, "int8", 3) == 3 * 100 * 32 * 2 * 8 * (128 + 4), "a scale for each key and value"
 
 
 # ---- Splits

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sparsity_lab.accounting.cost import training_bill
 from sparsity_lab.accounting.devices import device
 from sparsity_lab.accounting.hf_config import from_hf, load_hf_config
 from sparsity_lab.accounting.presets import preset
+from sparsity_lab.cli.main import build_parser, main
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -133,11 +135,27 @@ def test_encoder_decoders_are_refused() -> None:
 # ---- Models of text and more
 
 
-def test_the_text_part_is_counted_and_says_so() -> None:
-    whole = {"model_type": "llava", "text_config": QWEN2, "vision_config": {"hidden_size": 9}}
-    shape = from_hf(whole)
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({}, "only text_config is counted; with its vision part (303.2M) it has 303.5M"),
+        ({"audio_config": {}}, "only text_config is counted, without audio_config"),
+        ({"model_type": "aria"}, "only text_config is counted, without vision_config"),
+        ({"vision_config": {"model_type": "timm_wrapper"}}, "only text_config is counted, without vision_config"),
+        ({"vision_config": None}, "only text_config is counted, without what stands beside it"),
+        (
+            {"vision_config": {"hidden_size": "wide"}},
+            "only text_config is counted, without vision_config: vision_config.hidden_size='wide' must be a whole "
+            "number from 1 to 16,777,216",
+        ),
+    ],
+)
+def test_the_text_part_is_counted_and_says_so(changes: dict[str, Any], note: str) -> None:
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "patch_size": 14}
+    shape = from_hf({"model_type": "llava", "text_config": QWEN2, "vision_config": vision} | changes)
     assert count_parameters(shape).total == total(QWEN2)
-    assert shape.left_out == ("only text_config is counted, without vision_config",)
+    assert shape.left_out[-1] == note
+    assert (shape.vision > 0) == any("vision part" in each for each in shape.left_out)
 
 
 def test_ties_stand_inside_or_outside() -> None:
@@ -153,6 +171,8 @@ def test_ties_stand_inside_or_outside() -> None:
 
 
 def test_modules_for_more_tokens_are_left_out_and_named() -> None:
+    draft = preset("deepseek-v4-flash").settings | {"dspark_markov_rank": 256}
+    assert from_hf(draft).left_out[-1] == "the draft model (DSpark) is not counted"
     assert preset("deepseek-v3").shape.left_out == ("multi-token prediction (1 layer for training) is not counted",)
 
 
@@ -226,6 +246,10 @@ def spoilt(chance: random.Random) -> bytes:
              "num_nextn_predict_layers", "\x1b]0;title\x07_experts", "expert" * 80]  # fmt: skip
     for _ in range(chance.randint(1, 4)):
         values[chance.choice(names)] = chance.choice(odd)
+    if chance.random() < 0.2:
+        seeing = {name: chance.choice(odd) for name in ("hidden_size", "depth", "\x1b[1m_gate", "image_size")}
+        kind = chance.choice(["llava", "qwen3_vl", "kimi_k25", "internvl", "mistral3"])
+        values = {"model_type": kind, "text_config": LLAMA, "vision_config": seeing, chance.choice(names): 10**400}
     data = json.dumps(values).encode()
     if chance.random() < 0.3:
         cut = chance.randrange(len(data))
@@ -233,19 +257,27 @@ def spoilt(chance: random.Random) -> bytes:
     return data
 
 
-def test_six_hundred_hostile_files(tmp_path: Path) -> None:
+def test_six_hundred_hostile_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is counted, or refused in one line and with status 2."""
+    monkeypatch.setattr("sparsity_lab.cli.main.build_parser", cache(build_parser))  # or it takes most of the time
     path, chance, refused = tmp_path / "config.json", random.Random(0), 0
-    for _ in range(600):
+    main(["count", "gpt2"])  # imports what answers need
+    for n in range(600):
         path.write_bytes(spoilt(chance))
-        start = time.monotonic()
-        try:
-            count_parameters(load_hf_config(path))
-        except ValueError as error:
+        start = time.process_time()
+        verb = ("count", "cache", "memory", "cost", "compare")[n % 5]
+        more = {"cache": ["--tokens", "8"], "cost": ["--tokens", "1T"], "compare": ["gpt2"]}.get(verb, [])
+        capsys.readouterr()
+        status = main([verb, str(path), *more])
+        out, error = capsys.readouterr()
+        if status:
             refused += 1
-            message = str(error)
-            assert message.isprintable(), "one line, and nothing that steers a terminal"
-            assert len(message) < 1000
-        assert time.monotonic() - start < 2
+            assert (status, out, error.count("\n")) == (2, "", 1), error
+            assert error.rstrip("\n").isprintable(), "nothing that steers a terminal"
+            assert len(error) < 1000
+        assert time.process_time() - start < 2
     assert refused > 400
 
 

@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    PretrainedConfig,
+)
 
 from sparsity_lab.accounting import count_parameters, flops_by_part
 from sparsity_lab.accounting.hf_config import from_hf, load_hf_config
@@ -36,6 +42,24 @@ def test_as_many_weights_as_in_transformers(name: str) -> None:
     with torch.device("meta"):
         model = auto.from_config(config)
     assert count_parameters(PRESETS[name].config).total == model.num_parameters()
+
+
+@pytest.mark.parametrize("name", [name for name, case in PRESETS.items() if case.whole])
+def test_whole_models(name: str) -> None:
+    """Those of text and images, with the part that sees."""
+    case = PRESETS[name]
+    config = AutoConfig.for_model(**case.whole, text_config=dict(case.settings))
+    config.tie_word_embeddings = case.settings["tie_word_embeddings"]
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    assert count_parameters(case.config).total + case.shape.vision == model.num_parameters()
+
+
+def test_a_published_vision_encoder() -> None:
+    """That of Gemma 3 has 417M (arXiv 2503.19786, Table 1), besides a matrix and a norm that join it to the text."""
+    case = preset("gemma-3-27b")
+    encoder = case.shape.vision - (5376 + 1) * 1152
+    assert round(encoder / 1e6) == 417
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -82,7 +106,10 @@ def test_a_small_deepseek_v3_is_built_and_chooses_within_its_groups() -> None:
 
 
 def says(published: float, ours: float) -> bool:
-    """Whether ``published`` may stand for our number: within 1.5 %, or ours rounded or cut off to its digits."""
+    """Whether ``published`` may stand for our number: within 1.5 %, or ours rounded or cut off to its digits, which
+    are those of trillions from 1,000 on."""
+    if published >= 1000:
+        published, ours = published / 1000, ours / 1000
     digits = len(str(published).partition(".")[2].rstrip("0"))
     cut = math.floor(ours * 10**digits) / 10**digits
     return abs(ours / published - 1) <= 0.015 or published in (cut, round(ours, digits))
@@ -94,6 +121,8 @@ def test_says() -> None:
     assert says(37, 36.6)
     assert not says(37, 38.0)
     assert not says(3.61, 3.7)
+    assert says(1600, 1573)
+    assert not says(1600, 1540)
 
 
 @pytest.mark.parametrize("case", PRESETS.values(), ids=lambda case: case.name)

@@ -16,8 +16,8 @@ from sparsity_lab.config import ModelConfig
 from tests.accounting.test_hf_types import small_file
 
 WINDOW = 48
-MLA = {"num_key_value_heads": 12, "n_group": 1, "topk_group": 1}
-LAYERED = ["gpt_oss", "gemma3_text", "olmo3", "afmoe", "exaone_moe", "llama4_text"]
+MLA = {"num_key_value_heads": 12, "n_group": 1, "topk_group": 1, "zero_expert_num": 0}
+LAYERED = ["gpt_oss", "gemma3_text", "olmo3", "afmoe", "exaone_moe", "llama4_text", "mimo_v2_flash"]
 
 
 class Live:
@@ -45,9 +45,9 @@ class Live:
         """The numbers in the cache."""
         total = 0
         for layer in self.cache.layers:
-            for name in ("keys", "values", "indexer_keys"):
-                if isinstance(held := getattr(layer, name, None), torch.Tensor):
-                    total += held.numel()
+            held = [getattr(layer, name, None) for name in ("keys", "values", "indexer_keys")]
+            held += getattr(layer, "compressed_kv", {}).values()  # DeepSeek-V4's, whose values are its keys
+            total += sum({id(each): each.numel() for each in held if isinstance(each, torch.Tensor)}.values())
             for name in ("conv_states", "recurrent_states"):
                 total += sum(state.numel() for state in getattr(layer, name, {}).values() if state is not None)
         return total
@@ -80,7 +80,7 @@ def test_windows(kind: str) -> None:
         live.cache = DynamicCache(config=live.model.config)
 
 
-@pytest.mark.parametrize("kind", ["deepseek_v3", "glm4_moe_lite", "deepseek_v32"])
+@pytest.mark.parametrize("kind", ["deepseek_v3", "glm4_moe_lite", "deepseek_v32", "longcat_flash"])
 def test_latents(kind: str) -> None:
     live = Live(kind, **MLA)
     for tokens, new in ((30, 30), (31, 1)):
@@ -90,7 +90,26 @@ def test_latents(kind: str) -> None:
         assert cache_bytes(live.shape, tokens, "fp8") == live.kept()
 
 
-@pytest.mark.parametrize("kind", ["qwen3_next", "kimi_linear", "qwen3_5_text"])
+def test_compressed_attention() -> None:
+    """DeepSeek-V4: transformers computes all scores, keeps one token less than a window, and multiplies the scores of
+    the indexer's heads number by number. Tokens that do not fill an entry wait in a buffer, which is empty here."""
+    live = Live("deepseek_v4", sliding_window=WINDOW, index_topk=4)
+    assert live.shape.kinds == {"sliding": 6, "sparse": 2, "compressed": 2}
+    tokens, streams = 2 * WINDOW, 3
+    flops = live.read(tokens) / tokens
+    for mixer, times in live.shape.mixers():
+        entries = tokens // mixer.stride
+        flops -= 2 * times * ((entries - mixer.seen(tokens)) * mixer.pair - mixer.scan // 21 * entries)
+    head = 2 * streams**2 * live.shape.d_model  # makes one stream of several
+    assert sum(flops_by_part(live.shape, tokens).values()) == flops - head
+    twice = 2 * (WINDOW - 1) * 24  # layers that compress nothing keep a key again, as its value
+    assert cache_bytes(live.shape, tokens, "fp8") == live.kept() - twice + 6 * 24
+    for new in (0, 3, WINDOW):
+        one = cache_bytes(live.shape, new, "fp8")
+        assert one == 24 * (6 * new + 2 * (new // 8) + 2 * (new // 16)) + 20 * 2 * (new // 8)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_next", "kimi_linear", "qwen3_5_text", "bailing_hybrid"])
 def test_linear_attention(kind: str) -> None:
     """In one step of decoding. torch's counter leaves out the state, which is updated number by number, and convolves
     a window with one number more than there is to convolve."""
@@ -118,6 +137,12 @@ MIXERS = st.builds(
     weights=st.just(Weights()),
     sees=st.none() | st.integers(1, 20),
     keeps=st.none() | st.integers(1, 20),
+) | st.builds(
+    Mixer,
+    kind=st.just("compressed"),
+    weights=st.just(Weights()),
+    sees=st.none() | st.integers(1, 20),
+    stride=st.integers(1, 20),
 )
 
 
@@ -125,7 +150,7 @@ MIXERS = st.builds(
 def test_what_all_tokens_see(mixer: Mixer, tokens: int) -> None:
     each = [mixer.seen(n) for n in range(1, tokens + 1)]
     assert mixer.seen_by_all(tokens) == sum(each)
-    assert all(1 <= seen <= n for n, seen in enumerate(each, 1))
+    assert all(n // mixer.stride >= seen >= (mixer.stride == 1) for n, seen in enumerate(each, 1))
 
 
 @given(config=st.from_type(ModelConfig))
@@ -150,6 +175,10 @@ def test_twins_of_layers_that_differ() -> None:
     full = attention_twins(shape)["mha"]
     assert cache_bytes(full, 1000, "fp8") == 2 * 12 * 24 * (3 * 1000 + 3 * WINDOW)
     assert cache_bytes(shape, 1000, "fp8") == cache_bytes(full, 1000, "fp8") / 2, "6 of 12 heads have keys and values"
+    entries = from_hf(small_file("deepseek_v4"))
+    shared = attention_twins(entries)["mqa"]
+    assert shared.kinds == {"sliding": 2, "full": 4}, "one mixer in each layer"
+    assert cache_bytes(shared, 1000, "fp8") == 2 * 24 * (4 * 1000 + 2 * WINDOW)
     linear = from_hf(small_file("qwen3_next"))
     states = [cache_bytes(each, 0) for each in (linear, *attention_twins(linear).values())]
     assert len(set(states)) == 1, "what is no attention stays"

@@ -499,7 +499,30 @@ def test_models(capsys: Capture) -> None:
     assert v3["total"] == 671_026_404_352
     assert v3["total_published"] == 671e9
     assert main(["models"]) == 0
-    assert "deepseek_v32" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "deepseek_v4" in out
+    assert "llama-4-scout 871.9M" in out
+    assert "qwen3_vl_moe" in data["vision_types"]
+    longest = {len(line) for line in out.splitlines()}
+    assert max(longest) <= 80
+
+
+@pytest.mark.parametrize("words", ["count", "cost --tokens 1T", "cache --tokens 8", "memory", "compare gpt2"])
+def test_the_vision_part_is_told(words: str, capsys: Capture) -> None:
+    verb, *more = words.split()
+    assert main([verb, "llama-4-scout", *more]) == 0
+    assert "text_config is counted; with its vision part (871.9M) it has 108.6B\n" in capsys.readouterr().out
+
+
+def test_count_and_cache_of_deepseek_v4(capsys: Capture) -> None:
+    data = answer(["count", "deepseek-v4-flash"], capsys)
+    assert data["total"] == sum(data["parts"].values()) == 284_332_230_231
+    assert data["vision"] == 0
+    assert main(["cache", "deepseek-v4-flash", "--tokens", "1048576"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "43 of 43 layers (sliding) keep at most 128 tokens." in lines
+    assert "21 of 43 layers (sparse) keep one entry for 4 tokens." in lines
+    assert "20 of 43 layers (compressed) keep one entry for 128 tokens." in lines
 
 
 def test_cost(capsys: Capture) -> None:

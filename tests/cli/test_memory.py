@@ -50,6 +50,18 @@ def test_does_it_fit(capsys: Capture) -> None:
         assert not ask(f"{words} {more}", capsys)["fits"]
 
 
+def test_the_vision_part_comes_on_top(capsys: Capture) -> None:
+    """Cut like the rest, and not compressed; totals are those of the text part."""
+    for words, held in (("--gpus 8", 2), ("--gpus 8 --weights int4", 2), ("--gpus 8 --tensor 8 --weights fp32", 4)):
+        data = ask(f"llama-4-scout {words}", capsys)
+        assert data["vision"] == preset("llama-4-scout").shape.vision * held / 8
+        assert data["total"] == sum(data["each_gpu"].values())
+    assert main(["memory", "llama-4-scout", "--gpus", "8"]) == 0
+    line = "Its vision part takes 0.22 GB (0.20 GiB) more per GPU, and is not in these numbers."
+    assert line in capsys.readouterr().out
+    assert ask("gpt-oss-20b", capsys)["vision"] == 0
+
+
 def test_it_does_not_fit(capsys: Capture) -> None:
     assert main(["memory", "llama-3.1-70b", "--device", "a100"]) == 0
     *_, last_but_one, last = capsys.readouterr().out.splitlines()
