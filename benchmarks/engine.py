@@ -21,7 +21,7 @@ from sparsity_lab.figures.training import smooth
 from sparsity_lab.pages import training
 from sparsity_lab.training import Training
 from tests.browser.lab import browsing
-from tests.pages.engine import PRELUDE, in_node, page_corpus, page_text
+from tests.pages.engine import PRELUDE, engine_text, in_node, page_corpus
 
 PICTURE = Path("build/engine.png")
 SHAPES = ((16, 1, 0.0), (16, 1, 0.9375), (32, 2, 0.9375), (32, 2, 0.96875))  # width, layers, sparsity
@@ -39,7 +39,7 @@ const seconds = (performance.now() - start) / 1000;
 
 def rows() -> Iterator[Row]:
     torch.set_num_threads(1)
-    page_text()
+    engine_text(page_corpus())
     for width, depth, sparsity in SHAPES:
         model = training.model(width, depth, sparsity)
         name = f"engine, width {width}, {depth} layer{'s'[: depth > 1]}, S = {sparsity:g}"
@@ -58,8 +58,13 @@ def rows() -> Iterator[Row]:
 
 def timed(model: ModelConfig) -> dict[str, object]:
     run = resolve(model, RunConfig(budget=1e10, seed=SEED))
-    given = {"config": model.to_dict(), "run": run.to_dict(), "steps": plan(model, run).steps, "text": page_text()}
-    return given | {"warm": WARM, "count": STEPS}
+    given = {
+        "config": model.to_dict(),
+        "run": run.to_dict(),
+        "steps": plan(model, run).steps,
+        "text": engine_text(page_corpus()),
+    }
+    return given | {"text": engine_text(page_corpus()), "warm": WARM, "count": STEPS}
 
 
 def in_torch(model: ModelConfig) -> float:

@@ -13,7 +13,7 @@ from sparsity_lab.pages.gallery import SITE
 from tests.browser.conftest import SCREENSHOTS
 from tests.browser.lab import PATIENCE, browsing
 from tests.browser.test_app import assert_accessible
-from tests.pages.engine import in_node, page_text
+from tests.pages.engine import engine_text, in_node, page_corpus
 
 pytestmark = pytest.mark.browser
 
@@ -65,7 +65,9 @@ def in_nodes(sparsity: float) -> float:
     script = """const training = begin(input);
     while (!training.done) training.step();
     console.log(JSON.stringify(training.evaluate()));"""
-    loss: float = in_node(script, config=model["config"], run=run, steps=model["steps"][place], text=page_text())
+    loss: float = in_node(
+        script, config=model["config"], run=run, steps=model["steps"][place], text=engine_text(page_corpus())
+    )
     return loss
 
 

@@ -10,7 +10,7 @@ from sparsity_lab.accounting import plan
 from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.pages import training
 from sparsity_lab.training import Training
-from tests.pages.engine import floats, in_node, page_corpus, page_text
+from tests.pages.engine import engine_text, floats, in_node, made_corpus
 
 STEPS = 24
 TOLERANCE = 1e-4
@@ -46,11 +46,16 @@ class Pair(NamedTuple):
 def pair(request: pytest.FixtureRequest) -> Pair:
     model, seed = CASES[request.param]
     run = resolve(model, RunConfig(budget=3e9, seed=seed, backend="naive", device="cpu"))
-    lab = Training(model, run, corpus=page_corpus())
+    lab = Training(model, run, corpus=made_corpus())
     ends = lab.windows.n_windows // run.sequences  # the step in which the second epoch begins
     asked = [0, 1, ends - 1, ends, ends + 1]
-    given = {"config": model.to_dict(), "run": run.to_dict(), "steps": lab.plan.steps, "text": page_text()}
-    return Pair(lab, in_node(BOTH, **given, count=STEPS, batches=asked), asked)
+    given = {
+        "config": model.to_dict(),
+        "run": run.to_dict(),
+        "steps": lab.plan.steps,
+        "text": engine_text(made_corpus()),
+    }
+    return Pair(lab, in_node(BOTH, **given, text=engine_text(made_corpus()), count=STEPS, batches=asked), asked)
 
 
 def close(ours: str, theirs: torch.Tensor, tolerance: float) -> bool:
@@ -132,8 +137,13 @@ def test_gradients_are_slopes() -> None:
     console.log(JSON.stringify(slopes));"""
     model = ModelConfig(**ODD)
     run = resolve(model, RunConfig(budget=1e8, seed=1))
-    given = {"config": model.to_dict(), "run": run.to_dict(), "steps": plan(model, run).steps, "text": page_text()}
-    for name, (norm, slope) in in_node(script, **given, size=1e-4).items():
+    given = {
+        "config": model.to_dict(),
+        "run": run.to_dict(),
+        "steps": plan(model, run).steps,
+        "text": engine_text(made_corpus()),
+    }
+    for name, (norm, slope) in in_node(script, **given, text=engine_text(made_corpus()), size=1e-4).items():
         assert slope == pytest.approx(norm, rel=0.01, abs=2e-5), name
 
 
