@@ -103,7 +103,7 @@ class Router(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves the router to a device, but not the seed of the next draw, which the host reads at each step."""
         draw = self.draw
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.draw = draw
         return self
 
