@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from benchmarks import fit as synthetic
 from sparsity_lab import __version__
+from sparsity_lab.accounting import plan
 from sparsity_lab.analysis.pruning import nonzeros
 from sparsity_lab.analysis.sparsity_measures import MEASURES
 from sparsity_lab.cli import prune as prune_file
