@@ -15,7 +15,7 @@ from threading import Semaphore
 
 from sparsity_lab.accounting import plan
 from sparsity_lab.config import ModelConfig, RunConfig
-from sparsity_lab.runs.gpus import describe, gpus, place
+from sparsity_lab.runs.gpus import gpus, place, sharing
 from sparsity_lab.runs.pool import Line, Pool
 
 WARM_UP = 10  # steps
@@ -55,7 +55,7 @@ def rate(model: ModelConfig, run: RunConfig, workers: int, seconds: float) -> tu
     one of them held at most. The budget should pay for all these seconds."""
     on = place([(model, run)], workers if run.device == "cuda" else None)
     if on:
-        print(f"<!-- {describe(on)} -->")
+        print(f"<!-- {sharing(on)} -->")
     ready = Semaphore(0)
     with closing(Pool(len(on) or workers, [gpu.id for gpu in on])) as pool:
         jobs = [

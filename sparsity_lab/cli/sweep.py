@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from sparsity_lab.runs.gpus import describe, place
+    from sparsity_lab.runs.gpus import place, sharing
     from sparsity_lab.runs.grid import read_grid
     from sparsity_lab.runs.lanes import measure_speed
     from sparsity_lab.runs.pool import pool
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
 
     on = [] if options.scheduler else place(todo, options.per_gpu)
     if on:
-        print(describe(on), "Each is taken for as fast as one alone, which is too fast:", file=sys.stderr)
+        print(sharing(on), "Each is taken for as fast as one alone, which is too fast:", file=sys.stderr)
     speed = pool().submit(measure_speed, todo[0][1].corpus).result() if todo else None
     print(estimate(todo, folder, len(on) or options.workers, speed).summary(), file=sys.stderr)
     if options.estimate:

@@ -73,7 +73,7 @@ def bytes_of_run(model: ModelConfig, run: RunConfig) -> float:
     return CONTEXT + ROOM * training_memory(model, run.sequences * model.context, "float32").total
 
 
-def describe(workers: Sequence[Gpu]) -> str:
+def sharing(workers: Sequence[Gpu]) -> str:
     """Says in a sentence which workers share which GPU."""
     shares = [f"{workers.count(gpu)} on GPU {gpu.id} ({gpu.name})" for gpu in dict.fromkeys(workers)]
     return f"{len(workers)} worker{'s' * (len(workers) > 1)}: {', '.join(shares)}."

@@ -16,7 +16,7 @@ from benchmarks import per_gpu
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.files import DATA
 from sparsity_lab.runs import gpus as gpus_module
-from sparsity_lab.runs.gpus import Gpu, bytes_of_run, describe, gpus, place
+from sparsity_lab.runs.gpus import Gpu, bytes_of_run, gpus, place, sharing
 from sparsity_lab.runs.grid import read_grid
 from sparsity_lab.runs.pool import Line, Pool
 from sparsity_lab.runs.repeat import run_all
@@ -67,8 +67,8 @@ def test_each_worker_sees_its_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None
 def test_workers_take_gpus_in_turn(two: tuple[Gpu, ...], model: ModelConfig, run: RunConfig) -> None:
     workers = place([(model, run)], 3)
     assert workers == [*two, *two, *two]
-    assert describe(workers) == "6 workers: 3 on GPU 2 (NVIDIA X), 3 on GPU GPU-5c (NVIDIA Y)."
-    assert describe(workers[:1]) == "1 worker: 1 on GPU 2 (NVIDIA X)."
+    assert sharing(workers) == "6 workers: 3 on GPU 2 (NVIDIA X), 3 on GPU GPU-5c (NVIDIA Y)."
+    assert sharing(workers[:1]) == "1 worker: 1 on GPU 2 (NVIDIA X)."
     assert place([(model, run)], None) == place([], 3) == []
 
 

@@ -32,7 +32,7 @@ from sparsity_lab.runs.grid import read_grid
 from sparsity_lab.training import trainer
 from sparsity_lab.training.corpus import Corpus
 from sparsity_lab.training.trainer import LOSSES_AT_ONCE, Training
-from sparsity_lab.widgets.controls import WIDTHS
+from sparsity_lab.widgets.settings import WIDTHS
 from tests.conftest import small_models
 
 aten = torch.ops.aten
