@@ -1,4 +1,4 @@
-"""Train a grid of runs on all cores or on a cluster; a sweep that is started again resumes."""
+"""Train a grid of runs on all cores, on GPUs or on a cluster; a sweep that is started again resumes."""
 
 import argparse
 import errno
@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the records, one file per run")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, help="processes on this machine (default: one per core)")
-    where.add_argument("--per-gpu", type=int, metavar="N", help="processes that share each GPU (default: none)")
+    where.add_argument(
+        "--per-gpu", type=int, metavar="N", help="processes that share each GPU (default: one per core on the first)"
+    )
     where.add_argument("--scheduler", metavar="ADDR", help="address of a Dask cluster, e.g. tcp://host:8786")
     parser.add_argument("--estimate", action="store_true", help="say how long it would take, and train nothing")
     parser.add_argument("--device", help=f"with --estimate: not this machine, but one of {', '.join(DEVICES)}")
