@@ -53,7 +53,11 @@ class Experts(nn.Module):
         """Gives the same numbers from tokens sorted by expert, with a product for each group."""
         weights_NK, *weights = (w.to(x_ND.dtype) for w in (routing.weights_NK, self.gate_up_EDG, self.down_EFD))
         compute = grouped_compiled if torch.compiler.is_compiling() else partial(apply, _Grouped)
-        return compute(x_ND, weights_NK, routing.experts_NK, routing.counts_E, *weights)
+        chosen = weights_NK, routing.experts_NK, routing.counts_E
+        if x_ND.device.type == "cpu" or _is_aligned(x_ND, weights[0].shape[2]):
+            return compute(x_ND, *chosen, *weights)
+        wide_ND, *weights = _aligned(x_ND, *weights)  # a loop over the groups would wait for their sizes
+        return compute(wide_ND, *chosen, *weights)[:, : x_ND.shape[1]]
 
     def megablocks(self, x_ND: Tensor, routing: Routing) -> Tensor:
         """Gives the same numbers by MegaBlocks' own layer."""
@@ -126,6 +130,14 @@ def _grouped_grad(x_SA: Tensor, g_SB: Tensor, ends_E: Tensor, multiply: Multiply
 def _is_aligned(x_ND: Tensor, G: int) -> bool:
     """Tells whether `grouped_mm` takes these: it wants rows of a multiple of 16 bytes."""
     return x_ND.dtype != torch.float64 and x_ND.shape[1] * x_ND.itemsize % 16 == 0 and G * x_ND.itemsize % 32 == 0
+
+
+def _aligned(x_ND: Tensor, gate_up_EDG: Tensor, down_EFD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Widens tokens and experts with zeros, which change nothing, to what `grouped_mm` takes."""
+    unit = 16 // x_ND.itemsize
+    D, F_ = (-size % unit for size in (x_ND.shape[1], down_EFD.shape[1]))  # how much is missing
+    gate_up_ED2F = F.pad(gate_up_EDG.unflatten(-1, (2, -1)), (0, F_, 0, 0, 0, D))
+    return F.pad(x_ND, (0, D)), gate_up_ED2F.flatten(-2), F.pad(down_EFD, (0, D, 0, F_))
 
 
 class _Grouped(torch.autograd.Function):

@@ -5,7 +5,7 @@ Legend: N tokens (batch and sequence flattened), D model width, E experts, K exp
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,8 @@ class Router(nn.Module):
     def forward(self, x_ND: Tensor, tokens_N: Tensor | None = None) -> Routing:
         """Routes tokens, (N, D). Only ``hash`` needs ``tokens_N``, the tokens' ids."""
         if self.draw is not None:
-            self.last = route_fixed(_drawn(len(x_ND), self.config, int(self.draw)).to(x_ND.device), self.config)
+            experts_NK = _drawn(len(x_ND), self.config, int(self.draw))
+            self.last = route_fixed(experts_NK.to(x_ND.device, non_blocking=True), self.config)
             self.draw += 1
         elif self.weight is None:
             assert self.table_VK is not None
@@ -98,6 +99,13 @@ class Router(nn.Module):
             else:
                 self.last = route_plain(logits_NE, self.config, self.bias_E, self.all_reduce)
         return self.last
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves the router to a device, but not the seed of the next draw, which the host reads at each step."""
+        draw = self.draw
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.draw = draw
+        return self
 
     def aux_loss(self, routing: Routing) -> Tensor:
         """Returns the two losses, weighted as the config says."""
@@ -126,10 +134,17 @@ def _drawn(n_tokens: int, config: ModelConfig, seed: int = 0) -> Tensor:
     return draws_NE.topk(config.top_k).indices
 
 
+def _counted(experts_NK: Tensor, n_experts: int) -> Tensor:
+    """Returns how often each expert was chosen, int64, (E,). On a GPU `bincount` would wait for its result; a compiler
+    can't trace it."""
+    choices_S = experts_NK.flatten()
+    return choices_S.new_zeros(n_experts).index_add(0, choices_S, torch.ones_like(choices_S))
+
+
 def route_fixed(experts_NK: Tensor, config: ModelConfig) -> Routing:
     """Returns a routing with these choices and equal weights, in which there is nothing to learn."""
     N, K = experts_NK.shape
-    counts_E = torch.bincount(experts_NK.flatten(), minlength=config.n_experts)
+    counts_E = _counted(experts_NK, config.n_experts)
     weights_NK = torch.full((N, K), config.route_scale / K, device=experts_NK.device)
     probs_NE = torch.zeros(N, config.n_experts, device=experts_NK.device).scatter(1, experts_NK, 1 / K)
     nothing = weights_NK.new_zeros(())
@@ -154,8 +169,7 @@ def route_plain(
     if K > 1:  # for K = 1 the weight stays the score, or no gradient would reach the router
         weights_NK = weights_NK / (weights_NK.sum(-1, keepdim=True) + 1e-20)
 
-    choices_S = experts_NK.flatten()
-    counts_E = choices_S.new_zeros(E).index_add(0, choices_S, torch.ones_like(choices_S))  # what a compiler can trace
+    counts_E = _counted(experts_NK, E)
     probs_NE = scores_NE if config.router == "softmax" else scores_NE / scores_NE.sum(-1, keepdim=True)
     load_E = (counts_E if all_reduce is None else all_reduce(counts_E)).float()
     balance = E * (load_E / load_E.sum() * probs_NE.mean(0)).sum()
@@ -179,15 +193,14 @@ def route_by_experts(logits_NE: Tensor, config: ModelConfig) -> Routing:
 
     whole, rest = divmod(N * K, E)
     best = probs_NE.t().topk(min(whole + 1, N))  # each expert's tokens, and its next one
-    taken_EC = torch.ones_like(best.indices, dtype=torch.bool)
-    if whole < N:
-        taken_EC[:, whole] = False
-        taken_EC[best.values[:, whole].topk(rest).indices, whole] = True
-    experts_S, place_S = taken_EC.nonzero(as_tuple=True)
+    takes_next = best.values[:, -1].topk(rest).indices  # no expert if the division leaves no rest
+    every_E = torch.arange(E, device=probs_NE.device)
+    experts_S = torch.cat([every_E[:, None].expand(E, whole).flatten(), takes_next]).sort().values
+    counts_E = _counted(experts_S, E)
+    place_S = torch.arange(N * K, device=probs_NE.device) - (counts_E.cumsum(0) - counts_E)[experts_S]
     tokens_S = best.indices[experts_S, place_S]
 
     weights_S1 = probs_NE[tokens_S, experts_S, None] * config.route_scale
-    counts_E = taken_EC.sum(1)
     balance = E * (counts_E / (N * K) * probs_NE.mean(0)).sum()
     z = logits_NE.logsumexp(-1).square().mean()
     return Routing(weights_S1, experts_S[:, None], counts_E, probs_NE.detach(), balance, z, tokens_S)
@@ -230,7 +243,7 @@ class _Route(torch.autograd.Function):
 
         # the log-sum-exp from the favourite: its probability is at least 1/E, so the logarithm is safe
         lse_N1 = logits_NE.gather(1, experts_NK[:, :1]) - p_NK[:, :1].log()
-        counts_E = torch.bincount(experts_NK.view(-1), minlength=E)
+        counts_E = _counted(experts_NK, E)
         share_E = counts_E.to(p_NE.dtype) * (E / (N * K))
         balance = torch.dot(share_E, p_NE.mean(0))
         z = lse_N1.square().mean()

@@ -21,7 +21,7 @@ import traceback
 import types
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import cache, partial
@@ -124,10 +124,12 @@ class Job:
 
 class Pool:
     """``size`` worker processes (default: `cores`), and up to `SPARE` more. They start when they are needed, a new one
-    replaces one that dies, and they end with this process."""
+    replaces one that dies, and they end with this process. With ``gpus``, there is one for each, which sees no other
+    GPU: their names, as ``$CUDA_VISIBLE_DEVICES`` takes them, some perhaps several times."""
 
-    def __init__(self, size: int | None = None):
-        self.size = size or cores()
+    def __init__(self, size: int | None = None, gpus: Sequence[str] = ()):
+        self.size = size or len(gpus) or cores()
+        self._gpus = gpus
         self._lock = threading.RLock()
         self._queue: deque[Job] = deque()
         self._workers: list[_Worker] = []
@@ -206,7 +208,8 @@ class Pool:
                 worker.call(job)
 
     def _hire(self) -> "_Worker":
-        worker = _Worker()
+        busy = [worker.gpu for worker in self._workers]
+        worker = _Worker(min(self._gpus, key=lambda gpu: busy.count(gpu) / self._gpus.count(gpu), default=None))
         with self._lock:
             self._workers.append(worker)
             if self._closed:
@@ -280,10 +283,11 @@ _Call = tuple[bytes, str, list[str], dict[str, str]]  # the function and its arg
 class _Worker:
     """A process and the connection to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: str | None = None) -> None:
         context = _context()
+        self.gpu = gpu
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True, name="sparsity-lab")
+        self.process = context.Process(target=_serve, args=(theirs, gpu), daemon=True, name="sparsity-lab")
         with theirs, _nothing_to_import():
             self.process.start()
         self.job: Job | None = None
@@ -330,8 +334,10 @@ def _settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("SPARSITY_LAB_")}
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, gpu: str | None) -> None:
     """Does jobs until whoever hands them out is gone."""
+    if gpu is not None:  # CUDA reads it when it is first used, and nothing that this process is a copy of has used it
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal or a cluster sends to all processes
         signal.signal(number, signal.SIG_IGN)
     with suppress(EOFError, OSError):

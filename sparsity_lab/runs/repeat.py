@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.intervals import contrast_interval, over_seeds
 from sparsity_lab.record import run_id
 from sparsity_lab.runs.crew import Crew
-from sparsity_lab.runs.pool import pool
+from sparsity_lab.runs.gpus import place
+from sparsity_lab.runs.pool import Pool, pool
 from sparsity_lab.runs.store import to_frame, user_store
 from sparsity_lab.runs.worker import Score, fingerprints, kept, to_compile
 
@@ -28,6 +30,7 @@ def run_all(
     folder: Path | None = None,
     score: Score | None = None,
     draw: "Callable[[pd.DataFrame], go.Figure] | None" = None,
+    per_gpu: int | None = None,
 ) -> pd.DataFrame:
     """Trains every (model, run) that the store in ``folder`` (default: the user's) lacks, on all cores, the longest
     first; returns one row per run.
@@ -40,6 +43,8 @@ def run_all(
 
     ``draw`` makes a figure of such a table of the runs that have ended (of none, at first). The cell shows it at once,
     and draws it again in its place when a run ends.
+
+    With ``per_gpu``, that many workers share each GPU of this machine. Raises ValueError as `gpus.place` does.
     """
     from tqdm.auto import tqdm
 
@@ -62,13 +67,15 @@ def run_all(
         ended = [records[run_id(*pair)] for pair in pairs if run_id(*pair) in records]
         return to_frame(ended).assign(record=pd.Series(ended, dtype=object))
 
-    total, place = sum(run.budget for _, run in wanted.values()), os.urandom(8).hex()
+    total, spot = sum(run.budget for _, run in wanted.values()), os.urandom(8).hex()
+    on = place([wanted[name] for name in lacking], per_gpu)
     with (
+        closing(Pool(gpus=[gpu.id for gpu in on])) if on else nullcontext(pool()) as workers,
         tqdm(total=total, initial=flops(), unit="FLOP", unit_scale=True, smoothing=0.05) as bar,
-        Crew(pool(), [wanted[name] for name in lacking], store, shares.__setitem__, score, compiled=compiled) as crew,
+        Crew(workers, [wanted[name] for name in lacking], store, shares.__setitem__, score, compiled=compiled) as crew,
     ):
         if draw is not None:
-            _show(draw(rows()), place, again=False)
+            _show(draw(rows()), spot, again=False)
         while crew.working:
             news = crew.ended(SECONDS_BETWEEN_LOOKS)
             for pair, ended in news:
@@ -77,7 +84,7 @@ def run_all(
                 assert ended is not None, "nobody else can stop it"
                 records[run_id(*pair)], shares[run_id(*pair)] = ended, 1.0
             if news and draw is not None:
-                _show(draw(rows()), place, again=True)
+                _show(draw(rows()), spot, again=True)
             bar.set_description(f"{len(records)} of {len(wanted)} runs", refresh=False)
             bar.update(flops() - bar.n)
 

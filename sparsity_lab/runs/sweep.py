@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from sparsity_lab.accounting import count_parameters
+from sparsity_lab.accounting import count_parameters, plan
+from sparsity_lab.accounting.cost import bill
+from sparsity_lab.accounting.devices import Device
 from sparsity_lab.config import resolve
 from sparsity_lab.record import Record, run_id
 from sparsity_lab.runs.crew import Crew, Ended
+from sparsity_lab.runs.gpus import Gpu, place
 from sparsity_lab.runs.grid import Pair
 from sparsity_lab.runs.pool import Line, Pool, cores, pool
 from sparsity_lab.runs.store import RunStore, user_store
 from sparsity_lab.runs.worker import fingerprints, to_compile
-from sparsity_lab.units import duration
+from sparsity_lab.units import duration, flops
 
 if TYPE_CHECKING:
     from sparsity_lab.runs.cluster import Cluster
@@ -102,11 +105,27 @@ def estimate(pairs: Sequence[Pair], folder: Path, workers: int | None = None, sp
     return Estimate(len(todo), seconds, core_hours, core_hours * WATTS_PER_CORE)
 
 
+def assumed(pairs: Sequence[Pair], device: Device, utilisation: float) -> list[str]:
+    """Returns lines that say, budget by budget, how long runs take on a device of whose peak they reach a share, all
+    together. Nothing is measured. Raises ValueError as `cost.bill` does."""
+    lines, so_far = list[str](), 0.0
+    for budget in sorted({run.budget for _, run in pairs}):
+        group = [pair for pair in pairs if pair[1].budget == budget]
+        seconds = sum(3600 * bill(budget, device, utilisation, run.dtype).device_hours for _, run in group)
+        steps, so_far = sum(plan(*pair).steps for pair in group), so_far + seconds
+        count = f"{len(group)} run{'s' * (len(group) > 1)}, {steps:,} steps"
+        lines.append(f"{flops(budget)}: {count}, {duration(seconds)}; {duration(so_far)} so far.")
+    peaks = ", ".join(f"{device.peak(dtype):.3g} FLOP/s in {dtype}" for dtype in sorted({r.dtype for _, r in pairs}))
+    share = f"{100 * utilisation:.3g} % of its peak ({peaks})"
+    return [*lines, f"Assumed, not measured: all runs together reach {share} on {device.name}."]
+
+
 def sweep(
     pairs: Sequence[Pair],
     folder: Path | str,
     *,
     workers: int | None = None,
+    per_gpu: int | None = None,
     scheduler: str | None = None,
     report: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -114,12 +133,13 @@ def sweep(
 ) -> Progress:
     """Trains those of ``pairs`` without a record, the longest first, and leaves one record per run in ``folder``.
 
-    The work is done by ``workers`` processes of one thread each on this machine (default: one per core), or by those of
-    a Dask ``scheduler`` at an address like ``tcp://host:8786``. ``report`` gets a `Progress` about twice a second
-    (default: a bar). When ``stop()`` is true, or at an interrupt, runs under way save a checkpoint and the sweep ends;
-    started again, it resumes. A second interrupt ends it at once. If a worker dies, its run is tried again; a run that
-    fails every time is recorded as ``failed`` and tried anew by the next sweep. Raises OSError if the disk is full,
-    TimeoutError if no scheduler answers.
+    The work is done by ``workers`` processes of one thread each on this machine (default: one per core), by ``per_gpu``
+    of them on each of its GPUs, or by those of a Dask ``scheduler`` at an address like ``tcp://host:8786``. With
+    ``per_gpu`` the runs of the smallest budget come first, because time on a GPU may be short. ``report`` gets a
+    `Progress` about twice a second (default: a bar). When ``stop()`` is true, or at an interrupt, runs under way save a
+    checkpoint and the sweep ends; started again, it resumes. A second interrupt ends it at once. If a worker dies, its
+    run is tried again; a run that fails every time is recorded as ``failed`` and tried anew by the next sweep. Raises
+    OSError if the disk is full, TimeoutError if no scheduler answers, and ValueError as `gpus.place` does.
     """
     folder = Path(folder).absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,8 +153,9 @@ def sweep(
         if store.finished(*pair, record.corpus["fingerprint"]) is None:  # the user has trained it elsewhere
             store.save(record)
 
-    state = _State(todo, len(pairs), _seconds(todo, speed) if todo else [], folder)
-    state.threads = 1 if scheduler else workers or cores()
+    on = [] if scheduler else place(todo, per_gpu)
+    state = _State(todo, len(pairs), _seconds(todo, speed) if todo else [], folder, whole_budgets=bool(on))
+    state.threads = 1 if scheduler else len(on) or workers or cores()
     if todo and not scheduler:  # another machine may have no compiler
         state.compiled = pool().submit(to_compile, pairs, before).result()
     with closing(Bar()) as bar:
@@ -143,7 +164,7 @@ def sweep(
         if not state.queue or stop():
             return state.progress()
 
-        with _crew(state, workers, scheduler) as crew:
+        with _crew(state, workers, on, scheduler) as crew:
             _work(crew, state, report, stop)
         report(state.progress())
     return state.progress()
@@ -152,9 +173,11 @@ def sweep(
 class _State:
     """The runs that are left, and how far those under way have come."""
 
-    def __init__(self, todo: list[Pair], total: int, seconds: list[float], folder: Path):
+    def __init__(self, todo: list[Pair], total: int, seconds: list[float], folder: Path, whole_budgets: bool = False):
         self.seconds = {run_id(*pair): each for pair, each in zip(todo, seconds, strict=True)}
         self.queue = sorted(todo, key=lambda pair: -self.seconds[run_id(*pair)])  # not finished, the longest first
+        if whole_budgets:
+            self.queue.sort(key=lambda pair: pair[1].budget)
         self.shares = dict.fromkeys(self.seconds, 0.0)  # of each run, how much is trained
         self.total, self.failed, self.threads = total, 0, 1
         self.compiled = set[str]()  # names of runs that are
@@ -182,10 +205,11 @@ class _State:
 
 
 @contextmanager
-def _crew(state: _State, workers: int | None, scheduler: str | None) -> "Iterator[Crew | Cluster]":
+def _crew(state: _State, workers: int | None, on: Sequence[Gpu], scheduler: str | None) -> "Iterator[Crew | Cluster]":
     with ExitStack() as exits:
         if scheduler is None:
-            mine = exits.enter_context(closing(Pool(workers))) if workers else pool()
+            own = workers or on
+            mine = exits.enter_context(closing(Pool(workers, [gpu.id for gpu in on]))) if own else pool()
             store = RunStore(state.folder)
             crew = Crew(mine, state.queue, store, state.hear, curve_points=CURVE_POINTS, compiled=state.compiled)
             yield exits.enter_context(crew)

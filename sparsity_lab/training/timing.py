@@ -1,6 +1,8 @@
 """Estimates how long a run will take on this machine: a second of measuring, then arithmetic."""
 
+import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,10 +10,14 @@ from sparsity_lab.accounting import count_parameters, flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.training.corpus import Corpus
 
+if TYPE_CHECKING:
+    from sparsity_lab.training.trainer import Training
+
 PROBES = (  # width, sparsity, batch size
     (8, 0.0, 2), (8, 0.9375, 4), (16, 0.984375, 8), (32, 0.0, 8),
     (32, 0.9375, 8), (64, 0.0, 8), (64, 0.9375, 4), (64, 0.984375, 2),
 )  # fmt: skip
+LARGER = ((256, 0.0, 64), (256, 0.9375, 64))  # what a GPU needs to show more than the time of its launches
 
 
 def matmul_rate(seconds: float = 0.3, size: int = 1024) -> float:
@@ -29,6 +35,7 @@ class Speed:
     """The seconds that a training step takes, as a sum over what it does."""
 
     seconds_per_unit: np.ndarray  # one for each feature of `_features`
+    device: str = "cpu"  # or "cuda": what it was measured on
 
     def step_seconds(self, model: ModelConfig, batch_size: int) -> float:
         return float(_features(model, batch_size) @ self.seconds_per_unit)
@@ -39,22 +46,30 @@ class Speed:
 
 
 def calibrate(corpus: Corpus) -> Speed:
-    """Times a few steps of a few models (about a second) and fits `Speed` to them."""
+    """Times a few steps of a few models (about a second) and fits `Speed` to them, on the GPU if there is one, because
+    runs train there unless they say otherwise."""
     from scipy.optimize import nnls  # here, like torch, so that a dashboard waits for neither
 
-    from sparsity_lab.training.trainer import Training
+    from sparsity_lab.training.trainer import Training, choose_device
 
+    device = choose_device("auto").type
     rows, times = list[np.ndarray](), list[float]()
-    for width, sparsity, batch_size in PROBES:
+    for width, sparsity, batch_size in PROBES if device == "cpu" else PROBES + LARGER:
         model = ModelConfig.of_width(width).with_sparsity(sparsity)
         training = Training(model, RunConfig(budget=1e13, batch_size=batch_size), corpus=corpus)
-        training.step()  # the first is slower than the others
-        seconds = [training.seconds, *(training.step().seconds for _ in range(4))]
+        _, *seconds = [_step_seconds(training) for _ in range(5)]  # the first is slower than the others
         rows.append(_features(model, batch_size))
-        times.append(float(np.median(np.diff(seconds))))
+        times.append(float(np.median(seconds)))
 
     weights = 1 / np.array(times)  # small relative errors matter, not small absolute ones
-    return Speed(nnls(np.array(rows) * weights[:, None], np.ones(len(times)))[0])
+    return Speed(nnls(np.array(rows) * weights[:, None], np.ones(len(times)))[0], device)
+
+
+def _step_seconds(training: "Training") -> float:
+    start = time.perf_counter()
+    training.step()
+    training.read_losses()  # a GPU has only been told what to do until now
+    return time.perf_counter() - start
 
 
 def _features(model: ModelConfig, batch_size: int) -> np.ndarray:

@@ -36,6 +36,8 @@ from sparsity_lab.training.distributed import Workers
 
 Event = Step | Record
 
+LOSSES_AT_ONCE = 16  # steps of a GPU between two looks at their losses, for which it has to be waited for
+
 
 class Training:
     """One run: build it, call `step` until `done`, then `evaluate` and `record`. `train` does just that.
@@ -83,7 +85,8 @@ class Training:
         self.windows = Windows(self.corpus.train, model_config.context, run_config.order)
 
         self.steps_done, self.seconds, self.cpu_seconds, self.diverged = 0, 0.0, 0.0, False
-        self.losses: list[float] = []
+        self.losses: list[float] = []  # of the steps, as far as they were read
+        self._unread: list[torch.Tensor] = []  # of the steps after those
         self.notice = ""  # of what the learner should know
         self.masks: dict[str, torch.Tensor] = {}  # by name of the weight; where they are False the weight stays 0
 
@@ -113,7 +116,7 @@ class Training:
         if not self.model.training:
             self.model.train()  # because an evaluation may have come before
         loss_of = partial(compiled_loss, self.model) if self.compiled else self.model.loss
-        loss, aux_loss = loss_of(x_BT.to(self.device), y_BT.to(self.device))
+        loss, aux_loss = loss_of(*self._on_device(x_BT, y_BT))
         (loss + aux_loss).backward()
 
         for name, mask in self.masks.items():
@@ -132,9 +135,10 @@ class Training:
             router.update_bias()
         self.optimizer.zero_grad(set_to_none=True)
 
-        self.losses.append(loss.item() if self.workers is None else self.workers.mean(loss.item()))
-        self.diverged = not math.isfinite(self.losses[-1])
+        self._unread.append(loss.detach())
         self.steps_done += 1
+        if self.device.type == "cpu" or self.steps_done % LOSSES_AT_ONCE == 1 or self.done:
+            self.read_losses()
         self.seconds += time.perf_counter() - start
         self.cpu_seconds += time.process_time() - cpu_start
         if self._checkpoint_path and self._agreed(time.monotonic() - self._saved_at >= self._checkpoint_seconds):
@@ -145,10 +149,25 @@ class Training:
             steps=self.plan.steps,
             tokens=self.steps_done * run.sequences * self.model_config.context,
             flops=self.steps_done * flops_per_step(self.model_config, run.sequences),
-            loss=self.losses[-1],
+            loss=self.losses[-1],  # on a GPU, the last one that was read
             learning_rate=rate,
             seconds=self.seconds,
         )
+
+    def read_losses(self) -> None:
+        """Waits for the steps under way, and takes over their losses and whether one of them diverged. A step does so
+        by itself on a CPU; on a GPU only every `LOSSES_AT_ONCE` steps, so that the next is prepared meanwhile."""
+        new = torch.stack(self._unread).tolist() if self._unread else []
+        self._unread.clear()
+        for number, loss in enumerate(new, start=1):
+            self.losses.append(loss if self.workers is None else self.workers.mean(loss))
+            self.diverged = not math.isfinite(self.losses[-1])
+            if self.diverged:
+                self.steps_done -= len(new) - number  # those after it mean nothing
+                return
+
+    def _on_device(self, *batch: torch.Tensor) -> list[torch.Tensor]:
+        return [x_BT.to(self.device, non_blocking=True) for x_BT in batch]
 
     @torch.no_grad()
     def prune(self, masks: dict[str, torch.Tensor]) -> None:
@@ -161,21 +180,23 @@ class Training:
     @torch.no_grad()
     def evaluate(self, stop: Callable[[], bool] = lambda: False) -> float | None:
         """Returns the mean cross-entropy on held-out text, nats per token; None if ``stop`` or divergence ended it."""
+        self.read_losses()
         if self.diverged:
             return None
 
         self._use_routes()
         self.model.eval()
-        total, count = 0.0, 0
+        total, count = torch.zeros((), dtype=torch.float64, device=self.device), 0
         batches = validation_batches(self.corpus.val, self.model_config.context, 16, self.run_config.eval_tokens)
         for x_BT, y_BT in batches:
             if stop():
                 return None
-            loss, _ = self.model.loss(x_BT.to(self.device), y_BT.to(self.device))
-            total, count = total + loss.item() * x_BT.numel(), count + x_BT.numel()
+            loss, _ = self.model.loss(*self._on_device(x_BT, y_BT))
+            total, count = total + loss.double() * x_BT.numel(), count + x_BT.numel()
 
-        self.diverged = not math.isfinite(total)  # the weights may have broken in the last step
-        return None if self.diverged else total / count
+        mean = total.item() / count
+        self.diverged = not math.isfinite(mean)  # the weights may have broken in the last step
+        return None if self.diverged else mean
 
     def _use_routes(self) -> None:
         if self.routes is not None:
@@ -183,6 +204,7 @@ class Training:
 
     def record(self, val_loss: float | None, curve_points: int = CURVE_POINTS) -> Record:
         """Returns what is kept of the run, as it stands now."""
+        self.read_losses()
         model, run, params = self.model_config, self.run_config, count_parameters(self.model_config)
         step_flops = flops_per_step(model, run.sequences)
         lab, python = sparsity_lab.__version__, platform.python_version()
@@ -216,6 +238,7 @@ class Training:
 
     def save(self, path: Path | str) -> None:
         """Writes all that `Training` needs to resume, in one file, atomically. Every process has to call it."""
+        self.read_losses()
         state = {"step": self.steps_done, "losses": self.losses, **self._identity()}
         state |= {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
         state |= {"routes": self.routes.to_dict() if self.routes else None, "compiled": self.compiled}

@@ -12,14 +12,17 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from sparsity_lab.config import BACKENDS, ModelConfig
+from sparsity_lab.config import BACKENDS, ModelConfig, RunConfig
 from sparsity_lab.files import atomic, home
 from sparsity_lab.runs.lanes import why_no_megablocks
 from sparsity_lab.runs.pool import pool
 from sparsity_lab.training.corpus import check_corpus
+from sparsity_lab.training.timing import Speed
 from sparsity_lab.units import power
 from sparsity_lab.widgets.settings import BUDGETS, CORPORA, DEPTHS, WIDTHS, Settings
 
+BEYOND = [m * 10.0**e for e in (13, 14, 15) for m in (2, 3, 5, 10)]  # further budgets, for a GPU
+LONG = 900.0  # seconds of the longest run at a stop of the slider: what a laptop takes for 1e13 FLOPs, roughly
 MOST_UPLOADS, LARGEST_UPLOAD = 5, 10_000_000  # of a visitor; files and bytes
 LABEL = {"description_width": "58px"}
 FIELD = re.compile(r"(\w+)=")  # how an error names what it is about
@@ -38,7 +41,7 @@ class Dials:
     def __init__(self, start: Settings, moved: Callable[[], None]):
         self._moved, self._setting = moved, False
         self._visitor, self._uploads = bool(os.environ.get("SPARSITY_LAB_VISITOR")), 0
-        self._texts = list(CORPORA)
+        self._texts, self._largest = list(CORPORA), BUDGETS[-1]
         self.sparsity = _slider("sparsity", [("0", 0.0)])
         self.budget = _slider("budget", [(f"{power(budget)} FLOPs", budget) for budget in BUDGETS])
         self.width = _slider("width", [(str(width), width) for width in WIDTHS])
@@ -128,6 +131,18 @@ class Dials:
             self._show(settings)
         self._moved()
 
+    def reach(self, speed: Speed) -> None:
+        """Gives the budget slider as many more stops as a GPU of this speed pays for: those at which the widest model
+        on the dial trains in `LONG` seconds. A processor gets none, nor does a GPU that is slower."""
+        model, known = ModelConfig.on_dial(WIDTHS[-1], 0.9375), [value for _, value in self.budget.options]
+        pays = [b for b in BEYOND if speed.device == "cuda" and speed.seconds(model, RunConfig(budget=b)) <= LONG]
+        self._largest = max([BUDGETS[-1], *pays])
+        if not set(pays) <= set(known):
+            stops = [(f"{power(budget)} FLOPs", budget) for budget in sorted({*known, *pays})]
+            with self._quiet(), self.budget.hold_sync():  # or the browser would see it at its first stop for a moment
+                value, self.budget.options = self.budget.value, stops
+                self.budget.value = value
+
     def refuse(self, error: Exception) -> None:
         """Says beside the control that an error is about, or under the sliders, what is wrong."""
         named = FIELD.match(str(error))
@@ -166,7 +181,7 @@ class Dials:
 
     def _check_offered(self, settings: Settings) -> None:
         sparsest = max(ModelConfig.on_dial(settings.width, 0.0, settings.hold).sparsities(settings.hold))
-        most = {"width": WIDTHS[-1], "n_layers": DEPTHS[-1], "budget": BUDGETS[-1], "sparsity": sparsest}
+        most = {"width": WIDTHS[-1], "n_layers": DEPTHS[-1], "budget": self._largest, "sparsity": sparsest}
         for name, limit in most.items():
             if getattr(settings, name) > limit:
                 raise ValueError(f"{name}={getattr(settings, name):.6g} is too much here: choose at most {limit:.6g}")

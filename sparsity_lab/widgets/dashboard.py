@@ -260,6 +260,8 @@ class MagicDial(ipw.VBox):
         with self._lock:
             settings, self._speed, self._asked = self.settings, self._session.speed, self._asks
             self._moved_at = time.monotonic()
+            if self._speed is not None:
+                self.dials.reach(self._speed)
             try:
                 self._facts.value = self._facts_table(settings)
                 if change is not None:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from benchmarks import fit as synthetic
 from sparsity_lab import __version__
+from sparsity_lab.accounting import plan
 from sparsity_lab.analysis.pruning import nonzeros
 from sparsity_lab.analysis.sparsity_measures import MEASURES
 from sparsity_lab.cli import prune as prune_file
@@ -112,6 +113,12 @@ def test_a_run_shorter_than_the_time_between_checkpoints_leaves_its_end(
     record = json.loads(capsys.readouterr().out)
     data = answer(["prune", str(path), "--method", "wanda"], capsys)
     assert data["loss_before"] == record["val_loss"]
+
+
+def test_train_without_a_gpu(tiny: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = failed([*tiny, "--device", "cuda", "--dtype", "bfloat16"], capsys)
+    assert said == "device='cuda' but torch finds no CUDA GPU: use device='auto' or 'cpu'"
 
 
 def test_train_in_words(tiny: list[str], capsys: Capture) -> None:
@@ -272,6 +279,7 @@ def test_a_signal_while_the_loss_is_measured(tiny: list[str], capsys: Capture, m
 def test_a_second_signal_ends_it_at_once(corpus_file: Path, tmp_path: Path) -> None:
     code = """
 import os, signal, sys
+from sparsity_lab.accounting import plan
 from sparsity_lab.cli.main import main
 from sparsity_lab.training import trainer
 def step(self):
@@ -345,7 +353,7 @@ def grid_file(corpus_file: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a cluster in this process, for a sweep that need not calibrate."""
-    monkeypatch.setattr("sparsity_lab.training.timing.calibrate", lambda corpus: SPEED)
+    monkeypatch.setattr("sparsity_lab.runs.lanes.measure_speed", lambda line, corpus: SPEED)
     with cluster_here() as cluster:
         yield cluster.scheduler_address
 
@@ -373,6 +381,20 @@ def test_sweep_estimates_trains_and_resumes(grid_file: Path, here: str, tmp_path
     assert stdout == "2 of 2 runs done.\n"
     assert first.stat().st_mtime_ns == kept
     assert tomllib.loads((out / "provenance.toml").read_text())["runs_finished"] == 2
+
+
+def test_the_time_on_a_gpu_that_is_not_here(grid_file: Path, tmp_path: Path, capsys: Capture) -> None:
+    """By budgets, and so that everybody sees what was assumed."""
+    grid_file.write_text(grid_file.read_text().replace("2e7", "[2e7, 1e8]"))
+    words = ["sweep", str(grid_file), "--out", str(tmp_path / "runs"), "--estimate", "--device", "T4"]
+    assert main([*words, "--utilisation", "1e-6"]) == 0
+    small, large, assumption = capsys.readouterr().err.splitlines()
+    steps = sum(plan(*pair).steps for pair in read_grid(grid_file) if pair[1].budget == 1e8)
+    assert small.startswith("2×10⁷ FLOPs: 2 runs, ")
+    assert large == f"10⁸ FLOPs: 2 runs, {steps:,} steps, {2e8 / 8.1e6:.0f} s; {2.4e8 / 8.1e6:.0f} s so far."
+    assert assumption == (
+        "Assumed, not measured: all runs together reach 0.0001 % of its peak (8.1e+12 FLOP/s in float32) on t4."
+    )
 
 
 def test_sweep_with_runs_that_fail_or_are_interrupted(
@@ -421,6 +443,16 @@ def test_a_sweep_into_a_folder_that_can_not_be_written(
         (("2e7", "1"), [], "budget=1 FLOPs is less than one step of this model"),
         (('corpus = "', 'corpus = "/no'), [], "corpus='/no"),
         (("", ""), ["--workers", "0"], "workers=0 must be at least 1"),
+        (("", ""), ["--per-gpu", "0"], "per_gpu=0 must be at least 1"),
+        (('device = "cpu"', 'device = "cuda"'), [], "device='cuda', but torch finds no CUDA GPU here"),
+        (("", ""), ["--per-gpu", "2"], "per_gpu=2, but torch finds no CUDA GPU here"),
+        (("", ""), ["--device", "h200"], "--device and --utilisation belong together, and to --estimate"),
+        (
+            ("", ""),
+            ["--device", "h20", "--utilisation", ".1", "--estimate"],
+            "device='h20' is not known: use one of t4,",
+        ),
+        (("", ""), ["--device", "h200", "--utilisation", "2", "--estimate"], "utilisation=2 must be above 0"),
     ],
 )
 def test_mistakes_in_a_sweep(
@@ -432,7 +464,8 @@ def test_mistakes_in_a_sweep(
     capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sparsity_lab.training.timing.calibrate", lambda corpus: SPEED)
+    monkeypatch.setattr("sparsity_lab.runs.gpus.gpus", lambda: ())
+    monkeypatch.setattr("sparsity_lab.runs.lanes.measure_speed", lambda line, corpus: SPEED)
     grid_file.write_text(grid_file.read_text().replace(*change))
     said = failed(["sweep", str(grid_file), "--out", str(tmp_path / "runs"), *arguments], capsys)
     assert said.startswith(message.format(grid=grid_file))

@@ -101,10 +101,14 @@ for name, kernel in list(vars(kernels).items()):
             calls += 1
             return run(*args, **kwargs)
         kernel.run = counted
-for experts, top_k in ((4, 2), (6, 1)):
+# two of four; one of six; one that nobody chooses; a width that is no power of two
+for experts, top_k, tokens, width in ((4, 2, 24, 16), (6, 1, 24, 16), (3, 2, 9, 16), (2, 1, 20, 20)):
     torch.manual_seed(0)
-    layer = Experts(experts, 12, ModelConfig(d_model=16, n_heads=1, d_expert=12, n_experts=experts, top_k=top_k))
-    x, logits = torch.randn(24, 16, requires_grad=True), torch.randn(24, experts, requires_grad=True)
+    shape = ModelConfig(d_model=width, n_heads=1, d_expert=12, n_experts=experts, top_k=top_k)
+    layer, x = Experts(experts, 12, shape), torch.randn(tokens, width, requires_grad=True)
+    logits = torch.randn(tokens, experts)
+    logits[:, -1] -= 9.0 * (experts == 3)
+    logits.requires_grad_()
     routing = route_plain(logits, ModelConfig(n_experts=experts, top_k=top_k))
     results = []
     for backend in (layer.megablocks, layer.naive):

@@ -48,7 +48,7 @@ def test_the_snippets_call_what_there_is() -> None:
 
 def test_the_command_is_understood() -> None:
     commands = re.findall(r"sparsity-lab (sweep .*?)(?:`|\n)", TEXT)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         options = build_parser().parse_args(command.split())
         assert (options.grid, options.out) == ("grid.toml", "runs")

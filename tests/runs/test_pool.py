@@ -308,7 +308,7 @@ def test_what_was_said_is_said_again_to_the_next_worker(one: Pool, tmp_path: Pat
 
 
 def test_no_process_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full() -> None:
+    def full(gpu: str | None) -> None:
         raise BlockingIOError("too many processes")
 
     monkeypatch.setattr(pools, "_Worker", full)
@@ -325,7 +325,7 @@ def test_a_pool_is_closed_while_a_job_waits_for_its_second_worker(
     process = begun(tmp_path / "a")
     tried, go = threading.Event(), threading.Event()
 
-    def slow() -> None:
+    def slow(gpu: str | None) -> None:
         tried.set()
         go.wait(60)
         raise BlockingIOError

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from sparsity_lab.accounting import plan
+from sparsity_lab.accounting import flops_per_step, plan
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.training import timing, trainer
 from sparsity_lab.training.corpus import Corpus
 from sparsity_lab.training.timing import Speed, calibrate, matmul_rate
 from sparsity_lab.widgets import session as session_module
@@ -27,6 +29,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 def test_estimates_are_positive_and_grow_with_the_work(corpus: Corpus) -> None:
     speed = calibrate(corpus)
+    assert speed.device == "cpu"
     for width in (8, 32, 128):
         for sparsity in (0.0, 0.75, 0.984375):
             model = ModelConfig.on_dial(width, sparsity)
@@ -38,6 +41,36 @@ def test_estimates_are_positive_and_grow_with_the_work(corpus: Corpus) -> None:
             assert 0 < speed.step_seconds(model, 4) <= speed.step_seconds(model, 16)
     with pytest.raises(ValueError, match="less than one step"):
         speed.seconds(ModelConfig(), RunConfig(budget=10))
+
+
+class OnGpu:
+    """A training on a GPU: a step is told in no time, and computed until its loss is read."""
+
+    device = torch.device("cuda")
+    clock = 0.0
+
+    def __init__(self, model: ModelConfig, run: RunConfig, corpus: Corpus) -> None:
+        self.flops, self.left = flops_per_step(model, run.sequences), 0.0
+
+    def step(self) -> None:
+        OnGpu.clock += 1e-4
+        self.left += 2e-3 + self.flops / 1e13
+
+    def read_losses(self) -> None:
+        OnGpu.clock, self.left = OnGpu.clock + self.left, 0.0
+
+
+def test_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> None:
+    """What is measured there is how long its steps take, not how long they take to launch."""
+    monkeypatch.setattr(trainer, "Training", OnGpu)
+    monkeypatch.setattr(trainer, "choose_device", lambda name: OnGpu.device)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: OnGpu.clock)
+    speed = calibrate(corpus)
+    assert speed.device == "cuda"
+    for width in (16, 128, 384):  # also beyond what was measured
+        model = ModelConfig.of_width(width)
+        wanted = 2.1e-3 + flops_per_step(model, 64) / 1e13
+        assert speed.step_seconds(model, 64) == pytest.approx(wanted, rel=0.1)
 
 
 def test_rate_of_products() -> None:

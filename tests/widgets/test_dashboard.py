@@ -29,13 +29,15 @@ from sparsity_lab.runs.repeat import run_all
 from sparsity_lab.runs.sweep import failed_record
 from sparsity_lab.training.timing import Speed
 from sparsity_lab.training.trainer import Training
+from sparsity_lab.units import duration
 from sparsity_lab.widgets import place
 from sparsity_lab.widgets import session as session_module
+from sparsity_lab.widgets.controls import BEYOND, LONG
 from sparsity_lab.widgets.dashboard import MagicDial
 from sparsity_lab.widgets.html import html_table
 from sparsity_lab.widgets.predict import Predict
 from sparsity_lab.widgets.session import Session
-from sparsity_lab.widgets.settings import Settings
+from sparsity_lab.widgets.settings import WIDTHS, Settings
 from tests.pools import ThreadPool
 from tests.sweeps import until
 
@@ -90,6 +92,7 @@ def test_starts_light(tmp_path: Path, corpus_file: Path) -> None:
     where an earlier kernel left a run."""
     code = f"""
 import sys
+
 from sparsity_lab.widgets.dashboard import MagicDial
 dial = MagicDial(width=8, budget=1e8, corpus={str(corpus_file)!r}, calibrate=False)
 assert len(dial.run()), dial
@@ -251,6 +254,40 @@ def test_time_is_told_once_it_is_known(dial: MagicDial, session: Session) -> Non
     steps = plan(dial.settings.model, dial.settings.run).steps
     minutes, seconds = divmod(round(0.05 * steps), 60)
     assert f"{minutes} min {seconds:02d} s" in text(dial, "facts")
+
+
+@pytest.mark.parametrize(
+    ("speed", "last"),
+    [
+        (Speed(np.array([1e-4, 0, 0, 0, 1e-7, 0])), 1e13),  # a fast processor
+        (Speed(np.array([0.5, 0, 0, 0, 0.1, 0]), "cuda"), 1e13),  # a GPU that is slower than a laptop
+        (Speed(np.array([0.01, 0, 0, 0, 1e-5, 0]), "cuda"), 2e15),
+        (Speed(np.array([0.0, 0, 0, 0, 1e-8, 0]), "cuda"), 1e16),
+    ],
+)
+def test_the_budgets_go_as_far_as_a_gpu_pays_for(dial: MagicDial, session: Session, speed: Speed, last: float) -> None:
+    """Runs at the last stop take minutes there, and those beyond would not. Nothing else moves."""
+    dial.dials.budget.value = 1e12
+    before, settings = list(dial.dials.budget.options), dial.settings
+    session.speed = speed
+    session._tell()
+    values = [value for _, value in dial.dials.budget.options]
+    assert values[-1] == last
+    assert values == sorted(set(values))
+    assert dial.dials.budget.options[: len(before)] == tuple(before)
+    assert dial.settings == settings
+    if last > 1e13:
+        dial.dials.budget.value = last
+        model, run = ModelConfig.on_dial(WIDTHS[-1], 0.9375), dial.settings.run
+        assert speed.seconds(model, run) <= LONG
+        assert duration(speed.seconds(dial.settings.model, dial.settings.run)) in text(dial, "facts")
+        if last < BEYOND[-1]:
+            assert speed.seconds(model, run.replace(budget=BEYOND[BEYOND.index(last) + 1])) > LONG
+
+
+def test_a_dashboard_that_opens_later_has_them_at_once(session: Session, start: dict[str, Any]) -> None:
+    session.speed = Speed(np.array([0.0, 0, 0, 0, 1e-8, 0]), "cuda")
+    assert MagicDial(**start).dials.budget.options[-1][1] == 1e16
 
 
 # ---- Settings to share

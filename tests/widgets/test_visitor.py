@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from sparsity_lab.training.timing import Speed
 from sparsity_lab.widgets import MagicDial
 from sparsity_lab.widgets.controls import LARGEST_UPLOAD, MOST_UPLOADS
 from sparsity_lab.widgets.session import Session
@@ -44,6 +46,18 @@ def test_settings_that_the_dials_do_not_offer_are_refused(dial: MagicDial, name:
     else:
         dial._aid.opened = text
     assert dial.settings == before
+    assert "alert" in dial.dials.problem
+
+
+def test_a_gpu_offers_more_and_no_more_than_that(dial: MagicDial) -> None:
+    dial._session.speed = Speed(np.array([0.01, 0, 0, 0, 1e-5, 0]), "cuda")
+    dial._session._tell()
+    last = dial.dials.budget.options[-1][1]
+    assert last > 1e13
+    dial.share.value = dial.settings.replace(budget=last).to_json()
+    assert (dial.settings.budget, dial.dials.problem) == (last, "")
+    dial.share.value = dial.settings.replace(budget=1.1 * last).to_json()
+    assert dial.settings.budget == last
     assert "alert" in dial.dials.problem
 
 
