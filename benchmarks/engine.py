@@ -64,7 +64,7 @@ def timed(model: ModelConfig) -> dict[str, object]:
         "steps": plan(model, run).steps,
         "text": engine_text(page_corpus()),
     }
-    return given | {"text": engine_text(page_corpus()), "warm": WARM, "count": STEPS}
+    return given | {"warm": WARM, "count": STEPS}
 
 
 def in_torch(model: ModelConfig) -> float:

@@ -55,7 +55,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
         "steps": lab.plan.steps,
         "text": engine_text(made_corpus()),
     }
-    return Pair(lab, in_node(BOTH, **given, text=engine_text(made_corpus()), count=STEPS, batches=asked), asked)
+    return Pair(lab, in_node(BOTH, **given, count=STEPS, batches=asked), asked)
 
 
 def close(ours: str, theirs: torch.Tensor, tolerance: float) -> bool:
@@ -143,7 +143,7 @@ def test_gradients_are_slopes() -> None:
         "steps": plan(model, run).steps,
         "text": engine_text(made_corpus()),
     }
-    for name, (norm, slope) in in_node(script, **given, text=engine_text(made_corpus()), size=1e-4).items():
+    for name, (norm, slope) in in_node(script, **given, size=1e-4).items():
         assert slope == pytest.approx(norm, rel=0.01, abs=2e-5), name
 
 
