@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sparsity_lab.intervals import (
+    LinearFit,
     contrast_interval,
     holm,
     how_many_runs,
@@ -135,9 +136,10 @@ def test_that_many_runs_decide_that_often() -> None:
     assert shares[0] < 0.8 <= shares[1] + 0.02
 
 
-@pytest.mark.parametrize("bad", [{"effect": 0.0}, {"sd": -1.0}, {"power": 1.0}, {"power": 0.01}])
+@pytest.mark.parametrize("bad", [{"effect": 0.0}, {"sd": -1.0}, {"sd": 0.0}, {"power": 1.0}, {"power": 0.01}])
 def test_impossible_questions(bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(bad))}={next(iter(bad.values())):g}"):
+    limits = "effect and sd must be above 0, and power between 0.05 and 1"
+    with pytest.raises(ValueError, match=f"{next(iter(bad))}={next(iter(bad.values())):g}.*: {limits}"):
         how_many_runs(**{"effect": 0.1, "sd": 0.02, "power": 0.8} | bad)
 
 
@@ -150,6 +152,12 @@ def test_median_interval_covers_as_often_as_it_says(n: int) -> None:
     covered = ((found[:, 1] <= math.log(2)) & (math.log(2) <= found[:, 2])).mean()
     assert covered >= 0.935
     assert np.isinf(found).any() == (n < 6), "five values can't say: 2 · 2⁻⁵ > 0.05"
+
+
+def test_too_few_values_leave_the_median_open() -> None:
+    assert median_interval([3.0, 1.0]) == (2.0, -math.inf, math.inf)
+    low, high = median_interval(np.arange(9.0))[1:]
+    assert -math.inf < low < 4 < high < math.inf
 
 
 @pytest.mark.parametrize(("n", "rank"), [(6, 1), (9, 2), (15, 4), (20, 6), (25, 8), (40, 14)])
@@ -228,6 +236,29 @@ def test_effects_that_cannot_be_told_apart() -> None:
         least_squares(np.eye(3), [1, 2, 3])
     with pytest.raises(ValueError, match="5 runs are too few, or too alike, to tell 2 effects apart"):
         least_squares(np.ones((5, 2)), np.arange(5))
+
+
+def test_a_line_without_scatter() -> None:
+    x = np.stack([np.arange(4.0), np.ones(4)], 1)
+    assert slope_interval(least_squares(x, [0, 0, 0, 0]), 0) == (0.0, 0.0, 1.0)
+    line = LinearFit(np.array([2.0, 1.0]), np.zeros((2, 2)), 2)
+    assert slope_interval(line, 0) == (2.0, 0.0, 0.0)
+    assert slope_interval(line, 1) == (1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_ends_of_a_ratio_are_where_the_test_of_it_turns(seed: int) -> None:
+    """A ratio r lies within Fieller's interval if a − r·b is no further from 0 than Student's test allows."""
+    rng = np.random.default_rng(seed)
+    x = np.stack([np.repeat([0, 1, 2], 4), np.tile([0, 1], 6), np.ones(12)], 1)
+    line = least_squares(x, x @ [0.7, 1.5, 1.0] + 0.1 * rng.standard_normal(12))
+    ratio, low, high = ratio_interval(line, 0, 1)
+    assert ratio == pytest.approx(line.coefficients[0] / line.coefficients[1])
+    for end in (low, high):
+        contrast = np.array([1, -end, 0])
+        error = math.sqrt(contrast @ line.covariance @ contrast)
+        assert abs(contrast @ line.coefficients) / error == pytest.approx(stats.t.ppf(0.975, 9))
+    assert low < ratio < high
 
 
 def test_ratios_cover_as_often_as_they_say() -> None:

@@ -1,6 +1,8 @@
 """Sweeps: each run once, the longest first, the same records wherever they are trained."""
 
+import errno
 import json
+import shutil
 import tomllib
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -12,7 +14,7 @@ from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.record import run_id
 from sparsity_lab.runs import cluster
 from sparsity_lab.runs import sweep as sweeps
@@ -171,6 +173,26 @@ def test_a_failure_does_not_replace_what_another_sweep_finished(
     assert state.progress() == Progress(1, 1, 0, 1.0, 0.0)
 
 
+def test_a_full_disk_is_told_as_such(model: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
+    state = sweeps._State([(model, run)], 1, [1.0], tmp_path)
+    with pytest.raises(OSError, match="make room and start the sweep again; nothing finished is lost") as error:
+        sweeps._keep((model, run), OSError(errno.ENOSPC, "full"), state)
+    assert error.value.errno == errno.ENOSPC
+    assert state.progress().done == 0
+
+
+def test_what_lies_in_the_folder_is_not_trained_again(
+    model: ModelConfig, run: RunConfig, tmp_path: Path, here: dict[str, str], trainings: Trainings
+) -> None:
+    """Also where the user's own store is empty, as on another machine; and a folder is made, with those above it."""
+    folder = tmp_path / "some" / "where"
+    assert swept([(model, run)], folder, **here).done == 1
+    trainings.begun.clear()
+    shutil.rmtree(tmp_path / "home")
+    assert swept([(model, run)], folder, **here).done == 1
+    assert trainings.begun == []
+
+
 # ---- Before it starts
 
 
@@ -199,6 +221,10 @@ def test_an_estimate_adds_up(workers: int, budgets: list[float], tmp_path_factor
     assert found.seconds == pytest.approx(max([sum(alone) / workers, *alone]))
     for seconds, pair in zip(alone, pairs, strict=True):
         assert seconds > SPEED.seconds(*pair) >= 0.5 * pair[1].budget / 1e9, "training, and a little for the end"
+        forward = pair[1].eval_tokens / (resolve(*pair).sequences * pair[0].context) / 3
+        assert seconds == pytest.approx(
+            SPEED.seconds(*pair) + forward * SPEED.step_seconds(pair[0], resolve(*pair).sequences)
+        )
 
 
 def _nothing(factory: pytest.TempPathFactory) -> tuple[Path, str]:
@@ -226,7 +252,8 @@ def test_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
     bar(Progress(2, 2, 0, 1.0, 0.0))
     bar.close()
     err = capsys.readouterr().err
-    assert "50%" in err
+    assert " 50%|" in err
+    assert "100%|" in err
     assert "1 of 2 runs done, 9 s left." in err
     assert "2 of 2 runs done." in err
 
