@@ -19,7 +19,8 @@ HAS_CUDA = "import sys, torch; sys.exit(not torch.cuda.is_available())"
 
 
 def main(arguments: list[str]) -> int:
-    """Returns 0 if every step is done, else 1."""
+    """Returns 0 if every step is done and has reached its bars, 1 if not or if there is no GPU, 2 for wrong usage, and
+    130 after Ctrl-C."""
     options = _parse(arguments)
     if options.plan:
         print(plan())
@@ -36,9 +37,7 @@ def main(arguments: list[str]) -> int:
     if python != sys.executable:
         os.execv(python, [python, "-m", "benchmarks.gpu", *arguments])
 
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # an exception, on which the step is killed with its children
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the step under way is killed too
     steps = [step for step in STEPS if not options.steps or step.name in options.steps]
     try:
         outcomes = run_steps(steps, options.device, options.out, machine)
@@ -46,7 +45,7 @@ def main(arguments: list[str]) -> int:
         print(f"\nInterrupted; what is known is in {options.out / 'report.md'}", file=sys.stderr)
         return 130
     print(f"==> The report is {options.out / 'report.md'}")
-    return int(any(outcome.status != "done" for outcome in outcomes))
+    return int(not all(outcome.status == "done" and not outcome.short for outcome in outcomes))
 
 
 def run_steps(steps: list[Step], device: str, folder: Path, machine: str) -> list[Outcome]:

@@ -27,6 +27,11 @@ class Outcome:
     rows: list[dict[str, Any]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
+    @property
+    def short(self) -> int:
+        """The number of rows that have not reached their bar."""
+        return sum(row.get("reached") is False for row in self.rows)
+
 
 def run(name: str, command: list[str], seconds: float) -> Outcome:
     """Runs a command for at most ``seconds``, then kills it with its children.
@@ -51,7 +56,7 @@ def run(name: str, command: list[str], seconds: float) -> Outcome:
 
     objects = list(map(_object, printed))
     rows = [each for each in objects if each and "what" in each]
-    verdicts = [each["verdict"] for each in objects if each and "verdict" in each]
+    verdicts = [each["verdict"] for each in objects if each and isinstance(each.get("verdict"), str)]
     log = [line for line, each in zip(printed, objects, strict=True) if each is None] + errors
     last = next((line.strip() for line in reversed(log) if line.strip()), "it printed nothing")
     if code is None:

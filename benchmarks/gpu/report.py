@@ -31,7 +31,8 @@ def write(folder: Path, machine: str, steps: list[Step], outcomes: list[Outcome]
         "|---|---|---|---|",
     ]
     for step, outcome in all_steps:
-        lines.append(f"| {step.name} | {outcome.status} | {_cell(outcome.verdict)} | {outcome.seconds:.0f} s |")
+        short = f" (bars not reached: {outcome.short})" if outcome.short else ""
+        lines.append(f"| {step.name} | {outcome.status} | {_cell(outcome.verdict)}{short} | {outcome.seconds:.0f} s |")
     for step, outcome in all_steps:
         if outcome.status != "not reached":
             lines += _section(step, outcome)

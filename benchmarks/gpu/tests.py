@@ -38,7 +38,10 @@ def rows(device: str) -> Iterator[Row | str]:
     sys.stdout = sys.stderr  # this step's own is for rows
     os.environ["PYTEST_ADDOPTS"] = ""
     settings = ["-c", os.devnull, "--rootdir", str(ROOT), "-o", "pythonpath=", "--import-mode=importlib"]
-    pytest.main(["-m", "cuda", "-q", "-p", "no:cacheprovider", *settings, *files], plugins=[results])
+    pytest.main(
+        ["-m", "cuda", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", *settings, *files],
+        plugins=[results],
+    )
     sys.stdout = stdout
 
     for name, (outcome, reason) in results.found.items():
