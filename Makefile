@@ -162,13 +162,14 @@ PIP_INSTALL = -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--e
 # MegaBlocks pins torch 2.7, so it cannot stand in one list of dependencies with our torch, but it runs with our torch too.
 # It needs Triton, which has wheels only for Linux. It is built without pip's cache, because pip would reuse a wheel that was
 # built without CUDA on a machine that has CUDA. If its setup finds CUDA it asks for a GPU, so without one it finds a torch
-# that knows of no CUDA.
+# that knows of no CUDA. It finds that too where its compiled pieces can't be built, as with CUDA 13, which has lost a
+# function that they call.
 MEGABLOCKS := megablocks==0.10.0 stanford-stk==0.7.1
 define install_megablocks
 { echo "==> Installing MegaBlocks"; $(PY) $(PIP_INSTALL) -q setuptools wheel && \
-  { command -v nvidia-smi >/dev/null || { $(no_cuda); }; } && \
-  $(PY) $(PIP_INSTALL) -q --no-deps --no-build-isolation --no-cache-dir $(MEGABLOCKS); }
+  { { command -v nvidia-smi >/dev/null && $(get_megablocks); } || { $(no_cuda) && $(get_megablocks); }; }; }
 endef
+get_megablocks = $(PY) $(PIP_INSTALL) -q --no-deps --no-build-isolation --no-cache-dir $(MEGABLOCKS)
 define no_cuda
 mkdir -p $(VENV)/no-cuda/torch/utils && echo '__version__ = "cpu"' > $(VENV)/no-cuda/torch/__init__.py && \
 echo "BuildExtension = CUDAExtension = CUDA_HOME = None" > $(VENV)/no-cuda/torch/utils/cpp_extension.py && \

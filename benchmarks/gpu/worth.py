@@ -1,7 +1,6 @@
 """The lab's small models over widths, one run at a time: tokens/s on the GPU over one core's and over all cores'."""
 
 import os
-import statistics
 import time
 from collections.abc import Iterator
 
@@ -35,16 +34,19 @@ def rows(device: str) -> Iterator[Row | str]:
 
 
 def tokens_per_second(model: ModelConfig, device: str, dtype: str, seconds: float) -> float:
-    """Each step of a run reads the loss, so it waits for the GPU by itself. Compiled code is left out."""
+    """Returns the rate of training steps. Compiled code is left out."""
     training = Training(model, RunConfig(budget=1e20, batch_size=SEQUENCES, device=device, dtype=dtype))
-    for _ in range(2):
+    training.step()
+    finish(device)
+    start, steps = time.perf_counter(), 0
+    while time.perf_counter() < start + seconds or steps < LEAST:
         training.step()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < LEAST:
-        start = time.perf_counter()
-        training.step()
-        times.append(time.perf_counter() - start)
+        steps += 1
+    finish(device)
+    return steps * SEQUENCES * model.context / (time.perf_counter() - start)
+
+
+def finish(device: str) -> None:
+    """Waits for what was given to the GPU: a step returns before it is done there."""
     if device == "cuda":
-        torch.cuda.empty_cache()
-    return SEQUENCES * model.context / statistics.median(times)
+        torch.cuda.synchronize()
