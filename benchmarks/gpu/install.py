@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 from benchmarks.gpu.place import BUILD, PACKAGES, ROOT, environment
 
@@ -17,6 +16,7 @@ NEEDED = {  # by the module that is imported; what these need themselves is torc
     "numpy": "numpy", "pandas": "pandas", "scipy": "scipy", "safetensors": "safetensors", "filelock": "filelock",
     "lazy_loader": "lazy-loader", "tqdm": "tqdm", "platformdirs": "platformdirs", "pytest": "pytest",
     "pluggy": "pluggy", "iniconfig": "iniconfig", "hypothesis": "hypothesis", "sortedcontainers": "sortedcontainers",
+    "cloudpickle": "cloudpickle", "networkx": "networkx",
 }  # fmt: skip
 BY_HAND = {"stk": "stanford-stk==0.7.1", "megablocks": "megablocks==0.10.0"}  # as in the Makefile
 TOO_LARGE = ("torch", "triton", "transformers")  # looked for, and left to whoever installs the lab
@@ -28,7 +28,8 @@ def rows(device: str) -> Iterator[str]:
     for packages, options in wanted:  # in two calls: MegaBlocks may fail to build
         missing = [module for module in packages if find_spec(module) is None]
         if missing and device == "cuda":
-            done = pip_install(PACKAGES, *(packages[module] for module in missing), *options, env=without_cuda())
+            target = ["--target", str(PACKAGES), *options]
+            done = pip("install", *target, *(packages[module] for module in missing), env=without_cuda())
             print(done.stderr, file=sys.stderr)
             (failed if done.returncode else installed).extend(missing)
         else:
@@ -38,11 +39,11 @@ def rows(device: str) -> Iterator[str]:
     yield "; ".join(said) or "Everything is there"
 
 
-def pip_install(target: Path, *options: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Installs into a folder, without what the package needs: MegaBlocks would bring another torch."""
-    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "-q", "--retries", "0"]
-    command += ["--timeout", "10", "--no-deps", "--no-build-isolation", "--no-cache-dir", "--target", str(target)]
-    return subprocess.run([*command, *options], capture_output=True, text=True, env=env, check=False)
+def pip(verb: str, *options: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Calls pip for packages without what they need: MegaBlocks would bring another torch."""
+    command = [sys.executable, "-m", "pip", verb, "--disable-pip-version-check", "-q", "--retries", "0"]
+    command += ["--timeout", "10", "--no-deps", "--no-build-isolation", "--no-cache-dir", *options]
+    return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
 def without_cuda() -> dict[str, str]:

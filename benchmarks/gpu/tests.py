@@ -38,17 +38,19 @@ def rows(device: str) -> Iterator[Row | str]:
     sys.stdout = sys.stderr  # this step's own is for rows
     os.environ["PYTEST_ADDOPTS"] = ""
     settings = ["-c", os.devnull, "--rootdir", str(ROOT), "-o", "pythonpath=", "--import-mode=importlib"]
-    pytest.main(
+    status = pytest.main(
         ["-m", "cuda", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", *settings, *files],
         plugins=[results],
     )
     sys.stdout = stdout
+    if not results.found:
+        raise SystemExit(f"pytest has run no test (exit status {int(status)}); why is in the lines above")
 
     for name, (outcome, reason) in results.found.items():
         passed = {"passed": True, "failed": False}.get(outcome)
         yield Row(name, "passes", outcome + f": {reason}" * bool(reason), passed)
     counts = Counter(outcome for outcome, _ in results.found.values())
-    yield ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "no tests were found"
+    yield ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
 
 
 def _reason(report: Any) -> str:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -283,18 +284,18 @@ def test_many_runs_share_a_device_and_a_sweep_is_tried(monkeypatch: Patch) -> No
 def test_what_is_missing_is_named_and_installed_in_two_calls(monkeypatch: Patch) -> None:
     calls: list[tuple[str, ...]] = []
 
-    def pip(target: Path, *options: str, env: dict[str, str]) -> SimpleNamespace:
-        calls.append(options)
+    def pip(verb: str, *options: str, env: dict[str, str]) -> SimpleNamespace:
+        assert (verb, options[0]) == ("install", "--target")
+        calls.append(options[2:])
         return SimpleNamespace(returncode=int("megablocks==0.10.0" in options), stderr="no index")
 
-    monkeypatch.setattr(install, "pip_install", pip)
+    monkeypatch.setattr(install, "pip", pip)
     monkeypatch.setattr(install, "without_cuda", dict)
     assert list(install.rows("cpu")) == ["Everything is there"]
     gone = {"platformdirs", "hypothesis", "megablocks", "transformers"}
     monkeypatch.setattr(install, "find_spec", lambda module: None if module in gone else module)
     [said] = install.rows("cuda")
-    assert calls[0][:2] == ("platformdirs", "hypothesis")
-    assert calls[1] == ("megablocks==0.10.0",)
+    assert calls == [("-c", str(ROOT / "constraints.txt"), "platformdirs", "hypothesis"), ("megablocks==0.10.0",)]
     installed = "installed platformdirs, hypothesis; missing, so that steps which need it say so: "
     assert said == installed + "transformers, megablocks"
 
@@ -320,6 +321,12 @@ def test_tests_are_found_by_their_mark_and_reported_one_by_one(tmp_path: Path) -
     assert measured["test_no"] == "skipped: Skipped: no such GPU"
     assert "no_such_package" in measured["tests/test_b.py"]
     assert found.verdict == "2 failed, 1 passed, 1 skipped"
+
+    (tmp_path / "tests/conftest.py").write_text("import no_such_package\n")
+    found = run("tests", program(f"{text}; step.main('tests', 'cpu')"), 60)
+    assert found.status == "failed"
+    assert found.verdict.startswith("pytest has run no test")
+    assert any("no_such_package" in line for line in found.log)
 
 
 # ---- What only a GPU has, with stand-ins for its counters
@@ -384,14 +391,31 @@ def test_the_expected_memory_is_more_in_float32_and_with_experts() -> None:
     assert memory.expected(sparse, "float32") > memory.expected(dense, "float32")
 
 
-def test_pieces_that_do_not_build_say_why(monkeypatch: Patch, tmp_path: Path) -> None:
-    monkeypatch.setattr(pieces, "PIECES", tmp_path)
+HEADER = "CUDA_CALL(cub::DeviceScan::ExclusiveSum(d_in,\n\t    stream{}));\n"
+
+
+@pytest.mark.parametrize("refused", ["download", "install", ""])  # "": all is well, but there are no pieces in it
+def test_pieces_that_do_not_build_say_why(refused: str, monkeypatch: Patch, tmp_path: Path) -> None:
+    header = tmp_path / "megablocks-0.10.0/csrc/cumsum.h"
+    header.parent.mkdir(parents=True)
+    header.write_text(HEADER.format(",\n\t    debug_synchronous"))
+    built = list[str]()
+
+    def pip(verb: str, *options: str, env: dict[str, str]) -> SimpleNamespace:
+        if verb == "download":
+            with tarfile.open(Path(options[3]) / "megablocks-0.10.0.tar.gz", "w:gz") as archive:
+                archive.add(header.parents[1], "megablocks-0.10.0")
+        else:
+            built.append(Path(options[-1], "csrc/cumsum.h").read_text())
+        return SimpleNamespace(returncode=int(verb == refused), stdout="ops.cu(3): error: no such type\n", stderr="")
+
+    monkeypatch.setattr(pieces, "PIECES", tmp_path / "pieces")
     monkeypatch.setattr(pieces, "_why_not_built", lambda device: "")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    failed = SimpleNamespace(returncode=1, stdout="ops.cu(3): error: no such type\n", stderr="")
-    monkeypatch.setattr(pieces, "pip_install", lambda *_, **__: failed)
+    monkeypatch.setattr(pieces, "pip", pip)
     with pytest.raises(SystemExit, match=r"They could not be built: ops.cu\(3\): error: no such type"):
         list(pieces.rows("cuda"))
+    assert built == [HEADER.format("")] * (refused != "download")
 
 
 def test_a_difference_that_is_no_number_never_passes() -> None:
