@@ -14,9 +14,9 @@ from benchmarks.gpu.place import BUILD, PACKAGES, ROOT, environment
 
 NEEDED = {  # by the module that is imported; what these need themselves is torch's or in the list
     "numpy": "numpy", "pandas": "pandas", "scipy": "scipy", "safetensors": "safetensors", "filelock": "filelock",
-    "lazy_loader": "lazy-loader", "tqdm": "tqdm", "platformdirs": "platformdirs", "pytest": "pytest",
-    "pluggy": "pluggy", "iniconfig": "iniconfig", "hypothesis": "hypothesis", "sortedcontainers": "sortedcontainers",
-    "cloudpickle": "cloudpickle", "networkx": "networkx",
+    "lazy_loader": "lazy-loader", "tqdm": "tqdm", "cloudpickle": "cloudpickle", "networkx": "networkx",
+    "pytest": "pytest", "pluggy": "pluggy", "iniconfig": "iniconfig",
+    "hypothesis": "hypothesis", "sortedcontainers": "sortedcontainers",
 }  # fmt: skip
 BY_HAND = {"stk": "stanford-stk==0.7.1", "megablocks": "megablocks==0.10.0"}  # as in the Makefile
 TOO_LARGE = ("torch", "triton", "transformers")  # looked for, and left to whoever installs the lab
