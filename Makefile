@@ -162,8 +162,8 @@ PIP_INSTALL = -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--e
 # MegaBlocks pins torch 2.7, so it cannot stand in one list of dependencies with our torch, but it runs with our torch too.
 # It needs Triton, which has wheels only for Linux. It is built without pip's cache, because pip would reuse a wheel that was
 # built without CUDA on a machine that has CUDA. If its setup finds CUDA it asks for a GPU, so without one it finds a torch
-# that knows of no CUDA. It finds that too where its compiled pieces can't be built, as with CUDA 13, which has lost a
-# function that they call.
+# that knows of no CUDA. It finds that too where its compiled pieces can't be built, as with CUDA 13, which no longer
+# takes all that they pass to it.
 MEGABLOCKS := megablocks==0.10.0 stanford-stk==0.7.1
 define install_megablocks
 { echo "==> Installing MegaBlocks"; $(PY) $(PIP_INSTALL) -q setuptools wheel && \

@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sparsity_lab.files import DATA
+from sparsity_lab.files import SUITE
 
 PACKAGES = ("sparsity-lab", "torch", "numpy", "pandas", "jupyterlab", "ipywidgets", "plotly", "papermill")
 BROWSERS = (
@@ -46,11 +46,10 @@ def _measure_gpu(options: argparse.Namespace) -> int:
     """Runs `make gpu`, which is no part of the package. Raises ValueError if it is not beside it."""
     if not options.gpu:
         raise ValueError("--plan lists the steps of --gpu: sparsity-lab doctor --gpu --plan")
-    repository = DATA.parent
-    if not (repository / "benchmarks/gpu").is_dir():
+    if not (SUITE / "benchmarks/gpu").is_dir():
         raise ValueError("--gpu needs the repository, of which only the package is here: run `make gpu` in its folder")
     command = [sys.executable, "-m", "benchmarks.gpu", *["--plan"] * options.plan]
-    return subprocess.run(command, cwd=repository, check=False).returncode
+    return subprocess.run(command, cwd=SUITE, check=False).returncode
 
 
 @dataclass(frozen=True)

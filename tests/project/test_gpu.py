@@ -107,7 +107,7 @@ def test_doctor_starts_it_where_the_repository_is(tmp_path: Path, monkeypatch: P
     assert capfd.readouterr().out.startswith("install ")
     assert main(["doctor", "--plan"]) == 2
     assert capfd.readouterr().err == "sparsity-lab: --plan lists the steps of --gpu: sparsity-lab doctor --gpu --plan\n"
-    monkeypatch.setattr(doctor, "DATA", tmp_path / "data")
+    monkeypatch.setattr(doctor, "SUITE", tmp_path)
     assert main(["doctor", "--gpu"]) == 2
     assert "run `make gpu` in its folder" in capfd.readouterr().err
 
