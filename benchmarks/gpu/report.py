@@ -23,7 +23,7 @@ def write(folder: Path, machine: str, steps: list[Step], outcomes: list[Outcome]
     write_text(folder / "report.json", json.dumps(content, indent=1))
 
     lines = [
-        "# What a GPU showed",
+        "# Report of `make gpu`",
         "",
         f"{machine}, {now}.",
         "",
