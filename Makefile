@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help lab app install megablocks test notebooks gallery course grade wheel bench mutants lint format constraints clean distclean
+.PHONY: help lab app install megablocks test notebooks gallery course grade wheel bench gpu mutants lint format constraints clean distclean
 
 help: ## List these commands
 	@echo "Sparsity Lab"
@@ -22,8 +22,8 @@ help: ## List these commands
 ## LAB_ARGS=...  lab: more options for JupyterLab
 ## SUBMISSIONS=dir  grade: what students handed in, a folder or zip file: dir/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb, Canvas's or Moodle's
 ## ROSTER=roster.csv  grade: your students, e.g. from Canvas or Moodle
-## ARGS=...  test, notebooks, gallery, grade, bench, mutants: options for the program behind the command; `make test` then runs only `pytest ARGS`
-## PYTHON=python3.12  the Python that .venv is made with
+## ARGS=...  test, notebooks, gallery, grade, bench, gpu, mutants: options for the program behind the command; `make test` then runs only `pytest ARGS`
+## PYTHON=python3.12  the Python that .venv is made with; gpu: one whose torch has CUDA, if .venv's has not
 ## VENV=dir  the environment, if it is not to be .venv; no spaces
 ## TORCH_INDEX=URL  first installation: an extra package index, e.g. https://download.pytorch.org/whl/cpu (see below)
 
@@ -81,6 +81,11 @@ endif
 bench: $(DEV) ## Measure speed, as ratios within one run
 	@echo "==> Measuring; a quiet machine gives steadier numbers"
 	$(PY) -m benchmarks $(ARGS)
+
+# Minutes on a GPU are few, so nothing is installed that a Python here already has: PYTHON or .venv, whose torch sees the GPU.
+gpu: ## Measure what needs an NVIDIA GPU, in 8 minutes, into build/gpu/report.md; ARGS=--plan lists the steps
+	@command -v "$(PYTHON)" >/dev/null || { echo "No $(PYTHON) found: name one, as in make gpu PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -m benchmarks.gpu $(ARGS)
 
 # Which files are changed, and which tests have to notice, is in pyproject.toml. mutmut is not among the developers' tools,
 # because few need it.
@@ -157,13 +162,14 @@ PIP_INSTALL = -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--e
 # MegaBlocks pins torch 2.7, so it cannot stand in one list of dependencies with our torch, but it runs with our torch too.
 # It needs Triton, which has wheels only for Linux. It is built without pip's cache, because pip would reuse a wheel that was
 # built without CUDA on a machine that has CUDA. If its setup finds CUDA it asks for a GPU, so without one it finds a torch
-# that knows of no CUDA.
+# that knows of no CUDA. It finds that too where its compiled pieces can't be built, as with CUDA 13, which no longer
+# takes all that they pass to it.
 MEGABLOCKS := megablocks==0.10.0 stanford-stk==0.7.1
 define install_megablocks
 { echo "==> Installing MegaBlocks"; $(PY) $(PIP_INSTALL) -q setuptools wheel && \
-  { command -v nvidia-smi >/dev/null || { $(no_cuda); }; } && \
-  $(PY) $(PIP_INSTALL) -q --no-deps --no-build-isolation --no-cache-dir $(MEGABLOCKS); }
+  { { command -v nvidia-smi >/dev/null && $(get_megablocks); } || { $(no_cuda) && $(get_megablocks); }; }; }
 endef
+get_megablocks = $(PY) $(PIP_INSTALL) -q --no-deps --no-build-isolation --no-cache-dir $(MEGABLOCKS)
 define no_cuda
 mkdir -p $(VENV)/no-cuda/torch/utils && echo '__version__ = "cpu"' > $(VENV)/no-cuda/torch/__init__.py && \
 echo "BuildExtension = CUDAExtension = CUDA_HOME = None" > $(VENV)/no-cuda/torch/utils/cpp_extension.py && \

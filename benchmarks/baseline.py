@@ -99,17 +99,20 @@ class Model(nn.Module):
         self.register_buffer("sin", angles.sin())
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        h, total = self.embedding(x), torch.zeros(())
+        h, total = self.embedding(x), torch.zeros((), device=x.device)
         for block in self.blocks:
             h, balance = block(h, self.cos, self.sin)
             total = total + balance
         return F.cross_entropy(self.head(self.norm(h)).flatten(0, 1), y.flatten()), total
 
 
-def training_step(config: ModelConfig, text: np.ndarray, sequences: int) -> Callable[[], None]:
-    """A function that trains one step on the next ``sequences`` windows of ``text``, uint8 (bytes,)."""
+def training_step(
+    config: ModelConfig, text: np.ndarray, sequences: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Callable[[], None]:
+    """A function that trains one step on the next ``sequences`` windows of ``text``, uint8 (bytes,). Weights are in
+    ``dtype``."""
     torch.manual_seed(0)
-    model = Model(config)
+    model = Model(config).to(device, dtype)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
     data = torch.from_numpy(np.array(text[:BYTES], dtype=np.int64))
     T = config.context
@@ -122,8 +125,8 @@ def training_step(config: ModelConfig, text: np.ndarray, sequences: int) -> Call
         done += 1
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * min(1.0, done / 100)
-        x = torch.stack([data[i : i + T] for i in starts])
-        y = torch.stack([data[i + 1 : i + T + 1] for i in starts])
+        x = torch.stack([data[i : i + T] for i in starts]).to(device)
+        y = torch.stack([data[i + 1 : i + T + 1] for i in starts]).to(device)
         loss, balance = model(x, y)
         (loss + BALANCE * balance).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from benchmarks.agreement import assert_alike
 from benchmarks.timing import Row, Times, at_least, at_most, ratio, take_turns
 from sparsity_lab.accounting import flops_by_part
 from sparsity_lab.accounting.memory import attention_twins, cache_bytes
@@ -45,14 +46,17 @@ class Decoder:
         return y_BTD
 
     def __post_init__(self) -> None:
-        self.turns_TC = rotations(self.config)
-        self.x_BTD = torch.randn(self.cache.batch_size, 1, self.config.d_model)
+        held = next(iter(self.cache.tensors.values()))
+        self.turns_TC = rotations(self.config).to(held.device)
+        self.x_BTD = torch.randn(self.cache.batch_size, 1, self.config.d_model).to(held)
 
 
-def decoder(config: ModelConfig, batch: int, length: int) -> Decoder:
+def decoder(
+    config: ModelConfig, batch: int, length: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Decoder:
     """Its cache holds noise: what it takes to read does not depend on what stands there."""
-    layer = (LatentAttention if config.is_mla else Attention)(config, plain=False)
-    cache = new_cache(config, batch, room=length + 1)
+    layer = (LatentAttention if config.is_mla else Attention)(config, plain=False).to(device, dtype)
+    cache = new_cache(config, batch, device, dtype, room=length + 1)
     for tensor in cache.tensors.values():
         tensor.normal_()
     cache.lengths_B += length
@@ -73,11 +77,11 @@ def transformers_step(ours: Decoder) -> Pass:
         rope_parameters={"rope_type": "default", "rope_theta": c.rope_base},
     )  # fmt: skip
     settings._attn_implementation = "sdpa"
-    module = DeepseekV3Attention(settings, 0)
+    module = DeepseekV3Attention(settings, 0).to(ours.x_BTD)
     with torch.no_grad():
         new = attention_weights(module.state_dict())
         ours.layer.load_state_dict(new)
-    places = DeepseekV3RotaryEmbedding(settings)(ours.x_BTD, torch.tensor([[ours.length]]))
+    places = DeepseekV3RotaryEmbedding(settings)(ours.x_BTD, torch.tensor([[ours.length]], device=ours.x_BTD.device))
     latent, key = ours.cache.tensors["latents"][0, :, :, : ours.length].split((c.kv_lora_rank or 0, c.rope_dim), -1)
     key = key.unflatten(-1, (-1, 2)).mT.flatten(-2)  # theirs keeps the pairs that turn as two halves
     cache = DynamicCache()
@@ -88,7 +92,7 @@ def transformers_step(ours: Decoder) -> Pass:
         cache.crop(-1)
         return y_BTD
 
-    torch.testing.assert_close(step(), ours.step(), rtol=1e-2, atol=1e-3)
+    assert_alike(step(), ours.step())
     return step
 
 

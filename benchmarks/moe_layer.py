@@ -87,7 +87,7 @@ def moe_pass(layer: MoE, x_BTD: Tensor) -> Pass:
     """Forward and backward of our layer, to the input too, with the auxiliary losses."""
     x_BTD = x_BTD.clone().requires_grad_()
     g_BTD = torch.randn_like(x_BTD)
-    one = torch.ones(())
+    one = torch.ones((), device=x_BTD.device)
 
     def run() -> None:
         clear(layer, x_BTD)

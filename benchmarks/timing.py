@@ -1,7 +1,8 @@
 """Times that can be compared on a machine that has other work to do.
 
 What is compared takes turns in blocks of calls, and a ratio is that of two neighbouring blocks: whatever slows the
-machine down for a while slows down both. Time is the thread's CPU time where one thread does the work.
+machine down for a while slows down both. Time is the thread's CPU time where one thread does the work. A GPU works on
+after a call has returned, so there a block is timed as a whole, from an event before it to one behind it.
 """
 
 import os
@@ -9,6 +10,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import torch
 
 from sparsity_lab.models.routes import processor
 
@@ -43,8 +46,10 @@ def take_turns(
     seconds: float,
     block: int = BLOCK,
     clock: Callable[[], float] = time.thread_time,
+    device: str = "cpu",
 ) -> Times:
     """Times ``functions`` in turn for about ``seconds`` in all, at least five blocks each."""
+    time_block = _on_gpu if device == "cuda" else lambda function, calls: _on_cpu(function, calls, clock)
     times: Times = {name: [] for name in functions}
     order = list(functions)
     end = time.perf_counter() + seconds
@@ -53,14 +58,28 @@ def take_turns(
             function = functions[name]
             for _ in range(UNTIMED):
                 function()
-            calls = []
-            for _ in range(block):
-                start = clock()
-                function()
-                calls.append(clock() - start)
-            times[name].append(statistics.median(calls))
+            times[name].append(time_block(function, block))
         order.reverse()
     return times
+
+
+def _on_cpu(function: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
+    seconds = []
+    for _ in range(calls):
+        start = clock()
+        function()
+        seconds.append(clock() - start)
+    return statistics.median(seconds)
+
+
+def _on_gpu(function: Callable[[], object], calls: int) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(calls):
+        function()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / calls
 
 
 def ratio(times: Times, above: str, below: str) -> float:

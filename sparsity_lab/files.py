@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-import platformdirs
-
 _PACKAGE = Path(__file__).resolve().parent
 SHIPPED = _PACKAGE / "shipped"  # in a wheel alone: what setup.py puts there of the repository
 SUITE = SHIPPED if SHIPPED.exists() else _PACKAGE.parent  # has notebooks/, data/ and docs/
@@ -26,13 +24,20 @@ class StrangeFile(UserWarning):
 
 def home() -> Path:
     """Returns the folder of a user's runs: ``$SPARSITY_LAB_HOME``, or the system's folder for a user's data."""
-    return Path(os.environ.get("SPARSITY_LAB_HOME") or platformdirs.user_data_dir("sparsity-lab"))
+    if folder := os.environ.get("SPARSITY_LAB_HOME"):
+        return Path(folder)
+    import platformdirs  # here, so that files are written atomically also where nothing is installed
+
+    return Path(platformdirs.user_data_dir("sparsity-lab"))
 
 
 def cache_dir() -> Path:
     """Returns the folder of what can be made again: ``$SPARSITY_LAB_CACHE``, or the user's cache folder."""
-    folder = os.environ.get("SPARSITY_LAB_CACHE") or platformdirs.user_cache_dir("sparsity-lab")
-    return Path(folder).expanduser()
+    if folder := os.environ.get("SPARSITY_LAB_CACHE"):
+        return Path(folder).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("sparsity-lab"))
 
 
 def check_regular(path: Path) -> os.stat_result:

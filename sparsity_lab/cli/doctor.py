@@ -1,4 +1,4 @@
-"""Show what is installed, how fast it is, and what to do about what is missing."""
+"""Show what is installed, how fast it is, and what to do about what is missing; or measure a GPU."""
 
 import argparse
 import importlib.metadata
@@ -6,10 +6,12 @@ import json
 import os
 import platform
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import platformdirs
+from sparsity_lab.files import SUITE
 
 PACKAGES = ("sparsity-lab", "torch", "numpy", "pandas", "jupyterlab", "ipywidgets", "plotly", "papermill")
 BROWSERS = (
@@ -20,7 +22,15 @@ BROWSERS = (
 PLAYWRIGHTS = ("chrome-linux*/chrome", "chrome-mac*/*.app/Contents/MacOS/*", "chrome-win*/chrome.exe")
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    text = "measure what needs an NVIDIA GPU, in eight minutes, into build/gpu/report.md and report.json"
+    parser.add_argument("--gpu", action="store_true", help=text)
+    parser.add_argument("--plan", action="store_true", help="with --gpu: list the steps and their limits, run none")
+
+
 def run(options: argparse.Namespace) -> int:
+    if options.gpu or options.plan:
+        return _measure_gpu(options)
     findings = examine()
     if options.json:
         print(json.dumps([asdict(finding) for finding in findings]))
@@ -30,6 +40,16 @@ def run(options: argparse.Namespace) -> int:
             if finding.advice:
                 print(f"{'':16} {finding.advice}")
     return 0 if all(finding.ok or finding.optional for finding in findings) else 1
+
+
+def _measure_gpu(options: argparse.Namespace) -> int:
+    """Runs `make gpu`, which is no part of the package. Raises ValueError if it is not beside it."""
+    if not options.gpu:
+        raise ValueError("--plan lists the steps of --gpu: sparsity-lab doctor --gpu --plan")
+    if not (SUITE / "benchmarks/gpu").is_dir():
+        raise ValueError("--gpu needs the repository, of which only the package is here: run `make gpu` in its folder")
+    command = [sys.executable, "-m", "benchmarks.gpu", *["--plan"] * options.plan]
+    return subprocess.run(command, cwd=SUITE, check=False).returncode
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,8 @@ def find_browser() -> str | None:
     found = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if found:
         return found
+    import platformdirs
+
     cache = platformdirs.user_cache_dir("ms-playwright", appauthor=False, opinion=False)
     folder = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or cache)
     newest = sorted(folder.glob("chromium-[0-9]*"), key=lambda path: (len(path.name), path.name), reverse=True)

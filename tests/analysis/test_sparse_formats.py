@@ -45,15 +45,6 @@ def test_a_format_gives_the_dense_product_of_what_is_left(name: str, tokens: int
         torch.testing.assert_close(FORMATS[name].product(kept_MD)(x_ND), x_ND @ kept_MD.t(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_two_of_four_gives_the_dense_product() -> None:
-    w_MD = torch.randn(128, 128, device="cuda", dtype=torch.float16)
-    w_MD = w_MD * torch.tensor([True, True, False, False], device="cuda").repeat(128, 32)
-    x_ND = torch.randn(64, 128, device="cuda", dtype=torch.float16)
-    torch.testing.assert_close(FORMATS["2:4"].product(w_MD)(x_ND), x_ND @ w_MD.t(), rtol=1e-2, atol=1e-1)
-
-
 def test_experts_are_a_dense_layer_whose_other_blocks_sleep() -> None:
     """A token's block sparsity: the hidden numbers of all experts side by side, and zeros where its own is not."""
     torch.manual_seed(0)

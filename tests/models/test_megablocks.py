@@ -163,14 +163,3 @@ def test_backends_of_the_config() -> None:
     assert config_module.BACKENDS == ("grouped", "megablocks", "naive")
     with pytest.raises(ValueError, match="backend='triton' is not known: use one of grouped, megablocks, naive"):
         RunConfig(backend="triton")
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_on_a_gpu() -> None:
-    torch.manual_seed(0)
-    shape = ModelConfig(d_model=128, n_heads=1, d_expert=128, n_experts=8, top_k=2)
-    layer = Experts(8, 128, shape).cuda()
-    routing = routing_of(torch.rand(256, 8, device="cuda").topk(2)[1], 8)
-    x = torch.randn(256, 128, device="cuda", dtype=torch.bfloat16)
-    torch.testing.assert_close(layer.megablocks(x, routing), layer.naive(x, routing), rtol=5e-2, atol=5e-2)

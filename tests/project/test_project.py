@@ -254,6 +254,22 @@ def test_absent_python_is_one_line(workshop):
     assert len(rest) == 1
 
 
+def test_gpu_installs_nothing_and_says_in_one_line_that_there_is_none(workshop):
+    for folder in ("benchmarks", "sparsity_lab"):
+        (workshop.project / folder).symlink_to(ROOT / folder)
+    run = workshop.make("gpu")
+    message, *rest = run.stderr.splitlines()
+    assert run.returncode != 0
+    assert message.startswith("No NVIDIA GPU was found here")
+    assert len(rest) == 1, "only make's own line may follow"
+    plan = workshop.make("gpu", "ARGS=--plan")
+    assert (plan.returncode, plan.stderr) == (0, "")
+    assert "480 s  at most" in plan.stdout
+    assert workshop.make("gpu", PYTHON="no-such-python").stderr.startswith("No no-such-python found")
+    assert workshop.calls() == []
+    assert not (workshop.project / ".venv").exists()
+
+
 def test_half_made_environment_is_made_anew(workshop):
     venv = workshop.project / ".venv"
     for attempt, broken in enumerate([True, True, False]):
@@ -344,6 +360,16 @@ def test_two_installations_at_a_time_wait_for_each_other(workshop, killed):
     *installations, lab = workshop.calls()
     assert len(installations) == (2 if killed else 1), "what the first has installed, the second need not"
     assert lab.startswith("-m sparsity_lab lab ")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton has wheels for Linux alone")
+def test_megablocks_comes_without_its_compiled_pieces_where_they_cannot_be_built(workshop):
+    script(workshop.bin / "nvidia-smi")  # a GPU, whose CUDA is too new: the stand-in fails where setup finds CUDA
+    run = workshop.make("install")
+    assert run.returncode == 0
+    assert "could not be installed" not in run.stderr
+    workshop.calls()
+    assert len([line for line in workshop.megablocks if "megablocks==" in line]) == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton has wheels for Linux alone")
