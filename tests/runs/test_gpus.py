@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import per_gpu
 from sparsity_lab.config import ModelConfig, RunConfig
 from sparsity_lab.files import DATA
 from sparsity_lab.runs import gpus as gpus_module
@@ -173,13 +172,6 @@ def test_who_hands_runs_out_never_touches_cuda(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("no torch False\n"), "and the lab's own processes do not need it"
     assert "2 workers: 2 on GPU 0 (NVIDIA X)." in done.stderr
-
-
-def test_what_more_workers_bring_can_be_measured(model: ModelConfig, run: RunConfig) -> None:
-    """On a CPU as well, so that the benchmark is known to run before there is a GPU."""
-    steps, memory = per_gpu.rate(model, run.replace(budget=1e10, device="cpu"), 2, 0.1)
-    assert steps > 0
-    assert memory == 0
 
 
 def test_whole_budgets_come_first(model: ModelConfig, run: RunConfig, tmp_path: Path) -> None:
