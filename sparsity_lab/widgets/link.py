@@ -4,12 +4,14 @@
 """
 
 import re
+import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, get_args
 from urllib.parse import parse_qsl, quote
 
-from sparsity_lab.config import BACKENDS, SLIDER_EXPERTS, Hold
+from sparsity_lab.config import BACKENDS, SLIDER_EXPERTS, Hold, one_of
 from sparsity_lab.widgets.settings import BUDGETS, CORPORA, DEPTHS, WIDTHS, Settings
 
 
@@ -112,9 +114,20 @@ def write_link(link: Link) -> str:
     return "&".join(text)
 
 
-def link_of(settings: Settings, **lesson: Any) -> Link:
-    """Returns the link of these settings; ``lesson`` has the further fields of a `Link`."""
-    return Link(settings.to_dict(), **lesson)
+def link_of(settings: Settings, lesson: str = "", hide: Sequence[str] = (), fix: Sequence[str] = ()) -> Link:
+    """Returns the link to these settings with a lesson's question and the fields whose controls it hides or fixes. A
+    text that others don't have is left out. Raises ValueError for unknown fields and for a question that is too long.
+    """
+    values = settings.to_dict()
+    for name in (*hide, *fix):
+        one_of("control", name, values)
+    if settings.corpus not in CORPORA:
+        del values["corpus"]
+    link = Link(values, lesson, tuple(hide), tuple(fix))
+    if len(lesson) > RULES["question"] or len(write_link(link)) > RULES["longest"]:
+        most = f"{RULES['question']} characters, and {RULES['longest']} with the rest of the link"
+        raise ValueError(f"lesson={reprlib.repr(lesson)} is too long: it may have {most}")
+    return link
 
 
 def _pairs(text: str) -> tuple[dict[str, str], list[str], list[str]]:
@@ -141,6 +154,7 @@ def _value(rule: dict[str, Any], written: str) -> Any:
     """Returns the value of a control, or None for what it can't have."""
     if "choices" in rule:
         return rule["choices"].get(written)
+    written = written.replace("e ", "e+")  # in an address, a plus stands for a space
     value = float(written) if _DECIMAL.fullmatch(written) else -1.0
     if not rule["low"] <= value <= rule["high"] or (rule["step"] and value % rule["step"]):
         return None
