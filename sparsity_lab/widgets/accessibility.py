@@ -13,7 +13,7 @@ class Aid(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("aid.js")
     _css = Path(__file__).with_name("aid.css")
     link = traitlets.Unicode("").tag(sync=True)  # of a dashboard: what its Copy link puts into the address
-    opened = traitlets.Unicode("").tag(sync=True)  # the address of the page, once
+    opened = traitlets.Unicode("").tag(sync=True)  # what follows ? in the address of the page, once
 
 
 def answer_at_once(widget: Any) -> None:

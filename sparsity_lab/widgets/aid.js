@@ -20,10 +20,10 @@ function copyLink(model, button) {
 }
 
 function openLink(model) {
-    const address = performance.getEntriesByType("navigation")[0]?.name;
-    if (!address?.includes("?") || window.sparsityLabLinkRead) return;
+    const entry = performance.getEntriesByType("navigation")[0], link = entry && new URL(entry.name).search;
+    if (!link || window.sparsityLabLinkRead) return;
     window.sparsityLabLinkRead = true;
-    model.set("opened", address);
+    model.set("opened", link);
     model.save_changes();
 }
 

@@ -297,7 +297,7 @@ class MagicDial(ipw.VBox):
             self.open_link(self.share.value)
 
     def _link_opened(self, change: Any) -> None:
-        """Takes the address of the page, which says nothing if it holds no link."""
+        """Takes what follows the ? in the address of the page; it may hold no link."""
         if read_link(change.new) != Link():
             self.open_link(change.new)
 

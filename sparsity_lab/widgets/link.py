@@ -124,8 +124,11 @@ def link_of(settings: Settings, lesson: str = "", hide: Sequence[str] = (), fix:
     if settings.corpus not in CORPORA:
         del values["corpus"]
     link = Link(values, lesson, tuple(hide), tuple(fix))
-    if len(lesson) > RULES["question"] or len(write_link(link)) > RULES["longest"]:
-        most = f"{RULES['question']} characters, and {RULES['longest']} with the rest of the link"
+    longest = RULES["longest"] - 200  # because an address comes before it
+    if len(lesson) > RULES["question"] or len(write_link(link)) > longest:
+        most = (
+            f"{RULES['question']} characters, and {longest} with the rest of the link, where é takes 6 and 中 takes 9"
+        )
         raise ValueError(f"lesson={reprlib.repr(lesson)} is too long: it may have {most}")
     return link
 

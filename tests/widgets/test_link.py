@@ -1,6 +1,7 @@
 """Links: what they say is what the dials show, in Python and in a page, and no text does harm."""
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import asdict
@@ -147,6 +148,13 @@ def test_what_is_wrong_is_left_out_and_said(in_node: Any, text: str, note: str) 
 def test_the_first_of_a_repeated_key_counts() -> None:
     link = read_link("w=16&w=<b>&w=8")
     assert (link.values, link.notes) == ({"width": 16}, ("The link has w more than once: the first is used.",))
+
+
+def test_the_docs_name_every_key() -> None:
+    docs = (Path(__file__).parents[2] / "docs/app.md").read_text(encoding="utf-8")
+    assert [key for key in re.findall(r"^\| `(\w+)`", docs, re.M) if key != "lesson"] == [
+        r["key"] for r in RULES["keys"]
+    ]
 
 
 def test_a_lesson() -> None:

@@ -43,7 +43,7 @@ def test_settings_that_the_dials_do_not_offer_are_refused(dial: MagicDial, key: 
     if way == "pasted":
         dial.share.value = f"{key}={value}"
     else:
-        dial._aid.opened = f"http://localhost:8866/?{key}={value}"
+        dial._aid.opened = f"?token=1a&{key}={value}"
     assert dial.settings == before
     assert f"The link&#x27;s {key}={value} is not" in dial._lesson.value
 
