@@ -99,7 +99,7 @@ class Buttons:
 
     def _begin(self, paused: bool = False) -> None:
         settings = self._dials.settings
-        check(settings, self._session.speed)
+        check_trainable(settings, self._session.speed)
         self.lanes = self._session.start(settings.pairs, paused)  # not with a lock: it waits for a last report
         self._dials.accept()
         self._started()
@@ -128,7 +128,7 @@ class Buttons:
         self._dials.set(self.start)
 
 
-def check(settings: Settings, speed: Speed | None) -> None:
+def check_trainable(settings: Settings, speed: Speed | None) -> None:
     """Raises ValueError for what can't be trained here, before anything that runs is ended."""
     try:
         check_corpus(settings.corpus)
