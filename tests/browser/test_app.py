@@ -26,7 +26,7 @@ LOOKS_DIFFERENT = """() => {
 
 FILLED = """() => {
     const { bottom } = document.querySelector('.sl-race .main-svg').getBoundingClientRect();
-    return bottom <= innerHeight && bottom > innerHeight - 60; }"""
+    return bottom <= innerHeight && bottom > innerHeight - 90; }"""
 LESSON = "s=.75&b=3e10&w=12&d=3&hold=total&seed=5&text=tasks&twin=0&backend=naive&lesson=Which%3F&hide=d&fix=w"
 FILLS = """() => [...document.querySelectorAll('.js-plotly-plot .main-svg text')].filter(t => t.textContent)
     .map(t => getComputedStyle(t).fill)"""

@@ -72,16 +72,10 @@
   ];
   $(".app-tour").addEventListener("click", () => tour(TOUR));
 
-  // ---- A full window: the race takes the height that is left
-  function fill() {
-    const picture = $(`${DIAL} .sl-picture`), views = [...document.querySelectorAll(`${DIAL} .sl-view`)];
-    const view = views.find((each) => each.offsetHeight);
-    if (!view || getComputedStyle(picture).display === "contents") return;
-    const spare = innerHeight - 12 - (picture.getBoundingClientRect().bottom + $("#rendered_cells").scrollTop);
-    const height = Math.max(268, Math.floor(view.offsetHeight + spare));
-    if (Math.abs(height - view.offsetHeight) > 2) document.body.style.setProperty("--app-view", `${height}px`);
-  }
-  addEventListener("resize", fill);
+  // ---- A full window: the style sheet gives the race the height that the words and the rest leave
+  const measure = () => document.body.style.setProperty("--app-head", `${$(".app-head").offsetHeight}px`);
+  measure();
+  addEventListener("resize", measure);
 
   let waits = false;
   new MutationObserver(() => {
@@ -94,7 +88,6 @@
       $(".app-loading")?.remove();
       if (!$("#rendered_cells .app-head")) $("#rendered_cells").prepend($(".app-head")); // which Voilà lays over all else
       $(".app-tour").disabled = false;
-      fill();
     });
   }).observe($("body"), { subtree: true, childList: true });
   document.body.append(means);
