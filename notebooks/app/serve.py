@@ -35,7 +35,7 @@ from voila.tornado.handler import TornadoVoilaHandler
 from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
 from voila.voila_identity_provider import VoilaIdentityProvider
 
-from sparsity_lab.files import cache_dir
+from sparsity_lab.files import SUITE, cache_dir
 from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.widgets.settings import CORPORA
 
@@ -181,7 +181,7 @@ class App(Voila):
 
 def words() -> dict[str, Any]:
     """Returns what the page explains: the glossary, and the script of a tour."""
-    glossary = tomllib.loads((HERE.parents[1] / "docs/glossary.toml").read_text(encoding="utf-8"))
+    glossary = tomllib.loads((SUITE / "docs/glossary.toml").read_text(encoding="utf-8"))
     means = {term: entry["means"] for term, entry in glossary.items()}
     also = {other: text for text in means.values() for other in re.findall(r", also called ([\w -]+),", text)}
     tour = resources.files("sparsity_lab.pages") / "site/tour.js"

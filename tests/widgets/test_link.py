@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from playwright._impl._driver import compute_driver_executable
 
 from sparsity_lab.config import BACKENDS
 from sparsity_lab.widgets import link as module
@@ -59,9 +59,7 @@ HOSTILE = st.builds(lambda start, parts: start + "&".join(parts), BEGINNINGS, st
 @pytest.fixture(scope="module")
 def in_node() -> Any:
     """Returns what the script makes of a text: the link that it reads, and how it writes that again."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed")
+    node = compute_driver_executable()[0]  # Playwright brings one
     script = Path(module.__file__).with_name("link.js").read_text()
     command = [node, "--input-type=module", "-e", NODE, script, json.dumps(RULES)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8") as process:
