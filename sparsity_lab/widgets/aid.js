@@ -20,10 +20,11 @@ function copyLink(model, button) {
 }
 
 function openLink(model) {
-    const entry = performance.getEntriesByType("navigation")[0], link = entry && new URL(entry.name).search;
-    if (!link || window.sparsityLabLinkRead) return;
+    const entry = performance.getEntriesByType("navigation")[0], link = new URLSearchParams(entry && new URL(entry.name).search);
+    link.delete("token"); // which is nobody's business
+    if (!link.size || window.sparsityLabLinkRead) return;
     window.sparsityLabLinkRead = true;
-    model.set("opened", link);
+    model.set("opened", `?${link}`);
     model.save_changes();
 }
 
