@@ -42,6 +42,7 @@ class Dials:
         self._moved, self._setting = moved, False
         self._visitor, self._uploads = bool(os.environ.get("SPARSITY_LAB_VISITOR")), 0
         self._texts = list(CORPORA)
+        self.largest = BUDGETS[-1]  # budget that the slider offers
         self.sparsity = _slider("sparsity", [("0", 0.0)])
         self.budget = _slider("budget", [(f"{power(budget)} FLOPs", budget) for budget in BUDGETS])
         self.width = _slider("width", [(str(width), width) for width in WIDTHS])
@@ -153,6 +154,7 @@ class Dials:
         on the dial trains in `LONG` seconds. A processor gets none, nor does a GPU that is slower."""
         model, known = ModelConfig.on_dial(WIDTHS[-1], 0.9375), [value for _, value in self.budget.options]
         pays = [b for b in BEYOND if speed.device == "cuda" and speed.seconds(model, RunConfig(budget=b)) <= LONG]
+        self.largest = max([BUDGETS[-1], *pays])
         if not set(pays) <= set(known):
             stops = [(f"{power(budget)} FLOPs", budget) for budget in sorted({*known, *pays})]
             with self._quiet(), self.budget.hold_sync():  # or the browser would see it at its first stop for a moment

@@ -104,7 +104,7 @@ class MagicDial(ipw.VBox):
     def open_link(self, text: str) -> None:
         """Moves the dials to what a link says, and those that it leaves out to where they began; shows its lesson. What
         is wrong with it is left out, with a note above the dials."""
-        link = read_link(text)
+        link = read_link(text, self.dials.largest)
         with self._lock:
             self._lesson.value = lesson_text(link)
             if link == Link(notes=link.notes):

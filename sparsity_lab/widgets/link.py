@@ -68,8 +68,9 @@ class Link:
     notes: tuple[str, ...] = ()
 
 
-def read_link(text: str) -> Link:
-    """Reads an address, or the part of it that follows ``#`` or ``?``. No text makes it fail."""
+def read_link(text: str, largest: float = BUDGETS[-1]) -> Link:
+    """Reads an address, or the part of it that follows ``#`` or ``?``. No text makes it fail. ``largest`` is the budget
+    (FLOPs) that is offered here; a GPU pays for more than a page does."""
     if len(text) > RULES["longest"]:
         return Link(notes=(f"The link has over {RULES['longest']} characters: it is ignored.",))
     given, unknown, notes = _pairs(text)
@@ -77,6 +78,7 @@ def read_link(text: str) -> Link:
     for rule in RULES["keys"]:
         if rule["key"] in given:
             written = given[rule["key"]]
+            rule = rule | _number(BUDGETS[0], largest) if rule["name"] == "budget" else rule
             value = _value(rule, written)
             if value is None:
                 notes.append(f"The link's {rule['key']}={_cut(written)} is not {rule['says']}: the default is used.")

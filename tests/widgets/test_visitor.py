@@ -53,11 +53,11 @@ def test_a_gpu_offers_more_and_no_more_than_that(dial: MagicDial) -> None:
     dial._session._tell()
     last = dial.dials.budget.options[-1][1]
     assert last > 1e13
-    dial.share.value = dial.settings.replace(budget=last).to_json()
-    assert (dial.settings.budget, dial.dials.problem) == (last, "")
-    dial.share.value = dial.settings.replace(budget=1.1 * last).to_json()
+    dial.share.value = f"b={last}"
+    assert (dial.settings.budget, dial._lesson.value) == (last, "")
+    dial.share.value = f"b={1.1 * last}"
     assert dial.settings.budget == last
-    assert "alert" in dial.dials.problem
+    assert "is not between 1e10 and 2e15" in dial._lesson.value
 
 
 def test_settings_that_the_dials_offer_are_taken(dial: MagicDial) -> None:
