@@ -17,6 +17,7 @@ SHIPPED = [  # never notebooks/assignments, which has solutions and hidden tests
     "data/*/*.toml",
     "data/*/*.fit",
     "docs/glossary.md",
+    "docs/glossary.toml",
 ]
 
 

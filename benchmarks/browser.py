@@ -97,7 +97,7 @@ def measure() -> list[float]:
         open_notebook(page, address, "00_start_here.ipynb")
         run_all(page)
         dial = Dial(page)
-        dial.set(Settings(budget=1e13, dense_twin=False).to_json())
+        dial.set(Settings(budget=1e13, dense_twin=False))
         dial.button("Train").click()
         dial.status.get_by_text("left").wait_for()
         times = dial.time_presses(WATCH, PRESSES)

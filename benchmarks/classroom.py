@@ -61,7 +61,7 @@ def lesson(students: int) -> Lesson:
         kernels = [stack.enter_context(kernel(Path(folder) / str(number))) for number in range(students)]
         ask(kernels, opened)
         ready = time.monotonic() - start
-        ask(kernels, "dial.train.click()")
+        ask(kernels, "dial.buttons.train.click()")
         processes = [psutil.Process(int(text)) for text in ask(kernels, "import os", "os.getpid()")]
         looks = []
         for _ in range(LOOKS):

@@ -76,7 +76,7 @@ def watched(n_cores: int, dense_twin: bool = True) -> tuple[list[float], list[fl
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, settings):
         session = Session(Path(folder))
         dial = MagicDial(session=session, calibrate=False, budget=BUDGET, width=32, dense_twin=dense_twin)
-        dial.train.click()
+        dial.buttons.train.click()
         while not (session.lanes and all(lane.last for lane in session.lanes)):
             time.sleep(0.01)
         first, start = _steps(session), time.perf_counter()

@@ -6,13 +6,16 @@ which go when the page is closed.
 
 import asyncio
 import os
+import re
 import shutil
 import sys
 import tempfile
+import tomllib
 import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -32,7 +35,7 @@ from voila.tornado.handler import TornadoVoilaHandler
 from voila.tornado.kernel_websocket_handler import VoilaKernelWebsocketHandler
 from voila.voila_identity_provider import VoilaIdentityProvider
 
-from sparsity_lab.files import cache_dir
+from sparsity_lab.files import SUITE, cache_dir
 from sparsity_lab.training.corpus import load_corpus
 from sparsity_lab.widgets.settings import CORPORA
 
@@ -158,6 +161,7 @@ class App(Voila):
         self.auto_token = True
         self.notebook_path = str(HERE / "dashboard.ipynb")
         self.voila_configuration.multi_kernel_manager_class = Visitors
+        self.voila_configuration.config.VoilaConfiguration.resources = words()
 
     def init_handlers(self) -> list[Any]:
         """Returns what the page needs; any other address is not found."""
@@ -173,6 +177,15 @@ class App(Voila):
     def launch_browser(self) -> None:
         """Opens the page, with its token."""
         Thread(target=partial(webbrowser.open, self.display_url)).start()
+
+
+def words() -> dict[str, Any]:
+    """Returns what the page explains: the glossary, and the script of a tour."""
+    glossary = tomllib.loads((SUITE / "docs/glossary.toml").read_text(encoding="utf-8"))
+    means = {term: entry["means"] for term, entry in glossary.items()}
+    also = {other: text for text in means.values() for other in re.findall(r", also called ([\w -]+),", text)}
+    tour = resources.files("sparsity_lab.pages") / "site/tour.js"
+    return {"glossary": means | also, "tour": tour.read_text(encoding="utf-8")}
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ class Aid(anywidget.AnyWidget):
 
     _esm = Path(__file__).with_name("aid.js")
     _css = Path(__file__).with_name("aid.css")
-    settings = traitlets.Unicode("").tag(sync=True)  # of a dashboard: what its Copy link puts into the address
-    opened = traitlets.Unicode("").tag(sync=True)  # the settings in the address of the page, once
+    link = traitlets.Unicode("").tag(sync=True)  # of a dashboard: what its Copy link puts into the address
+    opened = traitlets.Unicode("").tag(sync=True)  # what follows ? in the address of the page, once
 
 
 def answer_at_once(widget: Any) -> None:

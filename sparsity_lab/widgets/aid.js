@@ -11,23 +11,30 @@ function nameSliders(box) {
     }
 }
 
-// The settings of a dashboard travel in the address: Copy link puts them there, and a page that was opened with them
-// tells the first dashboard on it. JupyterLab rewrites the address, so the one that was navigated to is asked.
+// Copy link puts a dashboard's link (link.py) into the address; a page that was opened with one tells the first dashboard
+// on it. JupyterLab rewrites the address, so the one that was navigated to is asked.
 function copyLink(model, button) {
-    const link = new URL(location.href);
-    link.searchParams.delete("token");
-    link.searchParams.set("dial", model.get("settings"));
+    const link = `${location.origin}${location.pathname}?${model.get("link")}`;
     const done = (text) => { button.textContent = text; setTimeout(() => { button.textContent = "Copy link"; }, 1500); };
-    (navigator.clipboard?.writeText(link.href) ?? Promise.reject()).then(() => done("Copied"), () => prompt("The link:", link.href));
+    (navigator.clipboard?.writeText(link) ?? Promise.reject()).then(() => done("Copied"), () => prompt("The link:", link));
 }
 
 function openLink(model) {
-    const entry = performance.getEntriesByType("navigation")[0];
-    const asked = entry && new URL(entry.name).searchParams.get("dial");
-    if (!asked || window.sparsityLabLinkRead) return;
+    const entry = performance.getEntriesByType("navigation")[0], link = new URLSearchParams(entry && new URL(entry.name).search);
+    link.delete("token"); // which is nobody's business
+    if (!link.size || window.sparsityLabLinkRead) return;
     window.sparsityLabLinkRead = true;
-    model.set("opened", asked);
+    model.set("opened", `?${link}`);
     model.save_changes();
+}
+
+// A lesson's fixed controls say why they do not move.
+function nameFixed(box) {
+    for (const control of box.querySelectorAll(".sl-control")) {
+        const fixed = control.classList.contains("sl-fixed");
+        control.title = fixed ? "This lesson keeps it where it is" : "";
+        for (const handle of control.querySelectorAll(".noUi-handle")) handle.ariaDisabled = String(fixed);
+    }
 }
 
 // Plotly draws a plot before its place has a width, and after that only listens to the window.
@@ -51,6 +58,8 @@ function render({ model, el }) {
             if (copy) {
                 copy.addEventListener("click", () => copyLink(model, copy));
                 openLink(model);
+                model.on("change:link", () => nameFixed(box));
+                nameFixed(box);
             }
         }
     });

@@ -4,7 +4,7 @@ import html
 import importlib.util
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -41,7 +41,8 @@ class Dials:
     def __init__(self, start: Settings, moved: Callable[[], None]):
         self._moved, self._setting = moved, False
         self._visitor, self._uploads = bool(os.environ.get("SPARSITY_LAB_VISITOR")), 0
-        self._texts, self._largest = list(CORPORA), BUDGETS[-1]
+        self._texts = list(CORPORA)
+        self.largest = BUDGETS[-1]  # budget that the slider offers
         self.sparsity = _slider("sparsity", [("0", 0.0)])
         self.budget = _slider("budget", [(f"{power(budget)} FLOPs", budget) for budget in BUDGETS])
         self.width = _slider("width", [(str(width), width) for width in WIDTHS])
@@ -85,6 +86,7 @@ class Dials:
             name: ipw.HTML() for name in ("sparsity", "budget", "width", "n_layers", "seed", "corpus", "")
         }
         self._show(start)
+        self.backend.value = start.backend
 
         # The classes are for style sheets and tests.
         for dial in (self.sparsity, self.budget, self.width, self.n_layers):
@@ -110,6 +112,12 @@ class Dials:
         self.front = ipw.VBox(sliders)
         hold = ipw.HBox([ipw.Label("hold constant"), self.hold], layout={"flex_flow": "row wrap"})
         text = ipw.HBox([self.corpus, self.upload], layout={"flex_flow": "row wrap"})
+        self._parts: dict[str, list[ipw.Widget]] = {
+            field.name: [getattr(self, field.name)] for field in fields(Settings)
+        }
+        self._parts |= {"sparsity": [self.sparsity, self._ticks], "hold": [hold], "corpus": [text]}
+        for name in self._parts:
+            getattr(self, name).add_class("sl-control")
         self.more = [hold, self.seed, problem["seed"], self.dense_twin, text, problem["corpus"], self.backend]
 
     @property
@@ -124,19 +132,29 @@ class Dials:
         return [dense.with_sparsity(sparsity, self.hold.value) for _, sparsity in self.sparsity.options]
 
     def set(self, settings: Settings) -> None:
-        """Moves all dials, and then calls ``moved`` once. Raises ValueError for what a visitor can't have."""
-        if self._visitor:
-            self._check_offered(settings)
+        """Moves all dials, and then calls ``moved``."""
         with self._quiet():
             self._show(settings)
         self._moved()
+        self.backend.value = settings.backend  # last, because what is not installed is refused
+
+    def teach(self, hide: Collection[str], fix: Collection[str]) -> None:
+        """Hides the controls of some fields of `Settings`, and shows others that can't be moved. All others are as
+        usual."""
+        for name, parts in self._parts.items():
+            for part in parts:
+                part.layout.display = "none" if name in hide else None
+            control = getattr(self, name)
+            control.disabled = name in fix
+            (control.add_class if name in fix else control.remove_class)("sl-fixed")
+        self.upload.disabled = "corpus" in fix
 
     def reach(self, speed: Speed) -> None:
         """Gives the budget slider as many more stops as a GPU of this speed pays for: those at which the widest model
         on the dial trains in `LONG` seconds. A processor gets none, nor does a GPU that is slower."""
         model, known = ModelConfig.on_dial(WIDTHS[-1], 0.9375), [value for _, value in self.budget.options]
         pays = [b for b in BEYOND if speed.device == "cuda" and speed.seconds(model, RunConfig(budget=b)) <= LONG]
-        self._largest = max([BUDGETS[-1], *pays])
+        self.largest = max([BUDGETS[-1], *pays])
         if not set(pays) <= set(known):
             stops = [(f"{power(budget)} FLOPs", budget) for budget in sorted({*known, *pays})]
             with self._quiet(), self.budget.hold_sync():  # or the browser would see it at its first stop for a moment
@@ -175,18 +193,8 @@ class Dials:
         self._snap(settings.sparsity)
         self.seed.value = settings.seed
         self.dense_twin.value = settings.dense_twin
-        self.backend.value = settings.backend
         self._add_text(settings.corpus)
         self.corpus.value = settings.corpus
-
-    def _check_offered(self, settings: Settings) -> None:
-        sparsest = max(ModelConfig.on_dial(settings.width, 0.0, settings.hold).sparsities(settings.hold))
-        most = {"width": WIDTHS[-1], "n_layers": DEPTHS[-1], "budget": self._largest, "sparsity": sparsest}
-        for name, limit in most.items():
-            if getattr(settings, name) > limit:
-                raise ValueError(f"{name}={getattr(settings, name):.6g} is too much here: choose at most {limit:.6g}")
-        if settings.corpus not in self._texts:
-            raise ValueError(f"corpus={settings.corpus!r} is no text in the list: choose one there, or upload yours")
 
     def _add_text(self, text: str) -> None:
         """Puts a text on the list, if it is not there yet."""

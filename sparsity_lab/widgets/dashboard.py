@@ -6,33 +6,29 @@ No mathematics here: numbers come from `accounting` and `runs`, figures from `fi
 import html
 import json
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import ipywidgets as ipw
 import pandas as pd
 import plotly.graph_objects as go
 
-from sparsity_lab.accounting import count_parameters, plan, training_memory
-from sparsity_lab.config import ModelConfig, RunConfig, resolve
-from sparsity_lab.figures.here import gains_map
 from sparsity_lab.figures.race import race, race_parts
 from sparsity_lab.figures.routing import readers
 from sparsity_lab.runs import measured as shipped
-from sparsity_lab.runs.lanes import LINE, Lane
-from sparsity_lab.runs.pool import memory
+from sparsity_lab.runs.lanes import LINE
 from sparsity_lab.runs.store import to_frame
-from sparsity_lab.training.corpus import check_corpus
 from sparsity_lab.training.timing import Speed
-from sparsity_lab.units import duration, power, size
+from sparsity_lab.units import duration, power
 from sparsity_lab.widgets import place
 from sparsity_lab.widgets.accessibility import Aid, answer_at_once
+from sparsity_lab.widgets.buttons import Buttons
 from sparsity_lab.widgets.controls import LABEL, Dials
 from sparsity_lab.widgets.expert_grid import ExpertGrid
-from sparsity_lab.widgets.html import describe, expected_label, html_table, samples, who_won, winner
+from sparsity_lab.widgets.facts import facts_table, map_text
+from sparsity_lab.widgets.html import describe, lesson_text, samples, who_won, winner
+from sparsity_lab.widgets.link import Link, link_of, read_link, write_link
 from sparsity_lab.widgets.live_figure import LiveFigure
 from sparsity_lab.widgets.predict import Predict
 from sparsity_lab.widgets.race_now import RaceNow
@@ -41,11 +37,6 @@ from sparsity_lab.widgets.session import Session, current
 from sparsity_lab.widgets.settings import Settings
 
 VIEWS = ("race", "writing", "runs", "code")
-USUAL = 1e11  # FLOPs per second of a processor, until its speed is known
-SETTLED = 0.4  # seconds after which a slider has told its last move
-LONGEST = 7 * 24 * 3600  # seconds of training that a dashboard starts
-HIDDEN = "Measured and expected losses are hidden until you have made your guess."
-NOT_MEASURED = "The measured gains are of models that hold the active part, so they say nothing about this race."
 COLUMNS = {  # of `to_frame` → of `MagicDial.results`
     "params_total": "total parameters", "params_active": "active parameters", "tokens": "tokens", "flops": "FLOPs",
     "val_loss": "held-out loss", "seconds": "seconds", "status": "status",
@@ -71,20 +62,18 @@ class MagicDial(ipw.VBox):
         self._guess = guess
         self._lock = threading.RLock()
         self._speed: Speed | None = None  # when the numbers beside the dials were computed
-        self._moved_at = 0.0  # and that was then, by the monotonic clock
         self._asked = False  # and whether a guess was awaited then
-        self._mine: list[Lane] = []  # what this dashboard trains or has trained last
-        self._start_settings = start = Settings(**settings)
-        _ = start.pairs  # raises ValueError for an impossible start
+        self._start, self._link = Settings(**settings), Link()
+        _ = self._start.pairs  # raises ValueError for an impossible start
 
-        self.dials = Dials(start, self._dial_moved)
-        self._build_buttons()
+        self.dials = Dials(self._start, self._dial_moved)
+        self.buttons = Buttons(self._session, self.dials, started=self._started, pressed=self._refresh)
         self._build_outputs()
-        left = _box("sl-controls", self.dials.front, self._buttons, self._progress, self._news, self._facts)
+        left = _box("sl-controls", self.dials.front, self.buttons.row, self._progress, self._news, self._facts)
         left.children += (self._map, self._fold)
         right = _box("sl-picture", self.grid, self._view, *self._views.values(), self._verdict, self._summary)
         self._aid = Aid()
-        super().__init__([_box("sl-main", left, right), self._aid])
+        super().__init__([self._lesson, _box("sl-main", left, right), self._aid])
         self.add_class("sparsity-lab-dial")
         ipw.jsdlink((self.dials.sparsity, "index"), (self.grid, "stop"))  # in the browser: no kernel between
         answer_at_once(self)
@@ -96,13 +85,44 @@ class MagicDial(ipw.VBox):
             guess.observe(self._dial_moved, "given")
         cut_off = self._session.interrupted()
         if cut_off is not None:
-            self._offer(*cut_off)
+            self.buttons.offer(*cut_off)
         self._dial_moved()
         self._refresh()
         if calibrate:
-            self._session.calibrate(start.corpus)
+            self._session.calibrate(self._start.corpus)
 
     # ---- what a learner or a headless run calls
+
+    @classmethod
+    def from_link(cls, text: str, **options: Any) -> Self:
+        """Returns a dashboard that shows what a link says: the address of a page, or what follows its ``#`` or ``?``.
+        ``options`` are further arguments of the dashboard."""
+        dial = cls(**options)
+        dial.open_link(text)
+        return dial
+
+    def open_link(self, text: str) -> None:
+        """Moves the dials to what a link says, and those that it leaves out to where they began; shows its lesson. What
+        is wrong with it is left out, with a note above the dials."""
+        link = read_link(text, self.dials.largest)
+        with self._lock:
+            self._lesson.value = lesson_text(link)
+            if link == Link(notes=link.notes):
+                self._show_link()
+                return
+            self._link = link
+            self.buttons.start = self._start.replace(**link.values)
+            self.dials.teach(link.hide, link.fix)
+            self.dials.set(self.buttons.start)
+
+    def link(self, lesson: str = "", *, hide: Sequence[str] = (), fix: Sequence[str] = ()) -> str:
+        """Returns the link to what the dials show, to be put behind the ``?`` of an address (of a static page, ``#``).
+
+        A lesson asks a question (``lesson``, at most 300 characters), hides the controls of some fields of `Settings`,
+        and shows others that can't be moved (``fix``): ``dial.link("Which wins?", hide=["width"], fix=["budget"])``.
+        A text of your own is left out. Raises ValueError for unknown fields and for a question that is too long.
+        """
+        return write_link(link_of(self.settings, lesson=lesson, hide=hide, fix=fix))
 
     @property
     def settings(self) -> Settings:
@@ -112,7 +132,7 @@ class MagicDial(ipw.VBox):
     def run(self) -> pd.DataFrame:
         """Trains what the dials show, unless the store has it, waits for the end, and returns `curves`."""
         pairs, session = self.settings.pairs, self._session
-        self._mine = session.lanes if session.has_finished(pairs) else session.start(pairs)
+        self.buttons.lanes = session.lanes if session.has_finished(pairs) else session.start(pairs)
         try:
             self._session.wait()
         except KeyboardInterrupt:
@@ -131,13 +151,13 @@ class MagicDial(ipw.VBox):
 
     def results(self) -> pd.DataFrame:
         """Returns the runs in front, one row each, with the columns in `COLUMNS`; losses are in nats per byte."""
-        records = [lane.record for lane in self._mine if lane.record is not None]
+        records = [lane.record for lane in self.buttons.lanes if lane.record is not None]
         index = pd.Index([record.label for record in records], name="run")
         return to_frame(records).set_axis(index)[list(COLUMNS)].rename(columns=COLUMNS)
 
     def verdict(self) -> str:
         """Returns who has won, and how far to trust it; empty if there are no two results."""
-        return " ".join(filter(None, who_won(self._mine)))
+        return " ".join(filter(None, who_won(self.buttons.lanes)))
 
     def figure(self) -> go.Figure:
         """Returns the live plot as it stands, as a figure that stays in the saved notebook."""
@@ -157,7 +177,7 @@ class MagicDial(ipw.VBox):
 
     def _reads(self) -> tuple[Any, Any, int]:
         model = self.settings.model
-        lane = self._mine[0] if self._mine else None
+        lane = self.buttons.lanes[0] if self.buttons.lanes else None
         if lane is not None and lane.reads:
             return lane.reads, lane.favourites, lane.model.n_experts
         found = shipped.routes()["layers"].get(str(model.n_layers), {}).get(str(model.n_experts), {})
@@ -165,7 +185,7 @@ class MagicDial(ipw.VBox):
 
     def winner(self) -> str:
         """Returns "sparse", "dense" or "too close to call"; empty if there are no two results."""
-        return winner(self._mine)
+        return winner(self.buttons.lanes)
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         """Returns the widget, which JupyterLab prefers, beside the plot for those who can't show it. The plot lacks the
@@ -181,27 +201,10 @@ class MagicDial(ipw.VBox):
 
     # ---- building
 
-    def _build_buttons(self) -> None:
-        self.train = ipw.Button(description="Train", button_style="primary", tooltip="train what the dials show")
-        self.pause = ipw.Button(description="Pause", tooltip="pause, or resume")
-        self.step = ipw.Button(description="Step", tooltip="make one training step, then pause")
-        self.stop = ipw.Button(description="Stop", tooltip="end the run and keep it for comparison")
-        self.clear = ipw.Button(description="Clear", tooltip="hide all runs; the saved results stay on disk")
-        self.reset = ipw.Button(description="Reset", tooltip="move the dials back to where they began")
-        self.copy = ipw.Button(description="Copy link", tooltip="copy the address of this page with these settings")
-
-        actions: list[tuple[ipw.Button, Callable[[], None]]] = [(self.train, self._train), (self.step, self._step)]
-        actions += [(self.pause, self._pause_or_resume), (self.stop, self._session.stop)]
-        actions += [(self.clear, self._clear_or_undo), (self.reset, self._reset), (self.copy, lambda: None)]
-        for button, action in actions:
-            button.add_class(f"sparsity-lab-{button.description.lower().replace(' ', '-')}")
-            button.on_click(partial(self._pressed, action))
-        self._buttons = ipw.HBox([self.train, self.pause, self.step, self.stop])
-        self._buttons.add_class("sl-buttons")
-
     def _build_outputs(self) -> None:
         self.grid = ExpertGrid()
         self.grid.add_class("sparsity-lab-grid")
+        self._lesson = _text("sparsity-lab-lesson")
         self._facts, self._map = _text("sparsity-lab-facts"), _text("sparsity-lab-map")
         self._progress = ipw.FloatProgress(max=1.0, layout={"width": "100%", "height": "12px"})
         self._status, self._left = _text("sparsity-lab-status"), _text("sparsity-lab-left")
@@ -210,9 +213,12 @@ class MagicDial(ipw.VBox):
         self._verdict, self._summary = _text("sparsity-lab-verdict"), _text("sparsity-lab-summary")
         self._texts, self._listing = _text("sparsity-lab-texts"), _text("sparsity-lab-code")
         self.runs = RunsTable(self._session)
-        self.share = ipw.Text(description="settings", continuous_update=False, style=LABEL, layout={"width": "98%"})
-        self.share.add_class("sparsity-lab-settings")
-        self.share.observe(self._settings_pasted, "value")
+        tooltip = "these settings as a link; paste one here to open it"
+        self.share = ipw.Text(
+            description="link", tooltip=tooltip, continuous_update=False, style=LABEL, layout={"width": "98%"}
+        )
+        self.share.add_class("sparsity-lab-link")
+        self.share.observe(self._pasted, "value")
 
         self._figure: LiveFigure | None = None
         self._plot = ipw.VBox()
@@ -223,8 +229,7 @@ class MagicDial(ipw.VBox):
         self._view.observe(self._view_chosen, "value")
         self._view_chosen()
 
-        tools = ipw.HBox([self.clear, self.reset, self.copy], layout={"flex_flow": "row wrap"})
-        self._fold = ipw.Accordion([ipw.VBox([*self.dials.more, tools, self.share])], titles=["More"])
+        self._fold = ipw.Accordion([ipw.VBox([*self.dials.more, self.buttons.tools, self.share])], titles=["More"])
         self._fold.selected_index = None
         self._fold.add_class("sparsity-lab-more")
 
@@ -237,14 +242,14 @@ class MagicDial(ipw.VBox):
         for dial in filter(None, [old, *gone]):
             dial._leave()
         if old is not None:
-            self._mine = old._mine
+            self.buttons.lanes = old.buttons.lanes
         elif not any(
-            dial is not self and dial._mine is self._session.lanes
+            dial is not self and dial.buttons.lanes is self._session.lanes
             for (its, _), at in _places.items()
             if its == session
             for dial in (*at.now, *at.before)
         ):
-            self._mine = self._session.lanes
+            self.buttons.lanes = self._session.lanes
 
     def _leave(self) -> None:
         """Does nothing more: it is on no page."""
@@ -259,80 +264,42 @@ class MagicDial(ipw.VBox):
         """Computes every derived number anew, also while training; None: although no dial has moved."""
         with self._lock:
             settings, self._speed, self._asked = self.settings, self._session.speed, self._asks
-            self._moved_at = time.monotonic()
+            self.buttons.moved()
             if self._speed is not None:
                 self.dials.reach(self._speed)
             try:
-                self._facts.value = self._facts_table(settings)
+                self._facts.value = facts_table(settings, self._speed, self._asked)
                 if change is not None:
                     self.dials.accept()
             except ValueError as error:
                 self.dials.refuse(error)
-            with self.share.hold_trait_notifications():
-                self.share.value = self._aid.settings = settings.to_json()
-            self._map.value = self._map_text(settings)
+            self._show_link()
+            self._map.value = map_text(settings, self._asked)
             self.grid.show_dial(self.dials.models)
             self._show_race()
             self._show_runs()
             self._listing.value = f"<pre>{html.escape(settings.code())}</pre>"
-
-    def _facts_table(self, settings: Settings) -> str:
-        models = {"on the dial": settings.model, "dense twin": settings.twin}
-        if settings.model == settings.twin:
-            del models["dense twin"]
-        facts = [self._facts_of(model, settings.run) for model in models.values()]
-        return html_table(["", *models], [[name, *(each[name] for each in facts)] for name in facts[0]])
-
-    def _facts_of(self, model: ModelConfig, run: RunConfig) -> dict[str, str]:
-        params, bought = count_parameters(model), plan(model, run)
-        speed = self._session.speed
-        facts = {
-            "active experts": f"{model.top_k} of {model.n_experts}",
-            "total parameters": f"{params.total:,}",
-            "active parameters": f"{params.active:,}",
-            "tokens read": f"{bought.tokens:,}",
-            "time here": "measuring…" if speed is None else duration(speed.seconds(model, run)),
-        }
-        if not self._asks:
-            facts["expected loss"] = expected_label(shipped.expected(model, run))
-        return facts
 
     @property
     def _asks(self) -> bool:
         """Whether the notebook waits for a guess, so that nothing may give the answer away: until this race is over."""
         return self._guess is not None and not self._guess.given and not self.winner()
 
-    def _map_text(self, settings: Settings) -> str:
-        if self._asks:
-            return f'<div class="sl-note">{HIDDEN}</div>'
-        if settings.corpus != shipped.CORPUS:
-            return ""
-        if settings.hold == "total":
-            return f'<div class="sl-note">{NOT_MEASURED}</div>'
-        return gains_map(shipped.gain_table(), settings.model.sparsity, settings.budget)
+    # ---- links
 
-    def _settings_pasted(self, _change: Any) -> None:
-        with self._lock:
-            try:
-                if self.share.value != self.settings.to_json():
-                    self.dials.set(Settings.from_json(self.share.value))
-            except (ValueError, TypeError) as error:
-                self.dials.refuse(error)
+    def _show_link(self) -> None:
+        lesson = {name: getattr(self._link, name) for name in ("lesson", "hide", "fix")}
+        self._aid.link = write_link(link_of(self.settings, **lesson))
+        self.share.value = self._aid.link
+
+    def _pasted(self, _change: Any) -> None:
+        if self.share.value != self._aid.link:
+            self.open_link(self.share.value)
 
     def _link_opened(self, change: Any) -> None:
-        """Moves the dials to the settings in the address of the page."""
-        self.share.value = change.new
-
-    def _offer(self, model: ModelConfig, run: RunConfig) -> None:
-        """Moves the dials to a dead kernel's run, so that Train resumes it."""
-        for hold in ("active", "total"):
-            same = {name: getattr(run, name) for name in ("budget", "seed", "corpus", "backend")}
-            same |= {"width": model.d_model, "n_layers": model.n_layers}
-            settings = Settings(sparsity=model.sparsity, hold=hold, **same)
-            if settings.model == model and resolve(model, settings.run) == run:
-                self.dials.set(settings)
-                self._session.message = "A run was cut off, and the dials show it again. Press Train to resume it."
-                return  # one of 16 experts is the same model, whatever is held
+        """Takes what follows the ? in the address of the page; it may hold no link."""
+        if read_link(change.new) != Link():
+            self.open_link(change.new)
 
     def _view_chosen(self, _change: Any = None) -> None:
         for name, view in self._views.items():
@@ -340,89 +307,20 @@ class MagicDial(ipw.VBox):
         if self._view.value == "runs":
             self.runs.show_figure()
 
-    # ---- buttons
-
-    def _pressed(self, action: Callable[[], None], _button: Any) -> None:
-        try:
-            action()
-        except ValueError as error:
-            self.dials.refuse(error)
-        self._refresh()
-
-    def _train(self, paused: bool = False) -> None:
-        """Trains what the dials show. A browser holds a slider's last move back while the kernel answers the one before
-        it, and lets a press overtake it: then there is a moment to wait for."""
-        if place.kernel() is not None and time.monotonic() - self._moved_at < SETTLED:
-            threading.Timer(SETTLED, self._pressed, (partial(self._start, paused), None)).start()
-        else:
-            self._start(paused)
-
-    def _start(self, paused: bool = False) -> None:
-        settings = self.settings
-        self._check(settings)
-        self._mine = self._session.start(settings.pairs, paused)  # not with the lock: it waits for a last report
-        self.dials.accept()
+    def _started(self) -> None:
         self._view.value = "race"
         self.grid.started += 1
 
-    def _check(self, settings: Settings) -> None:
-        """Raises ValueError for what can't be trained here, before anything that runs is ended."""
-        try:
-            check_corpus(settings.corpus)
-        except OSError as error:
-            raise ValueError(f"corpus={settings.corpus!r} can't be read: {error}") from None
-
-        speed = self._session.speed
-        seconds = settings.budget / USUAL if speed is None else max(speed.seconds(*pair) for pair in settings.pairs)
-        if seconds > LONGEST:
-            days = f"about {seconds / 86_400:,.0f} days"
-            raise ValueError(f"budget={settings.budget:.3g} would take {days} here: choose a smaller one")
-        needed = max(training_memory(model, 0).total for model, _ in settings.pairs)
-        if needed > memory() / 2:
-            raise ValueError(
-                f"width={settings.width} needs {size(needed)}, over half of the memory here: choose a smaller one"
-            )
-
-    def _step(self) -> None:
-        if self._session.trains and self._is_mine:
-            self._session.step()
-        else:
-            self._train(paused=True)
-
-    def _pause_or_resume(self) -> None:
-        if self._session.state == "paused":
-            self._session.proceed()
-        else:
-            self._session.pause()
-
-    def _clear_or_undo(self) -> None:
-        if self.clear.description == "Undo clear":
-            self._session.undo_clear()
-            self._mine = self._mine or self._session.lanes
-        else:
-            self._session.clear()
-            self._mine = []
-
-    def _reset(self) -> None:
-        self.dials.set(self._start_settings)
-
     # ---- what the session reports, up to ten times a second, from its thread
-
-    @property
-    def _is_mine(self) -> bool:
-        """Whether the session's present training was started here."""
-        return self._mine is self._session.lanes
 
     def _refresh(self) -> None:
         with self._lock:
-            session, lanes = self._session, self._mine
+            lanes = self.buttons.lanes
             self._progress.value = sum(lane.share for lane in lanes) / len(lanes) if lanes else 0.0
             # Only what changes seldom is read out: not the time left, which has a place of its own.
             self._status.value = f'<div role="status">{html.escape(self._message())}</div>'
             self._left.value = html.escape(self._time_left())
-            self.pause.description = "Resume" if session.state == "paused" and self._is_mine else "Pause"
-            self.pause.disabled = self.stop.disabled = not (self._is_mine and session.trains)
-            self.clear.description = "Undo clear" if session.can_undo and not session.trains else "Clear"
+            self.buttons.refresh()
             self.grid.show_lane(lanes[0] if lanes else None)
             self._show_race()
             headline, caveat = map(html.escape, who_won(lanes))
@@ -431,18 +329,18 @@ class MagicDial(ipw.VBox):
             self._summary.value = f'<div role="note" class="sl-hidden">{html.escape(describe(lanes))}</div>'
             self._texts.value = samples(lanes) or "Train, and both models write a text here, before and after."
             self._show_runs()
-            if session.speed is not self._speed or self._asks != self._asked:
+            if self._session.speed is not self._speed or self._asks != self._asked:
                 self._dial_moved(None)
 
     def _message(self) -> str:
-        if not self._is_mine and self._session.trains:
+        if not self.buttons.is_mine and self._session.trains:
             return "Another dial of this notebook is training. Train here ends that run."
-        ended = [lane.record.summary() for lane in self._mine if lane.record is not None]
-        return self._session.message if self._is_mine or not ended else " ".join(ended)
+        ended = [lane.record.summary() for lane in self.buttons.lanes if lane.record is not None]
+        return self._session.message if self.buttons.is_mine or not ended else " ".join(ended)
 
     def _time_left(self) -> str:
         """Returns the share of the training that is done and the time it will take; empty if none is under way."""
-        steps = [lane.last for lane in self._mine if lane.last is not None and lane.record is None]
+        steps = [lane.last for lane in self.buttons.lanes if lane.last is not None and lane.record is None]
         if not steps or self._session.state not in ("running", "paused") or not self._session.busy:
             return ""
         together = max if self._session.parallel else sum
@@ -452,13 +350,13 @@ class MagicDial(ipw.VBox):
 
     def _of_what(self) -> str:
         """Returns which runs are in front, for when the dials show others."""
-        lane = self._mine[0]
+        lane = self.buttons.lanes[0]
         return f"S = {lane.model.sparsity:.4g} at {power(lane.run.budget)} FLOPs:"
 
     def _race(self) -> RaceNow:
         session = self._session
-        trains = self._is_mine and session.trains
-        return RaceNow(self.settings, self._mine, session.records, trains=trains, asks=self._asks)
+        trains = self.buttons.is_mine and session.trains
+        return RaceNow(self.settings, self.buttons.lanes, session.records, trains=trains, asks=self._asks)
 
     def _show_race(self) -> None:
         race_now = self._race().arguments()

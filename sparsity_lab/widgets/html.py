@@ -9,6 +9,7 @@ from sparsity_lab.record import Record, run_label
 from sparsity_lab.runs import measured
 from sparsity_lab.runs.lanes import Lane
 from sparsity_lab.units import flops
+from sparsity_lab.widgets.link import Link
 
 
 def measured_label(record: Record | None) -> str:
@@ -29,6 +30,13 @@ def html_table(header: list[str], rows: list[list[str]]) -> str:
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f'<table class="sl-table"><tr>{cells("th", header)}</tr>{body}</table>'
+
+
+def lesson_text(link: Link) -> str:
+    """Returns the question of a lesson, and a line on what is wrong with its link. Both may be anybody's words."""
+    question = f'<div role="note" class="sl-question">{html.escape(link.lesson)}</div>' if link.lesson else ""
+    notes = f'<div role="status" class="sl-note">{html.escape(" ".join(link.notes))}</div>' if link.notes else ""
+    return question + notes
 
 
 def samples(lanes: Sequence[Lane]) -> str:

@@ -72,6 +72,7 @@ function pairs(text, rules) {
 // undefined for what the control can't have
 function valueOf(rule, written) {
     if (rule.choices) return Object.hasOwn(rule.choices, written) ? rule.choices[written] : undefined;
+    written = written.replace("e ", "e+"); // in an address, a plus stands for a space
     const value = /^([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$/.test(written) ? Number(written) : -1;
     return value >= rule.low && value <= rule.high && !(rule.step && value % rule.step) ? value : undefined;
 }

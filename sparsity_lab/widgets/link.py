@@ -4,12 +4,14 @@
 """
 
 import re
+import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, get_args
 from urllib.parse import parse_qsl, quote
 
-from sparsity_lab.config import BACKENDS, SLIDER_EXPERTS, Hold
+from sparsity_lab.config import BACKENDS, SLIDER_EXPERTS, Hold, one_of
 from sparsity_lab.widgets.settings import BUDGETS, CORPORA, DEPTHS, WIDTHS, Settings
 
 
@@ -66,8 +68,9 @@ class Link:
     notes: tuple[str, ...] = ()
 
 
-def read_link(text: str) -> Link:
-    """Reads an address, or the part of it that follows ``#`` or ``?``. No text makes it fail."""
+def read_link(text: str, largest: float = BUDGETS[-1]) -> Link:
+    """Reads an address, or the part of it that follows ``#`` or ``?``. No text makes it fail. ``largest`` is the budget
+    (FLOPs) that is offered here; a GPU pays for more than a page does."""
     if len(text) > RULES["longest"]:
         return Link(notes=(f"The link has over {RULES['longest']} characters: it is ignored.",))
     given, unknown, notes = _pairs(text)
@@ -75,6 +78,7 @@ def read_link(text: str) -> Link:
     for rule in RULES["keys"]:
         if rule["key"] in given:
             written = given[rule["key"]]
+            rule = rule | _number(BUDGETS[0], largest) if rule["name"] == "budget" else rule
             value = _value(rule, written)
             if value is None:
                 notes.append(f"The link's {rule['key']}={_cut(written)} is not {rule['says']}: the default is used.")
@@ -112,9 +116,23 @@ def write_link(link: Link) -> str:
     return "&".join(text)
 
 
-def link_of(settings: Settings, **lesson: Any) -> Link:
-    """Returns the link of these settings; ``lesson`` has the further fields of a `Link`."""
-    return Link(settings.to_dict(), **lesson)
+def link_of(settings: Settings, lesson: str = "", hide: Sequence[str] = (), fix: Sequence[str] = ()) -> Link:
+    """Returns the link to these settings with a lesson's question and the fields whose controls it hides or fixes. A
+    text that others don't have is left out. Raises ValueError for unknown fields and for a question that is too long.
+    """
+    values = settings.to_dict()
+    for name in (*hide, *fix):
+        one_of("control", name, values)
+    if settings.corpus not in CORPORA:
+        del values["corpus"]
+    link = Link(values, lesson, tuple(hide), tuple(fix))
+    longest = RULES["longest"] - 200  # because an address comes before it
+    if len(lesson) > RULES["question"] or len(write_link(link)) > longest:
+        most = (
+            f"{RULES['question']} characters, and {longest} with the rest of the link, where é takes 6 and 中 takes 9"
+        )
+        raise ValueError(f"lesson={reprlib.repr(lesson)} is too long: it may have {most}")
+    return link
 
 
 def _pairs(text: str) -> tuple[dict[str, str], list[str], list[str]]:
@@ -141,6 +159,7 @@ def _value(rule: dict[str, Any], written: str) -> Any:
     """Returns the value of a control, or None for what it can't have."""
     if "choices" in rule:
         return rule["choices"].get(written)
+    written = written.replace("e ", "e+")  # in an address, a plus stands for a space
     value = float(written) if _DECIMAL.fullmatch(written) else -1.0
     if not rule["low"] <= value <= rule["high"] or (rule["step"] and value % rule["step"]):
         return None

@@ -1,9 +1,9 @@
-"""The settings of the dials: a few numbers that make two configs, a string to share, and Python that does the same."""
+"""The settings of the dials: a few numbers that make two configs, and Python that does the same."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, get_args
 
-from sparsity_lab.config import Config, Hold, ModelConfig, RunConfig
+from sparsity_lab.config import Config, Hold, ModelConfig, RunConfig, resolve
 from sparsity_lab.units import scientific
 
 # What the dials offer.
@@ -15,7 +15,7 @@ CORPORA = ["python", "standard-library", "tasks"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Config):
-    """What the dials show. As JSON it is the string that learners share."""
+    """What the dials show."""
 
     sparsity: float = 0.9375
     budget: float = 1e11
@@ -46,11 +46,15 @@ class Settings(Config):
         return [(model, self.run) for model in models]
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Reads a pasted string. Raises ValueError that says what is wrong with it."""
-        settings = super().from_json(text)
-        _ = settings.pairs  # checks every value
-        return settings
+    def of(cls, model: ModelConfig, run: RunConfig) -> Self | None:
+        """Returns the settings that train this run; None if no dials do."""
+        for hold in get_args(Hold):
+            same = {name: getattr(run, name) for name in ("budget", "seed", "corpus", "backend")}
+            same |= {"width": model.d_model, "n_layers": model.n_layers}
+            settings = cls(sparsity=model.sparsity, hold=hold, **same)
+            if settings.model == model and resolve(model, settings.run) == run:
+                return settings  # one of 16 experts is the same model, whatever is held
+        return None
 
     def code(self) -> str:
         """Returns the Python that does what the dials do."""

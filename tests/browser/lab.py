@@ -20,6 +20,8 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 from sparsity_lab.classroom.execute import profile
 from sparsity_lab.cli.doctor import find_browser
 from sparsity_lab.pages import gallery
+from sparsity_lab.widgets.link import link_of, read_link, write_link
+from sparsity_lab.widgets.settings import Settings
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 APP = NOTEBOOKS / "app/serve.py"
@@ -223,6 +225,8 @@ class Dial:
         self.status = self.box.locator(".sparsity-lab-news")
         self.verdict = self.box.locator(".sparsity-lab-verdict")
         self.problem = self.box.get_by_role("alert")
+        self.note = self.box.locator(".sparsity-lab-lesson").get_by_role("status")
+        self.question = self.box.locator(".sl-question")
         self.runs = self.box.locator(".sparsity-lab-runs")
         self.cells = self.box.locator(".sl-cells")
         self.box.wait_for()
@@ -232,17 +236,26 @@ class Dial:
 
     def more(self) -> None:
         """Opens the fold of further settings."""
-        fold = self.box.locator(".sparsity-lab-settings")
+        fold = self.box.locator(".sparsity-lab-link")
         if not fold.is_visible():
             self.box.get_by_text("More", exact=True).click()
             fold.wait_for()
 
-    def set(self, settings: str) -> None:
-        """Pastes settings."""
+    @property
+    def link(self) -> Locator:
+        """The field with the link to what the dials show."""
+        return self.box.locator(".sparsity-lab-link input")
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in that link."""
+        return Settings(**read_link(self.link.input_value()).values)
+
+    def set(self, link: str | Settings) -> None:
+        """Pastes a link, or that to these settings."""
         self.more()
-        field = self.box.locator(".sparsity-lab-settings input")
-        field.fill(settings)
-        field.press("Enter")
+        self.link.fill(link if isinstance(link, str) else write_link(link_of(link)))
+        self.link.press("Enter")
 
     def handle(self, name: str) -> Locator:
         return self.box.locator(f".sparsity-lab-{name} .noUi-handle")

@@ -7,8 +7,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from sparsity_lab.widgets import MagicDial
+from sparsity_lab.widgets.session import Session
 from tests.browser.conftest import SCREENSHOTS
-from tests.browser.lab import PATIENCE, Dial, app_served, browsing
+from tests.browser.lab import PATIENCE, Dial, app_served, browsing, open_notebook, prepare, run_all
 from tests.contrast import colour, contrast, over
 
 pytestmark = pytest.mark.browser
@@ -22,6 +24,10 @@ LOOKS_DIFFERENT = """() => {
     e.focus();
     return with_focus !== without; }"""
 
+FILLED = """() => {
+    const { bottom } = document.querySelector('.sl-race .main-svg').getBoundingClientRect();
+    return bottom <= innerHeight && bottom > innerHeight - 90; }"""
+LESSON = "s=.75&b=3e10&w=12&d=3&hold=total&seed=5&text=tasks&twin=0&backend=naive&lesson=Which%3F&hide=d&fix=w"
 FILLS = """() => [...document.querySelectorAll('.js-plotly-plot .main-svg text')].filter(t => t.textContent)
     .map(t => getComputedStyle(t).fill)"""
 
@@ -74,7 +80,7 @@ def test_keyboard_alone(page: Page) -> None:
     dial = Dial(page)
     names = ("sparsity", "budget", "width", "layers", "Train")
     reached: list[str] = []
-    for _ in range(25):
+    for _ in range(40):  # the explained words too
         page.keyboard.press("Tab")
         reached.append(
             page.evaluate(
@@ -99,5 +105,80 @@ def test_keyboard_alone(page: Page) -> None:
     dial.button("Train").focus()
     page.keyboard.press("Enter")
     expect(dial.status).to_contain_text("finished", timeout=PATIENCE)
-    assert dial.points() > 0
+    dial.wait_for_curve()
     assert_accessible(page)  # with all that a run adds
+
+
+def test_words_are_explained_by_pointer_keyboard_and_touch(address: str) -> None:
+    with browsing(address, height=844, viewport={"width": 390, "height": 844}, has_touch=True) as page:
+        page.goto(address, timeout=PATIENCE, wait_until="commit")
+        expect(page.get_by_role("status").filter(has_text="1 of 3: starting a Python for you")).to_be_visible()
+        word, means = page.locator(".app-head .app-word", has_text="dense twin"), page.get_by_role("tooltip")
+        word.focus()  # while the dashboard is still loaded
+        expect(means).to_contain_text("The dense twin is the model that a sparse model is raced against")
+        assert word.get_attribute("aria-describedby") == means.get_attribute("id")
+        page.keyboard.press("Escape")
+        expect(means).to_be_hidden()
+        dial = Dial(page)
+        expect(page.locator(".app-loading")).to_have_count(0)
+
+        active = dial.facts.locator(".app-word", has_text="active parameters")
+        active.tap()
+        expect(means).to_contain_text("Active weights, also called active parameters")
+        box = means.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+        page.locator(".app-head h1").tap()
+        expect(means).to_be_hidden()
+        dial.press("width", "ArrowRight")  # which writes the table anew
+        expect(dial.facts).to_contain_text("1 of 16")
+        active.hover()
+        expect(means).to_contain_text("also called active parameters")
+
+
+def test_the_tour_and_a_full_window(page: Page) -> None:
+    for size in ({"width": 1366, "height": 768}, {"width": 1920, "height": 1080}, {"width": 800, "height": 1000}):
+        page.set_viewport_size(size)  # type: ignore[arg-type]
+        page.wait_for_function(FILLED)
+        assert page.evaluate("() => document.querySelector('#rendered_cells').scrollWidth <= innerWidth")
+    page.get_by_role("button", name="Show me around").click()
+    tour = page.get_by_role("dialog")
+    for step in range(1, 6):
+        expect(tour.get_by_role("status")).to_contain_text(f"{step} of 5: ")
+        expect(page.locator(".tour-here")).to_be_in_viewport()
+        assert_accessible(page, ".tour")
+        page.keyboard.press("Enter")
+    expect(tour).to_have_count(0)
+    expect(page.get_by_role("button", name="Show me around")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    expect(tour).to_have_count(0)
+
+
+def test_a_link_goes_through_every_door(address: str, server: str, folder: Path, tmp_path: Path) -> None:
+    """From an app to JupyterLab, to Python, and back."""
+
+    def shown(page: Page) -> str:
+        dial = Dial(page)
+        expect(dial.question).to_have_text("Which?")
+        expect(dial.handle("layers")).to_be_hidden()
+        expect(dial.facts).to_contain_text("1 of 4")
+        return dial.link.input_value()
+
+    with browsing(address) as page:
+        page.goto(f"{address}&{LESSON}", timeout=PATIENCE)
+        link = shown(page)
+    prepare(folder)
+    with browsing(server) as page:
+        open_notebook(page, f"{server}&{link}", "00_start_here.ipynb")
+        run_all(page)
+        link = shown(page)
+    dial = MagicDial.from_link(link, session=Session(tmp_path), calibrate=False)
+    assert dial.link("Which?", hide=["n_layers"], fix=["width"]) == dial.share.value == link
+    with browsing(address) as page:
+        page.goto(f"{address}&{link}&w=<script>alert(1)</script>&b=1e99", timeout=PATIENCE)
+        assert shown(page) == link
+        expect(Dial(page).note).to_have_text(
+            "The link has w more than once: the first is used. The link has b more than once: the first is used."
+        )

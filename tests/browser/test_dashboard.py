@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from sparsity_lab.accounting import count_parameters, plan
+from sparsity_lab.widgets.link import link_of, write_link
 from sparsity_lab.widgets.settings import Settings
 from tests.browser.conftest import SCREENSHOTS
 from tests.browser.lab import PATIENCE, Dial, open_notebook, run_all
@@ -14,15 +15,11 @@ from tests.browser.lab import PATIENCE, Dial, open_notebook, run_all
 pytestmark = pytest.mark.browser
 
 
-def settings(dial: Dial) -> Settings:
-    return Settings.from_json(dial.box.locator(".sparsity-lab-settings input").input_value())
-
-
 def assert_facts(dial: Dial) -> None:
     """The derived numbers become those the package computes for where the dials stand."""
     deadline = time.monotonic() + 20
     while True:
-        now, shown = settings(dial), dial.facts.inner_text()
+        now, shown = dial.settings, dial.facts.inner_text()
         params = count_parameters(now.model)
         wanted = (
             f"{now.model.top_k} of {now.model.n_experts}",
@@ -56,7 +53,7 @@ def test_a_first_visit(page: Page, address: str) -> None:
     assert_facts(dial)
     dial.press("sparsity", "End")
     expect(dial.facts).to_contain_text("1 of 256")
-    assert settings(dial).sparsity < 1
+    assert dial.settings.sparsity < 1
     assert_facts(dial)
     dial.press("sparsity", "ArrowLeft", "ArrowLeft")
     expect(dial.facts).to_contain_text("1 of 64")
@@ -76,19 +73,18 @@ def test_a_first_visit(page: Page, address: str) -> None:
     assert_facts(dial)
     dial.more()
     dial.button("total").click()
-    expect(dial.box.locator(".sparsity-lab-settings input")).to_have_value(re.compile('"hold": "total"'))
+    expect(dial.link).to_have_value(re.compile("&hold=total&"))
     assert_facts(dial)
 
-    # settings that are shared, bad ones first
-    before = settings(dial)
-    field = dial.box.locator(".sparsity-lab-settings input")
-    dial.set('{"sparsity": 1.0}')
-    expect(dial.problem).to_contain_text("sparsity=1.0 must be at least 0 and below 1")
+    # links that are pasted, a bad one first
+    before = dial.settings
+    dial.set("s=1&w=<script>")
+    expect(dial.note).to_contain_text("The link's s=1 is not between 0 and 0.99609375")
     wanted = Settings(sparsity=0.875, budget=2e10, width=12, seed=3)
-    dial.set(wanted.to_json())
+    dial.set(wanted)
     expect(dial.facts).to_contain_text("1 of 8")
-    expect(dial.problem).to_have_count(0)
-    expect(field).to_have_value(wanted.to_json())
+    expect(dial.note).to_have_count(0)
+    expect(dial.link).to_have_value(write_link(link_of(wanted)))
     assert_facts(dial)
     assert wanted != before
 
@@ -111,7 +107,7 @@ def test_training_by_hand_and_running_again(page: Page, address: str) -> None:
     dial.wait_for_curve()
     dial.button("Clear").click()
 
-    dial.set(Settings(sparsity=0.9375, budget=1e12, width=16, dense_twin=False).to_json())
+    dial.set(Settings(sparsity=0.9375, budget=1e12, width=16, dense_twin=False))
     expect(dial.facts).to_contain_text("1 of 16")
     for _ in range(3):  # impatience
         dial.button("Train").click()

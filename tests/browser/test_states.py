@@ -1,14 +1,14 @@
 """A guess before the result, several dials on a page, and what happens when a tab or a kernel goes away."""
 
-import json
 from pathlib import Path
-from urllib.parse import parse_qs, urlparse
 
 import nbformat
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from sparsity_lab.widgets.link import read_link
 from sparsity_lab.widgets.settings import Settings
+from tests.browser.conftest import SCREENSHOTS
 from tests.browser.lab import PATIENCE, READY, Dial, open_notebook, run_all
 
 pytestmark = pytest.mark.browser
@@ -65,7 +65,7 @@ def test_a_guess_is_asked_given_and_revealed(page: Page, address: str, folder: P
     expect(dial.facts).to_contain_text("expected loss")
     expect(dial.box.locator(".sl-race .js-line")).not_to_have_count(0)
 
-    dial.set(Settings(sparsity=0.9375, width=8, budget=1e10).to_json())
+    dial.set(Settings(sparsity=0.9375, width=8, budget=1e10))
     page.locator(".jp-CodeCell").last.locator(".jp-InputArea").click()
     press_shift_enter(page)
     expect(dial.verdict).not_to_be_empty(timeout=PATIENCE)
@@ -91,7 +91,7 @@ def test_two_dials_train_one_after_the_other(page: Page, address: str, folder: P
     first.wait_for_curve()
     second.wait_for_curve()
 
-    second.set(LONG.to_json())
+    second.set(LONG)
     second.button("Train").click()
     expect(second.status).to_contain_text("left", timeout=PATIENCE)
     expect(first.status).to_contain_text("Another dial")
@@ -114,15 +114,14 @@ def test_a_stopped_race_has_no_winner(page: Page, address: str, folder: Path) ->
 
 
 def test_what_cannot_be_had_is_refused_beside_its_control(page: Page, address: str, folder: Path) -> None:
-    open_cells(page, address, folder, FAST.format(0.9375, 2e9, False))
+    open_cells(page, address, folder, FAST.format(0.9375, 1e19, False))
     run_all(page)
     dial = Dial(page)
     expect(dial.facts).not_to_contain_text("measuring", timeout=PATIENCE)
-    dial.set(Settings(sparsity=0.9375, width=8, budget=1e19, dense_twin=False).to_json())
     dial.button("Train").click()
     expect(dial.problem).to_contain_text("days here: choose a smaller one")
     assert_beside(dial, dial.box.locator(".sparsity-lab-budget"))
-    dial.button("Reset").click()
+    dial.set("b=1e10")
     expect(dial.problem).to_have_count(0)
 
     dial.more()
@@ -162,7 +161,7 @@ def test_a_model_is_compared_with_runs_of_the_same_cut(page: Page, address: str,
         ("total", 0.75, []),
         ("active", 0.75, ["S 0.75, width 16", "dense, width 16"]),
     ):
-        dial.set(Settings(sparsity=sparsity, width=16, budget=1e11, hold=hold).to_json())  # type: ignore[arg-type]
+        dial.set(Settings(sparsity=sparsity, width=16, budget=1e11, hold=hold))  # type: ignore[arg-type]
         page.wait_for_function(COMPARED, arg=[f"measured: {name}" for name in shown])
         if hold == "active":
             expect(place.locator("svg")).to_be_visible()
@@ -174,7 +173,7 @@ def test_after_a_restart_the_run_is_offered_again(page: Page, address: str, fold
     open_cells(page, address, folder, FAST.format(0.9375, 2e9, False))
     run_all(page)
     dial = Dial(page)
-    dial.set(LONG.to_json())
+    dial.set(LONG)
     dial.button("Train").click()
     expect(dial.status).to_contain_text("left", timeout=PATIENCE)
     page.wait_for_timeout(4_000)  # a run of some seconds
@@ -200,8 +199,8 @@ def test_after_a_restart_the_run_is_offered_again(page: Page, address: str, fold
     dial.button("Stop").click()
 
 
-def test_a_link_brings_the_settings(page: Page, address: str, folder: Path) -> None:
-    open_cells(page, address, folder, FAST.format(0.9375, 2e9, False))
+def test_a_link_brings_settings_and_a_lesson(page: Page, address: str, folder: Path) -> None:
+    open_cells(page, address, folder, FAST.format(0.9375, 2e10, False))
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     run_all(page)
     dial = Dial(page)
@@ -211,13 +210,29 @@ def test_a_link_brings_the_settings(page: Page, address: str, folder: Path) -> N
     dial.button("Copy link").click()
     expect(dial.button("Copied")).to_be_visible()
     link = page.evaluate("() => navigator.clipboard.readText()")
-    asked = json.loads(parse_qs(urlparse(link).query)["dial"][0])
-    assert asked["sparsity"] == 0.75
+    assert read_link(link).values == vars(Settings(sparsity=0.75, width=8, budget=2e10, dense_twin=False))
     assert "token" not in link
 
     dial.button("Reset").click()
     expect(dial.facts).to_contain_text("1 of 16")
-    page.goto(link)
+    page.goto(f"{link}&lesson=Why+%3Cb%3E4%3C/b%3E%3F&hide=d&fix=w&evil=%3Cscript%3E")
     page.wait_for_function(READY, timeout=PATIENCE)
     run_all(page)
-    expect(Dial(page).facts).to_contain_text("1 of 4")
+    dial = Dial(page)
+    expect(dial.facts).to_contain_text("1 of 4")
+    expect(dial.question).to_have_text("Why <b>4</b>?")
+    expect(dial.note).to_have_text("The link has evil, which is not known here: it is ignored.")
+    assert_lesson(dial)
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    dial.box.screenshot(path=str(SCREENSHOTS / "lesson.png"))
+
+
+def assert_lesson(dial: Dial) -> None:
+    """Layers are hidden, and the width is fixed, with the reason."""
+    expect(dial.handle("layers")).to_be_hidden()
+    width = dial.box.locator(".sparsity-lab-width")
+    expect(width).to_be_visible()
+    expect(width).to_have_attribute("title", "This lesson keeps it where it is")
+    before = dial.readout("width")
+    dial.press("width", "End")
+    assert dial.readout("width") == before

@@ -212,21 +212,23 @@ def test_a_page_moves_its_dials_and_reads_no_file(visitor: Visitor) -> None:
         while (content := hear(line)[1]).get("data", {}).get("method") != "update_states":
             pass
         states = {name: each["state"] for name, each in content["data"]["states"].items()}
-        (share,) = [name for name, state in states.items() if state.get("description") == "settings"]
-        settings = json.loads(states[share]["value"])
+        (share,) = [name for name, state in states.items() if state.get("description") == "link"]
 
-        def settled(change: dict[str, Any]) -> dict[str, Any]:
-            data = {"method": "update", "state": {"value": json.dumps(settings | change)}, "buffer_paths": []}
+        def pasted(link: str) -> tuple[str, str]:
+            """Returns what the page hears of it, and the link that it shows then."""
+            data = {"method": "update", "state": {"value": link}, "buffer_paths": []}
             heard = answers(line, message("comm_msg", {"comm_id": share, "data": data}))
-            alerts = [content for _, content in heard if "alert" in str(content)]
-            values = [c["data"]["state"]["value"] for _, c in heard if c.get("comm_id") == share]
-            return {"alerts": alerts, "settings": json.loads(values[-1]) if values else None}
+            *_, shown = [c["data"]["state"]["value"] for _, c in heard if c.get("comm_id") == share]
+            return str(heard), shown
 
-        for change in ({"corpus": "/etc/passwd"}, {"corpus": "~"}, {"budget": 1e15}, {"n_layers": 500}):
-            assert settled(change)["alerts"], change
-        taken = settled({"budget": 2e10})
-        assert not taken["alerts"]
-        assert taken["settings"] is None or taken["settings"]["corpus"] == "python"
+        for link in ("text=/etc/passwd", "text=~", "b=1e15", "d=500"):
+            heard, shown = pasted(link)
+            assert f"The link&#x27;s {link} is not" in heard
+            assert link not in shown
+        heard, shown = pasted("b=2e10")
+        assert "The link&#x27;s" not in heard
+        assert "b=2e10&" in shown
+        assert "&text=python&" in shown
 
 
 def test_what_is_sent_is_bounded(visitor: Visitor) -> None:

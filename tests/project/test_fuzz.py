@@ -31,10 +31,11 @@ from sparsity_lab.training import checkpoint
 from sparsity_lab.training.corpus import Corpus, load_corpus
 from sparsity_lab.training.trainer import Training
 from sparsity_lab.widgets.dashboard import MagicDial
+from sparsity_lab.widgets.link import link_of, read_link, write_link
 from sparsity_lab.widgets.settings import Settings
 
 SEED = 18  # another one tries other files
-RECORDS, CHECKPOINTS, GRIDS, SETTINGS, CORPORA, TABLES = 900, 300, 300, 300, 150, 300
+RECORDS, CHECKPOINTS, GRIDS, LINKS, CORPORA, TABLES = 900, 300, 300, 300, 150, 300
 AT_ONCE = 90  # that lie in one folder, fewer than a dashboard shows
 HANG = 30.0  # seconds for what takes a tenth of one; the machine may be busy
 
@@ -307,18 +308,17 @@ def test_grids(tmp_path: Path, chance: random.Random, capsys: pytest.CaptureFixt
     capsys.readouterr()
 
 
-def test_settings(chance: random.Random) -> None:
-    """Pasted into a dashboard, which keeps what it had, and says what is wrong."""
-    dashboard, good = MagicDial(calibrate=False, corpus="text", width=8), Settings(corpus="text", width=8)
-    for number in range(SETTINGS):
-        text = spoilt_json(good.to_dict(), chance).decode(errors="replace")
+def test_links(chance: random.Random) -> None:
+    """Pasted into a dashboard, which shows what is good in them, and says what is wrong."""
+    dashboard, good = MagicDial(calibrate=False, width=8), f"{write_link(link_of(Settings()))}&lesson=Why%3F&hide=w,d"
+    for number in range(LINKS):
+        text = spoilt_bytes(good.encode(), chance).decode(errors="replace")
         with no_hang():
-            if message := refused(Settings.from_json, text):
-                assert len(message) < 1_000
-                if number < 60:
-                    before = dashboard.settings
-                    dashboard.share.value = text
-                    assert dashboard.settings == before
+            link = read_link(text)
+            assert sum(map(len, link.notes)) < 2_000
+            if number < 60:
+                dashboard.share.value = text
+                assert read_link(dashboard.share.value).notes == ()
     dashboard.close()
 
 

@@ -59,7 +59,9 @@ def repository_files() -> set[str]:
     kept = {path for path in (ROOT / "data").rglob("*.*") if path.is_file() and "checkpoints" not in path.parts}
     kept |= {path for path in (ROOT / "notebooks/app").rglob("*.*") if path.is_file() and path.suffix != ".pyc"}
     kept |= {*(ROOT / "notebooks").glob("[0-1][0-9]_*.ipynb"), ROOT / "notebooks/profiles.toml"}
-    names = {path.relative_to(ROOT).as_posix() for path in kept | {ROOT / "docs/glossary.md"}}
+    names = {
+        path.relative_to(ROOT).as_posix() for path in kept | {ROOT / "docs/glossary.md", ROOT / "docs/glossary.toml"}
+    }
     return {name for name in names if "/." not in name}
 
 

@@ -290,46 +290,108 @@ def test_a_dashboard_that_opens_later_has_them_at_once(session: Session, start: 
     assert MagicDial(**start).dials.budget.options[-1][1] == 1e16
 
 
-# ---- Settings to share
+# ---- Links, which test_link.py has more of
+
+FULL = "s=.75&b=3e10&w=12&d=3&hold=total&seed=5&text=tasks&twin=0&backend=naive"
+HOSTILE = [
+    "hello", "w=99999", "b=1e400&s=NaN", "w=20.5&d=0x2", "seed=1" + "0" * 400, "hold=<script>alert(1)</script>",
+    "text=/etc/passwd", "__proto__=1&<img src=x onerror=alert(1)>=2", "s=.5&" * 500, "lesson=" + "<b>" * 101,
+]  # fmt: skip
 
 
-def test_a_pasted_string_moves_every_dial(dial: MagicDial, start: dict[str, Any], session: Session) -> None:
-    other = MagicDial(**start | {"sparsity": 0.875, "width": 20, "budget": 2.5e9, "hold": "total", "seed": 3})
-    dial.share.value = other.share.value
+def test_a_pasted_link_moves_every_dial(dial: MagicDial, start: dict[str, Any]) -> None:
+    other = MagicDial(**start | {"sparsity": 0.875, "width": 20, "budget": 2.5e10, "hold": "total", "seed": 3})
+    dial.share.value = f"http://localhost:8866/?token=1a&{other.share.value}"
     assert dial.settings == other.settings
+    assert dial.share.value == other.share.value, "what Copy link copies"
     assert text(dial, "facts") == text(other, "facts")
+    assert problem(dial) == text(dial, "lesson") == ""
+    dial.buttons.reset.click()
+    assert dial.settings == other.settings, "back to where the link began"
+
+
+def test_a_link_says_the_same_in_python_and_in_a_page(dial: MagicDial, session: Session) -> None:
+    wanted = Settings(
+        sparsity=0.75, budget=3e10, width=12, n_layers=3, hold="total", seed=5, corpus="tasks", dense_twin=False,
+        backend="naive",
+    )  # fmt: skip
+    dial._aid.opened = f"?{FULL}"
+    made = MagicDial.from_link(dial._aid.link, session=session, calibrate=False)
+    assert dial.settings == made.settings == wanted
+    assert dial.link() == made.link() == dial._aid.link == dial.share.value
+    assert MagicDial(session=session, calibrate=False, **vars(wanted)).link() == dial.link()
+
+
+def test_a_link_leaves_the_rest_where_the_dials_began(dial: MagicDial) -> None:
+    before = dial.settings
+    dial.dials.width.value = 64
+    dial.share.value = "s=.5"
+    assert dial.settings == before.replace(sparsity=0.5)
+
+
+def test_a_text_of_ones_own_is_in_no_link(dial: MagicDial, corpus_file: Path) -> None:
+    assert dial.settings.corpus == str(corpus_file)
+    assert "text=" not in dial.share.value
+    dial.dials.corpus.value = "tasks"
+    assert "&text=tasks&" in dial.share.value
+
+
+@pytest.mark.parametrize("way", ["pasted", "opened", "python"])
+@pytest.mark.parametrize("link", HOSTILE)
+def test_a_hostile_link_does_nothing_but_a_line(dial: MagicDial, start: dict[str, Any], way: str, link: str) -> None:
+    before = dial.settings
+    if way == "pasted":
+        dial.share.value = link
+    elif way == "opened":
+        dial._aid.opened = f"?token=1a&{link}"
+    else:
+        dial = MagicDial.from_link(link, **start)
+    assert dial.settings == before
+    assert text(dial, "lesson").startswith("The link")
+    assert dial._lesson.value.count("<div") == 1
+    assert all("<script" not in w.value and "<img" not in w.value for w in walk(dial) if isinstance(w, ipw.HTML))
+    assert dial.share.value == dial.link()
     assert problem(dial) == ""
 
 
+def test_an_address_without_a_link_says_nothing(dial: MagicDial) -> None:
+    dial.dials.seed.value = 5
+    dial._aid.opened = "?token=secret&reset"
+    assert dial.settings.seed == 5
+    assert text(dial, "lesson") == ""
+
+
+def test_a_lesson_asks_hides_and_fixes(dial: MagicDial) -> None:
+    lesson = dial.link("Which <b>wins</b>?", hide=["width", "sparsity", "hold"], fix=["budget", "corpus"])
+    assert lesson.endswith("&lesson=Which%20%3Cb%3Ewins%3C%2Fb%3E%3F&hide=s,w,hold&fix=b,text")
+    dial.share.value = lesson
+    assert "Which &lt;b&gt;wins&lt;/b&gt;?" in dial._lesson.value
+    dials = dial.dials
+    hidden = [w for w in walk(dial) if getattr(w.layout, "display", None) == "none" and "sl-view" not in w._dom_classes]
+    assert set(hidden) == {dials.width, dials.sparsity, dials._ticks, dials._parts["hold"][0]}
+    fixed = [w for w in walk(dial) if getattr(w, "disabled", False) and not isinstance(w, ipw.Button)]
+    assert set(fixed) == {dials.budget, dials.corpus, dials.upload}
+    assert [w for w in walk(dial) if "sl-fixed" in w._dom_classes] == [dials.budget, dials.corpus]
+    assert dial.share.value == lesson, "and who copies the link gives the lesson on"
+
+    dial.share.value = "s=.5"
+    assert text(dial, "lesson") == ""
+    assert not [w for w in walk(dial) if "sl-fixed" in w._dom_classes or getattr(w, "disabled", False) is True][2:]
+    assert dials.width.layout.display is None
+
+
 @pytest.mark.parametrize(
-    "pasted",
+    ("lesson", "message"),
     [
-        "{",
-        '{"budget": 1e400}',
-        '{"sparsity": NaN}',
-        '{"width": 20.5}',
-        '{"width": 100000000}',
-        '{"seed": 1' + "0" * 400 + "}",
-        '{"dense_twin": null}',
-        '{"hold": {}}',
-        '{"corpus": ["python"]}',
-        '{"corpus": "<b>", "hold": "<script>"}',
+        ({"lesson": "x" * 301}, "lesson='xxx.*' is too long"),
+        ({"lesson": "專" * 300}, "lesson='專.*' is too long"),
+        ({"hide": ["layers"]}, "control='layers' is not known: use one of sparsity, budget"),
+        ({"fix": "width"}, "control='w' is not known"),
     ],
 )
-def test_bad_settings_change_nothing(dial: MagicDial, pasted: str) -> None:
-    before, facts = dial.settings, text(dial, "facts")
-    dial.share.value = pasted
-    assert dial.settings == before
-    assert text(dial, "facts") == facts
-    assert 'role="alert"' in dial.dials.problem
-    dial.dials.seed.value = 5
-    assert problem(dial) == "", "the next good move clears it"
-    assert Settings.from_json(dial.share.value).seed == 5
-
-
-def test_nothing_pasted_becomes_markup(dial: MagicDial) -> None:
-    dial.share.value = '{"hold": "<script>alert(1)</script>"}'
-    assert all("<script" not in w.value for w in walk(dial) if isinstance(w, ipw.HTML))
+def test_a_lesson_that_no_link_can_hold(dial: MagicDial, lesson: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dial.link(**lesson)
 
 
 # ---- Code
@@ -388,7 +450,7 @@ def kept(dial: MagicDial, start: dict[str, Any]) -> MagicDial:
     """A dashboard of a later kernel that shows what `dial` has trained."""
     dial.run()
     later = MagicDial(**start | {"session": Session(dial._session.folder)})
-    later.train.click()
+    later.buttons.train.click()
     assert later._session.wait(30)
     return later
 
@@ -408,7 +470,7 @@ def test_a_kept_run_is_shown_without_empty_boxes(dial: MagicDial, kept: MagicDia
 
 
 def test_a_second_press_trains_a_kept_run_anew(kept: MagicDial) -> None:
-    kept.train.click()
+    kept.buttons.train.click()
     session = kept._session
     assert session.wait(60)
     assert [lane.kept for lane in session.lanes] == [False, True], "the twin is left as it is"
@@ -420,13 +482,13 @@ def test_a_second_press_trains_a_kept_run_anew(kept: MagicDial) -> None:
 
 def test_every_button_is_harmless_beside_a_kept_run(dial: MagicDial, kept: MagicDial) -> None:
     session, before = kept._session, dial.results()
-    for button in (kept.pause, kept.stop, kept.pause):
+    for button in (kept.buttons.pause, kept.buttons.stop, kept.buttons.pause):
         assert button.disabled
         button.click()  # as a browser that has not heard of it yet
-        assert (session.state, kept.pause.description) == ("idle", "Pause")
-    kept.step.click()  # like Train: anew, but only a step
+        assert (session.state, kept.buttons.pause.description) == ("idle", "Pause")
+    kept.buttons.step.click()  # like Train: anew, but only a step
     until(lambda: session.message == "Paused.")
-    kept.stop.click()
+    kept.buttons.stop.click()
     assert session.wait(30)
     assert kept.results()["status"].tolist() == ["stopped", "finished"]
     later = MagicDial(**{"session": Session(session.folder), "calibrate": False} | vars(kept.settings))
@@ -444,7 +506,7 @@ def test_a_run_trained_in_a_cell_is_shown_and_listed(dial: MagicDial, start: dic
         dial.run()
         assert [lane.record for lane in dial._session.lanes] == [trained]
         assert trained.label in text(dial, "runs")
-        dial.clear.click()
+        dial.buttons.clear.click()
 
 
 def test_a_checkpoint_of_a_run_that_was_finished_elsewhere(dial: MagicDial, start: dict[str, Any]) -> None:
@@ -464,11 +526,11 @@ def test_a_checkpoint_of_a_run_that_was_finished_elsewhere(dial: MagicDial, star
 def test_progress_counts_a_kept_twin_as_done(dial: MagicDial, session: Session) -> None:
     dial.dials.sparsity.value = 0.0
     dial.run()
-    dial.share.value = Settings(sparsity=0.75, width=8, budget=1e8, corpus=dial.settings.corpus).to_json()
-    dial.step.click()
+    dial.dials.set(Settings(sparsity=0.75, width=8, budget=1e8, corpus=dial.settings.corpus))
+    dial.buttons.step.click()
     until(lambda: "Paused." in text(dial, "status"))
     assert re.search(r"5\d%, \d+ s left", text(dial, "left"))
-    dial.pause.click()
+    dial.buttons.pause.click()
     assert session.wait(60)
 
 
@@ -500,7 +562,7 @@ def test_a_corpus_that_is_not_there(start: dict[str, Any]) -> None:
     with pytest.raises(RuntimeError, match="corpus='/no/such/text' does not exist"):
         dial.run()
     assert "corpus='/no/such/text' does not exist" in text(dial, "status")
-    dial.share.value = Settings(width=8, budget=1e8, corpus=start["corpus"]).to_json()
+    dial.dials.set(Settings(width=8, budget=1e8, corpus=start["corpus"]))
     assert len(dial.run()), "and then it works"
 
 
@@ -524,7 +586,7 @@ def test_an_interrupt_of_the_cell_stops_the_run(dial: MagicDial, session: Sessio
     def interrupted(timeout: float | None = None) -> bool:
         raise KeyboardInterrupt
 
-    dial.share.value = Settings(width=8, budget=1e12, corpus=dial.settings.corpus).to_json()
+    dial.dials.set(Settings(width=8, budget=1e12, corpus=dial.settings.corpus))
     with monkeypatch.context() as patch:
         patch.setattr(session, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -537,20 +599,21 @@ def test_buttons_in_any_order(dial: MagicDial, session: Session) -> None:
     """Nobody presses them in the order that was thought of."""
     dial.dials.budget.options = [*dial.dials.budget.options, ("long", 1e12)]
     dial.dials.budget.value = 1e12
-    buttons = {"t": dial.train, "p": dial.pause, "s": dial.step, "x": dial.stop, "c": dial.clear}
+    on = dial.buttons
+    buttons = {"t": on.train, "p": on.pause, "s": on.step, "x": on.stop, "c": on.clear}
     for name in "pxscstptsppxxtxcpstxptc":
         buttons[name].click()
     assert session.wait(30)
     assert not session.busy
     assert session.records == []
-    assert dial.pause.description == "Pause"
+    assert dial.buttons.pause.description == "Pause"
     assert problem(dial) == ""
 
 
 def test_moving_dials_while_training_leaves_the_run_alone(dial: MagicDial, session: Session) -> None:
     dial.dials.budget.options = [*dial.dials.budget.options, ("long", 1e12)]
     dial.dials.budget.value = 1e12
-    dial.train.click()
+    dial.buttons.train.click()
     thread, lane = session._thread, session.lanes[0]
     for stop in (0.5, 0.0, 0.875):
         dial.dials.sparsity.value = stop
@@ -559,7 +622,7 @@ def test_moving_dials_while_training_leaves_the_run_alone(dial: MagicDial, sessi
     assert session._thread is thread
     assert session.lanes[0] is lane
     assert lane.model == ModelConfig.on_dial(8, 0.9375)
-    dial.stop.click()
+    dial.buttons.stop.click()
     assert session.wait(30)
 
 
@@ -659,7 +722,7 @@ def test_two_dials_train_one_after_the_other_and_keep_what_is_theirs(
     dial: MagicDial, start: dict[str, Any], session: Session
 ) -> None:
     other = MagicDial(**start | {"sparsity": 0.5, "seed": 1})
-    dial.train.click()
+    dial.buttons.train.click()
     assert session.wait(60)
     first, words = dial.results(), (text(dial, "status"), text(dial, "verdict"), text(dial, "summary"))
     assert "wins" in words[1]
@@ -669,20 +732,20 @@ def test_two_dials_train_one_after_the_other_and_keep_what_is_theirs(
 
     other.dials.budget.options = [*other.dials.budget.options, ("long", 1e10)]
     other.dials.budget.value = 1e10
-    other.train.click()
-    until(lambda: other._mine[0].last)
+    other.buttons.train.click()
+    until(lambda: other.buttons.lanes[0].last)
     session._tell()
     assert "Another dial of this notebook is training" in text(dial, "status")
-    assert dial.stop.disabled
-    assert dial.pause.disabled
-    assert not other.stop.disabled
-    assert not other.pause.disabled
+    assert dial.buttons.stop.disabled
+    assert dial.buttons.pause.disabled
+    assert not other.buttons.stop.disabled
+    assert not other.buttons.pause.disabled
     assert dial.verdict().split() == words[1].split()
-    other.stop.click()
+    other.buttons.stop.click()
     assert session.wait(60)
     assert (text(dial, "status"), text(dial, "verdict"), text(dial, "summary")) == words
     pd.testing.assert_frame_equal(dial.results(), first)
-    assert [lane.run.seed for lane in other._mine] == [1, 1]
+    assert [lane.run.seed for lane in other.buttons.lanes] == [1, 1]
     assert "stopped" in text(other, "status")
     for each in (dial, other):
         assert "seed 0" in text(each, "runs"), "the table of runs is of all"
@@ -691,12 +754,12 @@ def test_two_dials_train_one_after_the_other_and_keep_what_is_theirs(
 
 def test_train_ends_what_another_dial_trains(dial: MagicDial, start: dict[str, Any], session: Session) -> None:
     long = MagicDial(**start | {"budget": 1e11, "seed": 2})
-    long.train.click()
-    until(lambda: long._mine[0].last)
-    dial.train.click()
+    long.buttons.train.click()
+    until(lambda: long.buttons.lanes[0].last)
+    dial.buttons.train.click()
     assert session.wait(60)
     assert dial.results()["status"].tolist() == ["finished", "finished"]
-    assert all(lane.record is None or lane.record.status == "stopped" for lane in long._mine)
+    assert all(lane.record is None or lane.record.status == "stopped" for lane in long.buttons.lanes)
     assert long.winner() == ""
 
 
@@ -715,13 +778,13 @@ def test_a_cell_that_is_run_again_takes_over(
 ) -> None:
     monkeypatch.setattr(place, "cell", lambda: ("cell 1", "first"))
     first = MagicDial(**start)
-    first.train.click()
+    first.buttons.train.click()
     monkeypatch.setattr(place, "cell", lambda: ("cell 2", "second"))
     beside = MagicDial(**start | {"seed": 9})
-    assert beside._mine == []
+    assert beside.buttons.lanes == []
     monkeypatch.setattr(place, "cell", lambda: ("cell 1", "third"))
     again = MagicDial(**start)
-    assert again._mine is first._mine, "the training goes on in it"
+    assert again.buttons.lanes is first.buttons.lanes, "the training goes on in it"
     assert first._refresh not in session.listeners
     assert [beside._refresh, again._refresh] == session.listeners
     assert session.wait(60)
@@ -730,10 +793,10 @@ def test_a_cell_that_is_run_again_takes_over(
     assert text(first, "verdict") == "", "nobody looks at it"
     monkeypatch.setattr(place, "cell", lambda: ("cell 1", "fourth"))
     once_more, second = MagicDial(**start), MagicDial(**start | {"seed": 8})
-    assert second._mine == [], "a cell may make two"
+    assert second.buttons.lanes == [], "a cell may make two"
     assert text(once_more, "verdict") == text(again, "verdict"), "also after the end"
     elsewhere = MagicDial(**start | {"session": Session(session.folder / "other")})
-    assert elsewhere._mine is not once_more._mine, "another kernel's cell of this name is another cell"
+    assert elsewhere.buttons.lanes is not once_more.buttons.lanes, "another kernel's cell of this name is another cell"
 
 
 # ---- Clear, undo, reset, stop
@@ -743,9 +806,9 @@ def test_clear_and_undo(dial: MagicDial, session: Session) -> None:
     dial.run()
     dial._refresh()
     before = (dial.results(), text(dial, "runs"), text(dial, "verdict"), dial.curves())
-    assert dial.clear.description == "Clear"
-    dial.clear.click()
-    assert dial.clear.description == "Undo clear"
+    assert dial.buttons.clear.description == "Clear"
+    dial.buttons.clear.click()
+    assert dial.buttons.clear.description == "Undo clear"
     assert "Cleared. No result is lost" in text(dial, "status")
     assert dial.results().empty
     assert dial.curves().empty
@@ -754,8 +817,8 @@ def test_clear_and_undo(dial: MagicDial, session: Session) -> None:
     assert dial.grid.live == {}
     assert dial._progress.value == 0.0
     assert Session(session.folder).records == []
-    dial.clear.click()
-    assert dial.clear.description == "Clear"
+    dial.buttons.clear.click()
+    assert dial.buttons.clear.description == "Clear"
     assert "Your runs are shown again." in text(dial, "status")
     after = (dial.results(), text(dial, "runs"), text(dial, "verdict"), dial.curves())
     pd.testing.assert_frame_equal(after[0], before[0])
@@ -767,11 +830,11 @@ def test_clear_and_undo(dial: MagicDial, session: Session) -> None:
 def test_undo_is_offered_until_something_is_trained(dial: MagicDial, session: Session) -> None:
     dial.dials.dense_twin.value = False
     dial.run()
-    dial.clear.click()
-    assert dial.clear.description == "Undo clear"
+    dial.buttons.clear.click()
+    assert dial.buttons.clear.description == "Undo clear"
     dial.dials.seed.value = 1
     dial.run()
-    assert dial.clear.description == "Clear", "so that the new run can be cleared too"
+    assert dial.buttons.clear.description == "Clear", "so that the new run can be cleared too"
     assert [record.seed for record in session.records] == [1]
 
 
@@ -783,17 +846,17 @@ def test_an_undone_clear_resumes_the_run_that_it_ended(dial: MagicDial, session:
     path = session.folder / "checkpoints" / f"{run_id(model, run)}.safetensors"
     training.save(path)
     session.records = [replace(failed_record((model, run), ""), status="stopped")]
-    dial.clear.click()
+    dial.buttons.clear.click()
     assert session.interrupted() is None
-    dial.clear.click()
+    dial.buttons.clear.click()
     assert session.interrupted() is not None
     dial.run()
     assert session.lanes[0].losses[:1] == training.losses
 
 
 def test_a_model_larger_than_the_memory_is_refused(dial: MagicDial, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsity_lab.widgets.dashboard.memory", lambda: 1e3)
-    dial.train.click()
+    monkeypatch.setattr("sparsity_lab.widgets.buttons.memory", lambda: 1e3)
+    dial.buttons.train.click()
     assert "width=8 needs" in dial.dials.problem
     assert not dial._session.lanes
 
@@ -804,7 +867,7 @@ def test_a_run_stays_in_the_picture_when_the_dial_moves_on(dial: MagicDial) -> N
     for seed in range(GHOSTS + 1):
         dial.dials.seed.value = seed
         dial.run()
-    latest = dial._mine[0].record
+    latest = dial.buttons.lanes[0].record
     assert latest is not None
     dial.dials.sparsity.value = 0.5
     lines = [trace for trace in plot(dial).data if trace.name == latest.label]
@@ -814,12 +877,11 @@ def test_a_run_stays_in_the_picture_when_the_dial_moves_on(dial: MagicDial) -> N
 
 def test_reset_moves_the_dials_back(dial: MagicDial) -> None:
     before = dial.settings
-    dial.share.value = Settings(sparsity=0.5, width=16, n_layers=1, hold="total", seed=3, budget=2e8).to_json()
+    dial.dials.set(Settings(sparsity=0.5, width=16, n_layers=1, hold="total", seed=3, budget=2e8))
     dial.dials.corpus.value = "tasks"
     assert dial.settings != before
-    dial.reset.click()
+    dial.buttons.reset.click()
     assert dial.settings == before
-    assert Settings.from_json(dial.share.value) == before
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -827,21 +889,21 @@ def test_a_stopped_race_has_no_winner(dial: MagicDial, session: Session, begun: 
     dial.dials.budget.options = [*dial.dials.budget.options, ("long", 1e12)]
     dial.dials.budget.value = 1e12
     if begun:
-        dial.train.click()
+        dial.buttons.train.click()
         until(lambda: all(lane.last for lane in session.lanes))
     else:
-        dial.step.click()
+        dial.buttons.step.click()
         until(lambda: [lane.message for lane in session.lanes] == ["Paused."] * 2)
         assert "no winner" not in text(dial, "verdict").lower()
-    dial.stop.click()
+    dial.buttons.stop.click()
     assert session.wait(60)
     assert dial.results()["status"].tolist() == ["stopped", "stopped"]
     assert dial.winner() == ""
     assert text(dial, "verdict").startswith("No winner: the race was stopped.")
     assert re.search(r"used [0-4]?\d% of the budget", text(dial, "verdict"))
     assert 0 <= dial._progress.value < 0.5
-    assert dial.stop.disabled
-    assert dial.pause.disabled
+    assert dial.buttons.stop.disabled
+    assert dial.buttons.pause.disabled
 
 
 # ---- The text to read
@@ -856,7 +918,7 @@ def test_a_text_that_is_not_there_is_refused_beside_its_control(dial: MagicDial)
         assert 'role="alert"' in dial.dials._problems["corpus"].value
     dial.dials.corpus.value = "standard-library"
     assert dial.dials.problem == ""
-    assert Settings.from_json(dial.share.value).corpus == "standard-library"
+    assert dial.settings.corpus == "standard-library"
 
 
 def uploaded(name: str, content: bytes) -> tuple[dict[str, Any], ...]:
@@ -876,7 +938,7 @@ def test_an_uploaded_text_is_kept_and_trained_on(dial: MagicDial, corpus_file: P
     assert dial.dials.problem == ""
     if name == "mine.txt":
         dial.run()
-        assert [lane.run.corpus for lane in dial._mine] == [str(kept)] * 2
+        assert [lane.run.corpus for lane in dial.buttons.lanes] == [str(kept)] * 2
         assert dial.results()["status"].tolist() == ["finished"] * 2
 
 
@@ -897,53 +959,33 @@ def test_an_upload_without_a_proper_name_stays_in_its_folder(dial: MagicDial, na
 def test_an_absurd_budget_is_refused(dial: MagicDial, session: Session) -> None:
     session.speed = Speed(np.array([0.05, 0, 0, 0, 0, 0]))
     session._tell()
-    dial.share.value = Settings(budget=1e20, width=8, corpus=dial.settings.corpus).to_json()
+    dial.dials.set(Settings(budget=1e20, width=8, corpus=dial.settings.corpus))
     assert dial.settings.budget == 1e20
-    dial.train.click()
+    dial.buttons.train.click()
     assert "days here: choose a smaller one" in dial.dials._problems["budget"].value
     assert not session.busy
     assert session.lanes == []
     assert dial.results().empty
-    dial.step.click()
+    dial.buttons.step.click()
     assert session.lanes == []
     dial.dials.budget.value = 1e10
     assert dial.dials.problem == ""
 
 
-def test_the_settings_of_an_opened_link(dial: MagicDial, corpus_file: Path) -> None:
-    wanted = Settings(sparsity=0.75, width=12, n_layers=3, budget=3e9, hold="total", seed=5, corpus=str(corpus_file))
-    dial._aid.opened = wanted.to_json()
-    assert dial.settings == wanted
-    assert dial._aid.settings == wanted.to_json(), "what Copy link copies"
-    assert dial.dials.problem == ""
+def test_what_is_not_installed_is_refused_in_a_link_too(dial: MagicDial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsity_lab.widgets.controls.pool", ThreadPool)
+    missing = "backend='megablocks' is missing"
+    monkeypatch.setattr("sparsity_lab.widgets.controls.why_no_megablocks", lambda line: missing)
+    dial.share.value = "backend=megablocks&w=16"
+    assert problem(dial) == missing
+    assert dial.settings.backend == "grouped"
+    assert dial.settings.width == 16
 
 
-@pytest.mark.parametrize("opened", ["{", "[]", '{"width": 7}', '{"sparsity": 2}', '{"budget": -1}', "<script>"])
-def test_a_damaged_link_is_refused(dial: MagicDial, opened: str) -> None:
-    before = dial.settings
-    dial._aid.opened = opened
-    assert dial.settings == before
-    assert 'role="alert"' in dial.dials.problem
-    assert "<script" not in dial.dials.problem
-    dial.dials.seed.value = 4
-    assert dial.dials.problem == ""
-
-
-@pytest.mark.parametrize(
-    ("wrong", "control"),
-    [
-        ('{"width": 7}', "width"),
-        ('{"budget": -1}', "budget"),
-        ('{"seed": -1}', "seed"),
-        ('{"n_layers": 0}', "n_layers"),
-        ('{"sparsity": 1}', "sparsity"),
-        ("{", ""),
-    ],
-)
-def test_a_refusal_stands_beside_its_control(dial: MagicDial, wrong: str, control: str) -> None:
-    dial.share.value = wrong
-    assert dial.dials._problems[control].value
-    assert [name for name, beside in dial.dials._problems.items() if beside.value] == [control]
+@pytest.mark.parametrize("name", ["width", "budget", "seed", "n_layers", "sparsity", "corpus"])
+def test_a_refusal_stands_beside_its_control(dial: MagicDial, name: str) -> None:
+    dial.dials.refuse(ValueError(f"{name}=7 can't be had"))
+    assert [at for at, beside in dial.dials._problems.items() if beside.value] == [name]
 
 
 # ---- Without a browser
@@ -966,7 +1008,7 @@ def test_experts_are_of_the_run_in_front_or_recorded(dial: MagicDial) -> None:
     recorded = shipped.routes()["layers"]["2"]["16"]["trained"][0]
     assert reads(dial.experts()) == {(place, expert) for place, (expert,) in enumerate(recorded)}
     dial.run()
-    live = dial._mine[0].reads[0]
+    live = dial.buttons.lanes[0].reads[0]
     assert reads(dial.experts()) == {(place, expert) for place, (expert,) in enumerate(live)}
     dense = MagicDial(session=Session(dial._session.folder / "b"), calibrate=False, sparsity=0.0)
     assert reads(dense.experts()) == set()

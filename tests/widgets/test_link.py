@@ -1,7 +1,7 @@
 """Links: what they say is what the dials show, in Python and in a page, and no text does harm."""
 
 import json
-import shutil
+import re
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from playwright._impl._driver import compute_driver_executable
 
 from sparsity_lab.config import BACKENDS
 from sparsity_lab.widgets import link as module
@@ -58,9 +59,7 @@ HOSTILE = st.builds(lambda start, parts: start + "&".join(parts), BEGINNINGS, st
 @pytest.fixture(scope="module")
 def in_node() -> Any:
     """Returns what the script makes of a text: the link that it reads, and how it writes that again."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("node is not installed")
+    node = compute_driver_executable()[0]  # Playwright brings one
     script = Path(module.__file__).with_name("link.js").read_text()
     command = [node, "--input-type=module", "-e", NODE, script, json.dumps(RULES)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8") as process:
@@ -87,7 +86,7 @@ def test_a_full_link_is_the_default() -> None:
     [
         "s=.5&w=16", "?s=.5&w=16", "#s=.5&w=16", "  s=.5&w=16\n", "http://localhost:8866/?token=1a&s=.5&w=16",
         "http://localhost:8888/lab/tree/00_start_here.ipynb?s=.5&w=16#Section", "file:///a=b/index.html?x#s=.5&w=16",
-        "localhost:8866?theme=dark&s=.5&w=16", "s=%2E5&%77=16", "s=5e-1&w=1.6E+1".replace("+", "%2B"),
+        "localhost:8866?theme=dark&s=.5&w=16", "s=%2E5&%77=16", "s=5e-1&w=1.6e+1",
     ],
 )  # fmt: skip
 def test_a_link_is_found_in_an_address(address: str) -> None:
@@ -147,6 +146,13 @@ def test_what_is_wrong_is_left_out_and_said(in_node: Any, text: str, note: str) 
 def test_the_first_of_a_repeated_key_counts() -> None:
     link = read_link("w=16&w=<b>&w=8")
     assert (link.values, link.notes) == ({"width": 16}, ("The link has w more than once: the first is used.",))
+
+
+def test_the_docs_name_every_key() -> None:
+    docs = (Path(__file__).parents[2] / "docs/app.md").read_text(encoding="utf-8")
+    assert [key for key in re.findall(r"^\| `(\w+)`", docs, re.M) if key != "lesson"] == [
+        r["key"] for r in RULES["keys"]
+    ]
 
 
 def test_a_lesson() -> None:

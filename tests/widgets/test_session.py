@@ -391,7 +391,6 @@ def test_dials_snap_and_numbers_follow(dial: MagicDial) -> None:
         assert f"{params.total:,}" in dial._facts.value
         assert f"{params.active:,}" in dial._facts.value
         assert f"{plan(dial.settings.model, dial.settings.run).tokens:,}" in dial._facts.value
-        assert Settings.from_json(dial.share.value) == dial.settings
     dial.dials.sparsity.value = 0.9375
     dial.dials.hold.value = "total"
     assert dial.settings.model.d_expert * dial.settings.model.n_experts == 48 * 8
@@ -401,58 +400,37 @@ def test_dials_snap_and_numbers_follow(dial: MagicDial) -> None:
     assert odd.settings.budget == 7e9
 
 
-def test_shared_settings(dial: MagicDial) -> None:
-    before = dial.settings
-    for text, message in (
-        ("nonsense", "not valid JSON"),
-        ("[1]", "is no JSON object"),
-        ('{"sparsity": 1.0}', "sparsity=1.0 must be at least 0 and below 1"),
-        ('{"speed": 3}', "no field &#x27;speed&#x27;"),
-        ('{"width": "wide"}', "width=&#x27;wide&#x27; must be a whole number"),
-        ('{"seed": -1}', "seed=-1 is out of range"),
-        ('{"dense_twin": "no"}', "must be True or False"),
-        ('{"hold": "nothing"}', "hold=&#x27;nothing&#x27; is not known"),
-    ):
-        dial.share.value = text
-        assert message in dial.dials.problem
-        assert dial.settings == before
-    wanted = Settings(sparsity=0.875, budget=3.5e9, width=20, hold="total", seed=7, dense_twin=False)
-    dial.share.value = wanted.to_json()
-    assert dial.settings == wanted
-    assert dial.dials.problem == ""
-
-
 def test_buttons(dial: MagicDial, session: Session) -> None:
-    dial.stop.click()
+    dial.buttons.stop.click()
     dial.dials.dense_twin.value = False
     dial.dials.budget.options = [*dial.dials.budget.options, ("long", LONG)]
     dial.dials.budget.value = LONG
     for _ in range(3):
-        dial.train.click()
+        dial.buttons.train.click()
     assert trainers() == 1
     until(lambda: session.lanes[0].last)
-    dial.pause.click()
-    assert dial.pause.description == "Resume"
+    dial.buttons.pause.click()
+    assert dial.buttons.pause.description == "Resume"
     until(lambda: "Paused." in dial._status.value)
-    dial.step.click()
-    dial.pause.click()
+    dial.buttons.step.click()
+    dial.buttons.pause.click()
     until(lambda: "left" in dial._left.value)
-    dial.stop.click()
+    dial.buttons.stop.click()
     assert session.wait(30)
     assert "stopped" in dial._status.value
     assert "stopped" in dial.runs.table.value
-    dial.clear.click()
+    dial.buttons.clear.click()
     assert "Cleared" in dial._status.value
     assert "stopped" not in dial.runs.table.value
 
 
 def test_a_budget_too_small_is_said_beside_the_dial(dial: MagicDial) -> None:
-    dial.share.value = Settings(budget=1e9, width=128, sparsity=0.5).to_json()
+    dial.dials.set(Settings(budget=1e9, width=128, sparsity=0.5))
     assert "less than one step" not in dial.dials.problem
     dial.dials.budget.options = [("tiny", 1000.0), *dial.dials.budget.options]
     dial.dials.budget.value = 1000.0
     assert "less than one step" in dial.dials.problem
-    dial.train.click()
+    dial.buttons.train.click()
     assert "less than one step" in dial.dials.problem
     assert trainers() == 0
 
@@ -486,8 +464,8 @@ def test_runs_of_an_earlier_page_are_shown(session: Session, model: ModelConfig,
     lanes = session.start([(model, run)])
     first, second = (MagicDial(session=session, calibrate=False, width=8) for _ in range(2))
     assert session.wait(60)
-    assert first._mine is lanes
-    assert second._mine == []
+    assert first.buttons.lanes is lanes
+    assert second.buttons.lanes == []
     assert "finished" in first._status.value
     assert "finished" not in second.runs.table.value
 

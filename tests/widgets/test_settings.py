@@ -1,13 +1,12 @@
-"""Where the dials stand: two configs, a string to share, and code that does the same."""
+"""Where the dials stand: two configs, and code that does the same."""
 
-import json
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.config import ModelConfig, RunConfig, resolve
 from sparsity_lab.widgets.settings import Settings
 
 SETTINGS = st.builds(
@@ -21,12 +20,6 @@ SETTINGS = st.builds(
     corpus=st.sampled_from(["python", '/a folder/it\'s "here"', "C:\\texts\\new", "Größe"]),
     dense_twin=st.booleans(),
 )
-
-
-@given(settings=SETTINGS)
-def test_json_there_and_back(settings: Settings) -> None:
-    assert Settings.from_json(settings.to_json()) == settings
-    assert Settings.from_json("{}") == Settings()
 
 
 @pytest.mark.parametrize(
@@ -45,18 +38,11 @@ def test_json_there_and_back(settings: Settings) -> None:
         ({"corpus": 5}, "corpus=5 must be text"),
         ({"corpus": ""}, "corpus='' must be a name or a path"),
         ({"dense_twin": 1}, "dense_twin=1 must be True or False"),
-        ({"speed": 1, "size": 2}, "Settings has no field 'speed'; its fields are sparsity, budget"),
     ],
 )
 def test_mistakes(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        Settings.from_json(json.dumps(values))
-
-
-@pytest.mark.parametrize("text", ["", "sparsity=0.5", "[]", "null", "1"])
-def test_no_settings_at_all(text: str) -> None:
-    with pytest.raises(ValueError, match=r"Settings: (not valid JSON|.* is no JSON object).* like \{"):
-        Settings.from_json(text)
+        _ = Settings(**values).pairs
 
 
 @given(settings=SETTINGS)
@@ -71,6 +57,22 @@ def test_what_train_trains(settings: Settings) -> None:
         assert settings.twin.sparsity == 0
     else:
         assert len(pairs) == 1
+
+
+@given(settings=SETTINGS)
+def test_a_run_has_the_settings_that_train_it(settings: Settings) -> None:
+    for model, run in settings.pairs:
+        found = Settings.of(model, resolve(model, run))
+        assert found is not None
+        assert (found.model, found.run) == (model, run)
+
+
+def test_a_run_of_no_dials_has_no_settings() -> None:
+    model, run = Settings().pairs[0]
+    run = resolve(model, run)
+    assert Settings.of(model, run) == Settings()
+    assert Settings.of(model.replace(top_k=2), run) is None
+    assert Settings.of(model, run.replace(learning_rate=1.0)) is None
 
 
 @given(settings=SETTINGS)

@@ -28,25 +28,24 @@ def upload(dial: MagicDial, content: Any, name: str = "a.txt") -> None:
 
 
 ASKED = {
-    "corpus": ["/etc/passwd", "/", "~", "hf:roneneldan/TinyStories", "tasks/../tasks"],
-    "budget": [1.1e13, 1e18],
-    "width": [WIDTHS[-1] + 1, 4096],
-    "n_layers": [5, 1000],
-    "sparsity": [0.99999, 0.9999999999],
+    "text": ["/etc/passwd", "/", "~", "hf:roneneldan/TinyStories", "tasks/../tasks"],
+    "b": ["1.1e13", "1e18"],
+    "w": [WIDTHS[-1] + 4, 4096],
+    "d": [5, 1000],
+    "s": [0.99999, 0.9999999999],
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name in ASKED for value in ASKED[name]])
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key in ASKED for value in ASKED[key]])
 @pytest.mark.parametrize("way", ["pasted", "link"])
-def test_settings_that_the_dials_do_not_offer_are_refused(dial: MagicDial, name: str, value: Any, way: str) -> None:
+def test_settings_that_the_dials_do_not_offer_are_refused(dial: MagicDial, key: str, value: Any, way: str) -> None:
     before = dial.settings
-    text = before.replace(**{name: value}).to_json()
     if way == "pasted":
-        dial.share.value = text
+        dial.share.value = f"{key}={value}"
     else:
-        dial._aid.opened = text
+        dial._aid.opened = f"?token=1a&{key}={value}"
     assert dial.settings == before
-    assert "alert" in dial.dials.problem
+    assert f"The link&#x27;s {key}={value} is not" in dial._lesson.value
 
 
 def test_a_gpu_offers_more_and_no_more_than_that(dial: MagicDial) -> None:
@@ -54,19 +53,19 @@ def test_a_gpu_offers_more_and_no_more_than_that(dial: MagicDial) -> None:
     dial._session._tell()
     last = dial.dials.budget.options[-1][1]
     assert last > 1e13
-    dial.share.value = dial.settings.replace(budget=last).to_json()
-    assert (dial.settings.budget, dial.dials.problem) == (last, "")
-    dial.share.value = dial.settings.replace(budget=1.1 * last).to_json()
+    dial.share.value = f"b={last}"
+    assert (dial.settings.budget, dial._lesson.value) == (last, "")
+    dial.share.value = f"b={1.1 * last}"
     assert dial.settings.budget == last
-    assert "alert" in dial.dials.problem
+    assert "is not between 1e10 and 2e15" in dial._lesson.value
 
 
 def test_settings_that_the_dials_offer_are_taken(dial: MagicDial) -> None:
     wanted = Settings(sparsity=0.875, budget=3e12, width=24, n_layers=1, hold="total", seed=7, corpus="tasks")
-    dial.share.value = wanted.to_json()
+    dial.share.value = MagicDial(session=dial._session, calibrate=False, **vars(wanted)).link()
     assert dial.settings == wanted
     assert not dial.dials.problem
-    dial.reset.click()
+    dial.share.value = "s=.9375"
     assert dial.settings == Settings()
 
 
@@ -91,10 +90,7 @@ def test_an_upload_is_a_text_to_choose_by_its_name(dial: MagicDial, tmp_path: Pa
     assert dial.settings.corpus == str(tmp_path / "texts/poems.txt")
     assert dial.dials.corpus.label == "poems.txt"
     assert [label for label, _ in dial.dials.corpus.options] == ["python", "standard-library", "tasks", "poems.txt"]
-    shared = dial.settings
-    dial.reset.click()
-    dial.share.value = shared.to_json()
-    assert dial.settings == shared
+    assert "poems" not in dial.share.value
 
 
 @pytest.mark.parametrize("content", [b"x" * (LARGEST_UPLOAD + 1), 10**12, None, {"a": 1}])
