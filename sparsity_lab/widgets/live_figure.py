@@ -14,7 +14,7 @@ class LiveFigure:
     browser 5 MB."""
 
     def __init__(self, figure: go.Figure, parts: Sequence[Part]) -> None:
-        self._shown = parts
+        self.shown = parts
         self.widget = go.FigureWidget(figure)
         self.widget._config = {"responsive": True, "displayModeBar": False}  # plotly has no public name for it
         # A page that is opened or reloaded later asks for the state of the widget. plotly leaves there what the figure
@@ -25,10 +25,10 @@ class LiveFigure:
     def show(self, parts: Sequence[Part]) -> None:
         """Shows a figure with as many traces, by what differs: plotly takes a tenth of a second to check all of it."""
         with self.widget.batch_update():
-            for part, old, new in zip((*self.widget.data, self.widget.layout), self._shown, parts, strict=True):
+            for part, old, new in zip((*self.widget.data, self.widget.layout), self.shown, parts, strict=True):
                 if found := changes(old, new):
                     part.update(found)
-        self._shown = parts
+        self.shown = parts
 
 
 def parts_of(figure: go.Figure) -> list[Part]:
