@@ -78,6 +78,6 @@ def build(executed: Path, out: Path, readme: Path) -> list[Page]:
     index = TEMPLATES.get_template("index.html.j2").render(cards=cards, dial=dial.write(out))
     (out / "index.html").write_text(index, encoding="utf-8")
     (out / "plotly.min.js").write_text(get_plotlyjs())
-    for name in ("style.css", "figures.js", "explorers.js", "questions.js"):
+    for name in ("style.css", "narrow.js", "figures.js", "explorers.js", "questions.js"):
         shutil.copy(SITE / name, out / name)
     return pages

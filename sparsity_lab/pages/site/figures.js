@@ -8,13 +8,15 @@ const drawn = new Set();
 
 function draw(place) {
   const { color } = getComputedStyle(document.body);
-  const { data, layout } = structuredClone(figures.get(place));
+  const whole = structuredClone(figures.get(place)), bare = "static" in place.dataset;
+  const { data, layout } = narrow.matches && !bare ? narrowed(whole, place.clientWidth) : whole;
   layout.uirevision = "page"; // what a reader has zoomed or switched off stays so when a slider moves
   if (touch) layout.dragmode = false; // a finger scrolls the page
   layout.font = { ...layout.font, color };
   for (const axis of Object.values(layout.scene ?? {})) if (axis.color) axis.color = color; // three dimensions
   drawn.add(place);
-  return Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, staticPlot: "static" in place.dataset });
+  place.style.height = `${layout.height ?? 450}px`;
+  Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, staticPlot: bare });
 }
 
 const inSight = new IntersectionObserver((entries) => {
