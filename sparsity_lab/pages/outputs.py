@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
@@ -71,7 +72,7 @@ def frames(drawing: Drawing, stops: dict[str, Any]) -> Iterator[tuple[Drawing, d
     for frame in stops["frames"]:
         if "parts" in frame:
             *traces, layout = (stops["deltas"][number] for number in frame["parts"])
-            data = [merged(*pair) for pair in zip(drawing["data"], traces, strict=True)]
+            data = [merged(*pair) for pair in zip(chain(drawing["data"], repeat({})), traces, strict=False)]
             yield {"data": data, "layout": merged(drawing["layout"], layout)}, frame
 
 

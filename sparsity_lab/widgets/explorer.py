@@ -18,9 +18,9 @@ class Explorer(ipw.VBox):
     """Sliders, a figure and a text. Display it as the last expression of a cell. Where there is no browser, its output
     holds the figure and the text as they stand.
 
-    ``draw`` and ``describe`` get the values of ``controls`` by name. They return a figure, always with the same number
-    of traces, and a text that says what the figure shows. If one raises ValueError, its text is shown under the
-    controls and the last figure stays.
+    ``draw`` and ``describe`` get the values of ``controls`` by name. They return a figure and a text that
+    says what the figure shows. If one raises ValueError, its text is shown under the controls and the last figure
+    stays.
     """
 
     def __init__(self, draw: Callable[..., go.Figure], describe: Callable[..., str], **controls: ipw.ValueWidget):

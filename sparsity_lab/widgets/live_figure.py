@@ -23,9 +23,16 @@ class LiveFigure:
         self.widget._trait_values |= now
 
     def show(self, parts: Sequence[Part]) -> None:
-        """Shows a figure with as many traces, by what differs: plotly takes a tenth of a second to check all of it."""
+        """Shows another figure by what differs: plotly takes a tenth of a second to check all of it."""
+        *before, layout = self.shown
+        traces, count = parts[:-1], len(before)
+        if len(traces) < count:
+            self.widget.data = self.widget.data[: len(traces)]
+        elif len(traces) > count:
+            self.widget.add_traces(traces[count:])
+        before = [*before[: len(traces)], *traces[count:], layout]
         with self.widget.batch_update():
-            for part, old, new in zip((*self.widget.data, self.widget.layout), self.shown, parts, strict=True):
+            for part, old, new in zip((*self.widget.data, self.widget.layout), before, parts, strict=True):
                 if found := changes(old, new):
                     part.update(found)
         self.shown = parts

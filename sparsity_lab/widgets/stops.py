@@ -1,9 +1,9 @@
 """What an explorer shows at every stop of its controls, for pages that have no Python behind them."""
 
-import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product, zip_longest
 from math import prod
 from typing import Any
 
@@ -68,23 +68,25 @@ def stops_table(
     """Returns what an explorer shows at every combination of its controls' stops, as JSON's types.
 
     ``controls``: label, kind, stops and start of each. ``sampled``: whether stops were left out to stay at ``most``.
-    ``frames``: one per combination, the last control's stops changing fastest; each either has ``text`` and, for every
-    trace and then the layout, the number of one of the ``deltas`` (what `changes` finds against the figure ``shown``),
-    or the ``error`` that is shown instead.
+    ``frames``: one per combination, the last control's stops changing fastest; each either has ``text`` and, in
+    ``parts``, for each of its traces and then the layout the number of one of the ``deltas`` (what `changes` finds
+    against the same part of ``shown``, or against nothing where that has fewer traces), or the ``error`` that is shown
+    instead.
     """
     every = [Stops.of(control) for control in controls.values()]
     few = sampled(every, most)
     numbers = {"{}": 0}  # of the deltas, by their JSON
 
     def frames() -> Iterator[dict[str, Any]]:
-        for values in itertools.product(*(each.values for each in few)):
+        for values in product(*(each.values for each in few)):
             at = dict(zip(controls, values, strict=True))
             try:
                 parts, text = parts_of(draw(**at)), describe(**at)
             except ValueError as error:
                 yield {"error": str(error)}
                 continue
-            found = (json.dumps(changes(*pair), cls=PlotlyJSONEncoder) for pair in zip(shown, parts, strict=True))
+            pairs = [*zip_longest(shown[:-1], parts[:-1], fillvalue={})][: len(parts) - 1] + [(shown[-1], parts[-1])]
+            found = (json.dumps(changes(*pair), cls=PlotlyJSONEncoder) for pair in pairs)
             yield {"text": text, "parts": [numbers.setdefault(delta, len(numbers)) for delta in found]}
 
     drawn = list(frames())

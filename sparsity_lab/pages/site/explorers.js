@@ -40,8 +40,8 @@ function begin(place, table) {
     const { error = "", text, parts, label } = table.frames[number];
     problem.textContent = error; // the figure stays as it was
     if (error) return;
-    const changes = parts.map((part) => table.deltas[part]);
-    figures.set(drawn, { data: first.data.map((trace, k) => merged(trace, changes[k])), layout: merged(first.layout, changes.at(-1)) });
+    const changes = parts.map((part) => table.deltas[part]), layout = merged(first.layout, changes.pop());
+    figures.set(drawn, { data: changes.map((change, k) => merged(first.data[k] ?? {}, change)), layout });
     drawn.setAttribute("aria-label", table.labels[label]);
     says.textContent = text;
     draw(drawn);

@@ -62,17 +62,19 @@ function wrapTitles(layout, room) {
   }
 }
 
-// The names of bars or rows take less than half of the width.
+// The names of bars or rows take less than half of the width; those of columns share it.
 function wrapNames(data, layout, width) {
   const most = (0.42 * width) / LETTER;
-  for (const trace of data) {
-    const key = `yaxis${(trace.yaxis ?? "y").slice(1)}`, axis = layout[key];
-    const names = axis?.ticktext ?? [...new Set([trace.y].flat())];
-    if (!axis || !names.every((name) => typeof name === "string") || !names.some((name) => longest(name) > most)) continue;
+  for (const [key, axis] of Object.entries(layout).filter(([key]) => key.startsWith("yaxis"))) {
+    const own = data.filter((trace) => `yaxis${(trace.yaxis ?? "y").slice(1)}` === key && Array.isArray(trace.y));
+    const names = axis.ticktext ?? [...new Set(own.flatMap((trace) => trace.y))];
+    if (!names.every((name) => typeof name === "string") || !names.some((name) => longest(name) > most)) continue;
     const ticktext = names.map((name) => wrapped(name, most));
     const lines = Math.max(...ticktext.map((name) => name.split("<br>").length));
     Object.assign(axis, { tickvals: axis.tickvals ?? names, ticktext });
     layout.height = Math.max(layout.height, names.length * lines * LINE + 110);
+    const { xaxis } = layout, share = (width - most * LETTER) / LETTER / (xaxis?.ticktext?.length ?? 1) - 2;
+    if (xaxis?.ticktext) xaxis.ticktext = xaxis.ticktext.map((name) => wrapped(name, share));
   }
 }
 
