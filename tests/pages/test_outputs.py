@@ -3,29 +3,23 @@
 import base64
 import itertools
 import json
-import re
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as ipw
-import nbformat
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nbformat import v4
 from plotly.utils import PlotlyJSONEncoder
 
 from sparsity_lab import widgets
 from sparsity_lab.pages.outputs import Outputs, frames, merged
-from sparsity_lab.widgets import predict, stops
+from sparsity_lab.widgets import stops
 from sparsity_lab.widgets.explorer import Explorer, choice, pick, slide
 from sparsity_lab.widgets.live_figure import changes, parts_of
+from tests.pages.cells import run_cells
 from tests.widgets.test_explorer import TREES, without_none
-
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-
 
 def plain(tree: Any) -> Any:
     """As JSON reads it, arrays as lists."""
@@ -105,8 +99,11 @@ def test_merging_undoes_what_changes_found(old: dict[str, Any], new: dict[str, A
     assert merged(old, changes(old, new)) == new
 
 
-def explorers_of(notebook: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> list[Explorer]:
-    """Returns the first explorers of a notebook, of those that need no training: other cells are left out here."""
+MOVING = {"02_counting": 2, "04_isoflop": 1, "08_better": 2, "09_what": 1, "11_what": 2}  # explorers that need no training
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_explorers_of_the_notebooks_equal_what_python_draws(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Explorer] = []
 
     class Noted(Explorer):
@@ -115,25 +112,6 @@ def explorers_of(notebook: Path, count: int, monkeypatch: pytest.MonkeyPatch) ->
             found.append(self)
 
     monkeypatch.setattr(widgets, "Explorer", Noted)
-    monkeypatch.chdir(notebook.parent)
-    names: dict[str, Any] = {"display": lambda *_: None}
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        if cell.cell_type == "code" and len(found) < count and not re.search(SLOW, cell.source):
-            try:
-                exec(cell.source, names)
-            except Exception:  # noqa: S112  (it needs a cell that was left out)
-                continue
-    return found
-
-
-SLOW = r"run_all\(|Training\(|train\(|time_\w+\(|configs\)|load_corpus\("  # cells that train or measure
-MOVING = {"02_counting_flops": 2, "04_isoflop": 1, "08_better_or_cheaper": 2, "09_what": 1, "11_what_i_guessed": 2}
-
-
-@pytest.mark.parametrize("name", MOVING)
-def test_explorers_of_the_notebooks_equal_what_python_draws(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (notebook,) = NOTEBOOKS.glob(f"{name}*.ipynb")
-    found = explorers_of(notebook, MOVING[name], monkeypatch)
-    assert len(found) == MOVING[name]
+    assert any(len(found) == MOVING[name] for _ in run_cells(name, monkeypatch))
     for explorer in found:
         assert_equals_python(explorer, most=40, every=4)
