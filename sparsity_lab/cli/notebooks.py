@@ -7,12 +7,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-
 MOST_STOPS = 1_000  # of an explorer that are drawn for its page: about half a minute
 
 
 # Of a full run on two cores, to say how much time is left.
-FULL_MINUTES = {"00": 0.5, "01": 6, "02": 0.3, "03": 3, "04": 2, "05": 2, "06": 1, "07": 6, "08": 6, "09": 2, "10": 1, "11": 0.3}
+FULL_MINUTES = {
+    "00": 0.5,
+    "01": 6,
+    "02": 0.3,
+    "03": 3,
+    "04": 2,
+    "05": 2,
+    "06": 1,
+    "07": 6,
+    "08": 6,
+    "09": 2,
+    "10": 1,
+    "11": 0.3,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("build/notebooks"), help="folder for the executed ones")
     parser.add_argument("--profile", default="ci", help="a set of parameters from profiles.toml, or full (default ci)")
     parser.add_argument(
-        "--pages", action="store_true", help="for `gallery`: with every stop of the sliders; resumes where it was cut off"
+        "--pages",
+        action="store_true",
+        help="for `gallery`: with every stop of the sliders; resumes where it was cut off",
     )
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="one parameter")
 

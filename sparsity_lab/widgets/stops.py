@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product, zip_longest
+from itertools import chain, product, repeat
 from math import prod
 from typing import Any
 
@@ -85,7 +85,9 @@ def stops_table(
             except ValueError as error:
                 yield {"error": str(error)}
                 continue
-            pairs = [*zip_longest(shown[:-1], parts[:-1], fillvalue={})][: len(parts) - 1] + [(shown[-1], parts[-1])]
+            *traces, layout = parts
+            traces_before = chain(shown[:-1], repeat({}))  # which may have been fewer
+            pairs = [*zip(traces_before, traces, strict=False), (shown[-1], layout)]
             found = (json.dumps(changes(*pair), cls=PlotlyJSONEncoder) for pair in pairs)
             yield {"text": text, "parts": [numbers.setdefault(delta, len(numbers)) for delta in found]}
 

@@ -122,10 +122,14 @@ def wave(n: float) -> go.Figure:
 
 
 EXPLORERS = (
-    Explorer(line, "{name} & {slope}".format, slope=choice("slope", [-1, 0, 1, 2.5], 1), name=pick("of", ["a", "b"], "b")),
+    Explorer(
+        line, "{name} & {slope}".format, slope=choice("slope", [-1, 0, 1, 2.5], 1), name=pick("of", ["a", "b"], "b")
+    ),
     Explorer(wave, "of {n}".format, n=slide("waves", 0.5, 0.1, 2, 0.1)),
 )
-SHOWN = "place => [place._fullData.map(({x, y, name}) => ({x: [...x], y: [...y], name})), place.getAttribute('aria-label')]"
+SHOWN = (
+    "place => [place._fullData.map(({x, y, name}) => ({x: [...x], y: [...y], name})), place.getAttribute('aria-label')]"
+)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +154,9 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lively(moving: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
     phone = "phone" in request.node.name
     look = {"color_scheme": "dark" if "dark" in request.node.name else "light", "has_touch": phone}
-    with browsing(moving.as_uri() + "/", viewport={"width": 390 if phone else 1366, "height": 768}, offline=True, **look) as page:
+    with browsing(
+        moving.as_uri() + "/", viewport={"width": 390 if phone else 1366, "height": 768}, offline=True, **look
+    ) as page:
         page.goto((moving / "01_one.html").as_uri())
         yield page
 
@@ -204,7 +210,9 @@ def test_a_guess_opens_its_result(lively: Page) -> None:
     expect(result.get_by_text("So it is.")).to_be_hidden()
     answer.fill("many")
     answer.press("Enter")
-    expect(lively.locator(".question [role=status]")).to_have_text("“many” is not a number: write it as 1500, 0.5 or 3e11")
+    expect(lively.locator(".question [role=status]")).to_have_text(
+        "“many” is not a number: write it as 1500, 0.5 or 3e11"
+    )
     for guess, verdict in (("47 %", "A hit."), ("36", "Not a hit.")):
         answer.fill(guess)
         answer.press("Enter")

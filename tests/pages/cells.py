@@ -1,5 +1,5 @@
-"""Notebooks in this process, with their own parameters and the shipped runs: without the cells that train or measure, and
-without those that need them."""
+"""Notebooks in this process, with their own parameters and the shipped runs: without the cells that train or measure,
+and without those that need them."""
 
 import re
 from collections.abc import Iterator

@@ -43,14 +43,18 @@ def test_01_sparse_ends_lower_beyond_chance(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = all_of("01", monkeypatch, "more")
-    said = re.findall(rf"sparse ends {NUMBER} ± {NUMBER} nats per byte lower \(\d+ seeds\); (.+)", capsys.readouterr().out)
+    said = re.findall(
+        rf"sparse ends {NUMBER} ± {NUMBER} nats per byte lower \(\d+ seeds\); (.+)", capsys.readouterr().out
+    )
     own = gains(names["race"], ["budget"])
     assert [(float(gain), float(half)) for gain, half, _ in said] == [
         (round(row.gain, 3), round(row.half, 3)) for row in own.itertuples()
     ]
     assert own["gain"].gt(0).all()
     for gain, half, verdict in said:
-        assert verdict == "the interval " + ("excludes zero" if float(gain) > float(half) else "includes zero: not decided")
+        assert verdict == "the interval " + (
+            "excludes zero" if float(gain) > float(half) else "includes zero: not decided"
+        )
     assert names["more"]._revealed.result == verdict_of(names["more"]._revealed.text)
     apart = [
         part.loc[part["sparsity"] > 0, "val_loss"].max() < part.loc[part["sparsity"] == 0, "val_loss"].min()
@@ -79,7 +83,9 @@ def test_09_what_rises_rises_beyond_its_interval(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = all_of("09", monkeypatch, "hurts")
-    lines = re.findall(rf"^    (\w+) (rises|falls|undecided): {NUMBER}% ± {NUMBER}%", capsys.readouterr().out, re.MULTILINE)
+    lines = re.findall(
+        rf"^    (\w+) (rises|falls|undecided): {NUMBER}% ± {NUMBER}%", capsys.readouterr().out, re.MULTILINE
+    )
     assert len(lines) == 8, "four tasks, at equal FLOPs and at equal loss"
     for task, verdict, slope, half in lines:
         clear = abs(float(slope)) > float(half)
