@@ -27,10 +27,12 @@ function begin(place, table) {
   const [drawn, problem, says] = [".figure", ".problem", "[role=status]"].map((part) => place.querySelector(part));
   const first = figures.get(drawn);
 
+  const stopOf = (control) => (control.matches("select") ? control.selectedIndex : +control.value);
+
   function show() {
     let number = 0; // of the frame: the last control's stops change fastest
     controls.forEach((control, k) => {
-      const { stops } = table.controls[k], stop = control.matches("select") ? control.selectedIndex : +control.value;
+      const { stops } = table.controls[k], stop = stopOf(control);
       number = number * stops.length + stop;
       if (control.matches("input")) {
         control.setAttribute("aria-valuetext", stops[stop]);
@@ -47,7 +49,7 @@ function begin(place, table) {
     draw(drawn);
   }
   for (const control of controls) control.addEventListener("input", show);
-  show(); // a control may have been moved while the file was on its way
+  if (controls.some((control, k) => stopOf(control) !== table.controls[k].start)) show(); // moved before the file was there
 }
 
 // Dictionaries are merged, null takes away, as in outputs.py.
