@@ -7,7 +7,9 @@ function narrowed({ data, layout }, width) {
   const room = width - 90; // beside the ticks of the vertical axis
   layout.height ??= 450;
   layout.font = { ...layout.font, size: 12 };
-  layout.margin = { ...layout.margin, l: Math.min(layout.margin?.l ?? 50, 50), r: 12 };
+  const beside = data.filter(({ orientation, text }) => orientation === "h" && text).flatMap(({ text }) => text);
+  const texts = LETTER * Math.max(0, ...beside.map((text) => String(text).length)); // to the right of bars
+  layout.margin = { ...layout.margin, l: Math.min(layout.margin?.l ?? 50, 50), r: 12 + texts };
   stack(data, layout);
   wrapTitles(layout, room);
   wrapNames(data, layout, width);
