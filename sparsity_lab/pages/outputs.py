@@ -116,4 +116,5 @@ def thumbnail(drawing: Drawing) -> str:
     margin = dict.fromkeys("lrtb", 4)
     layout = drawing["layout"] | bare | {"height": 130, "margin": margin, "showlegend": False, "annotations": []}
     traces = [trace | {"showscale": False} if "z" in trace else trace for trace in drawing["data"]]
+    traces = [{key: value for key, value in trace.items() if key != "text"} for trace in traces]
     return figure({"data": traces, "layout": layout}, label="")

@@ -67,6 +67,7 @@ def page(site: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
 
 def test_gallery(page: Page, request: pytest.FixtureRequest) -> None:
     def assert_legible() -> None:
+        page.locator(".figure").first.scroll_into_view_if_needed()  # which is when it is drawn
         expect(page.locator(".figure .main-svg").first).to_be_visible()
         size = page.evaluate("() => [document.documentElement.scrollWidth, innerWidth]")
         assert size[0] <= size[1]
