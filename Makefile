@@ -43,9 +43,11 @@ notebooks: $(CORE) ## Execute every notebook, with its figures, into build/noteb
 	@echo "==> Executing the notebooks into build/notebooks"
 	$(VENV)/bin/sparsity-lab notebooks --out build/notebooks $(ARGS)
 
-gallery: notebooks ## Execute every notebook and write web pages, readable without Python, into build/gallery
+gallery: $(CORE) ## Execute every notebook in full (half an hour; resumes) and write web pages that need no Python into build/gallery
+	@echo "==> Executing the notebooks in full into build/full"
+	$(VENV)/bin/sparsity-lab notebooks --pages --profile full --out build/full $(ARGS)
 	@echo "==> Writing the gallery; its first page is build/gallery/index.html"
-	$(VENV)/bin/sparsity-lab gallery --notebooks build/notebooks --out build/gallery
+	$(VENV)/bin/sparsity-lab gallery --notebooks build/full --out build/gallery
 
 course: $(CORE) ## Write the students' assignments into build/release, and the suite with them into build/students
 	@echo "==> Writing assignments, without solutions and hidden tests, into build/release"

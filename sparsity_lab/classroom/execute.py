@@ -5,13 +5,15 @@ import os
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 
-from sparsity_lab.guesses import SWITCH
+from sparsity_lab import guesses
+from sparsity_lab.widgets import stops
 
 PROFILES = "profiles.toml"  # in the notebooks' folder: parameters by profile and notebook
 KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}
@@ -50,9 +52,10 @@ def profile(folder: Path, name: str, notebook: Path) -> dict[str, Any]:
     return dict(profiles[name].get(notebook.stem, {}))
 
 
-def execute(notebook: Path, output: Path, values: dict[str, Any]) -> float:
+def execute(notebook: Path, output: Path, values: dict[str, Any], most_stops: int = 0) -> float:
     """Runs a notebook in its own folder, writes it with its outputs to ``output`` and returns the seconds it took. The
-    user's own guesses have no part in it: the page is for others.
+    user's own guesses have no part in it: the page is for others. Of each explorer, the output holds up to
+    ``most_stops`` stops, for the gallery.
 
     Raises ValueError for parameters that don't fit, and papermill's errors when a cell fails; ``output`` then holds
     what was computed up to that cell.
@@ -60,7 +63,7 @@ def execute(notebook: Path, output: Path, values: dict[str, Any]) -> float:
     check_parameters(notebook, values)
     output.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    with _without_guesses():
+    with _environment({guesses.SWITCH: "0"} | ({stops.SWITCH: str(most_stops)} if most_stops else {})):
         papermill.execute_notebook(
             str(notebook), str(output), parameters=values, kernel_name="python3", cwd=str(notebook.parent),
             progress_bar=False, store_widget_state=False,
@@ -69,16 +72,28 @@ def execute(notebook: Path, output: Path, values: dict[str, Any]) -> float:
 
 
 @contextmanager
-def _without_guesses() -> Iterator[None]:
-    """Turns guesses off for the kernels that are started inside."""
-    before = os.environ.get(SWITCH)
-    os.environ[SWITCH] = "0"
+def _environment(switches: dict[str, str]) -> Iterator[None]:
+    """Sets these for the kernels that are started inside."""
+    before = {name: os.environ.get(name) for name in switches}
+    os.environ |= switches
     try:
         yield
     finally:
-        del os.environ[SWITCH]
-        if before is not None:
-            os.environ[SWITCH] = before
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
+
+
+def is_executed(notebook: Path, output: Path, values: dict[str, Any]) -> bool:
+    """Whether ``output`` is this notebook as it is now, executed with these parameters to its end."""
+    with suppress(OSError, ValueError, AttributeError, nbformat.reader.NotJSONError):
+        book, now = (nbformat.read(path, as_version=4) for path in (output, notebook))
+        cells = [cell for cell in book.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+        same = [(cell.cell_type, cell.source) for cell in cells] == [(c.cell_type, c.source) for c in now.cells]
+        run = book.metadata.papermill
+        return bool(same and run.exception is None and run.duration is not None and run.parameters == values)
+    return False
 
 
 def find_notebooks(folder: Path, names: list[str]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,15 +11,16 @@ import plotly.graph_objects as go
 
 from sparsity_lab.widgets.accessibility import Aid, answer_at_once
 from sparsity_lab.widgets.live_figure import LiveFigure, parts_of
+from sparsity_lab.widgets.stops import STOPS, SWITCH, stops_table
 
 
 class Explorer(ipw.VBox):
     """Sliders, a figure and a text. Display it as the last expression of a cell. Where there is no browser, its output
     holds the figure and the text as they stand.
 
-    ``draw`` and ``describe`` get the values of ``controls`` by name. They return a figure, always with the same number
-    of traces, and a text that says what the figure shows. If one raises ValueError, its text is shown under the
-    controls and the last figure stays.
+    ``draw`` and ``describe`` get the values of ``controls`` by name. They return a figure and a text that
+    says what the figure shows. If one raises ValueError, its text is shown under the controls and the last figure
+    stays.
     """
 
     def __init__(self, draw: Callable[..., go.Figure], describe: Callable[..., str], **controls: ipw.ValueWidget):
@@ -42,12 +44,16 @@ class Explorer(ipw.VBox):
         return {name: control.value for name, control in self.controls.items()}
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        """Returns the widget, which JupyterLab prefers, beside figure and text for those who can't show it."""
-        return super()._repr_mimebundle_(**options) | {
+        """Returns the widget, which JupyterLab prefers, beside figure and text for those who can't show it; where
+        `SWITCH` asks for them, also the figure and text of every stop."""
+        twin = {
             "application/vnd.plotly.v1+json": json.loads(self.figure.to_json()),
             "text/html": self.summary.value,
             "text/plain": self._text,
         }
+        if most := os.environ.get(SWITCH):
+            twin[STOPS] = stops_table(self.controls, self._draw, self._describe, self._live.shown, int(most))
+        return super()._repr_mimebundle_(**options) | twin
 
     def _moved(self, _: Any = None) -> None:
         try:

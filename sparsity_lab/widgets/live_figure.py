@@ -14,7 +14,7 @@ class LiveFigure:
     browser 5 MB."""
 
     def __init__(self, figure: go.Figure, parts: Sequence[Part]) -> None:
-        self._shown = parts
+        self.shown = parts
         self.widget = go.FigureWidget(figure)
         self.widget._config = {"responsive": True, "displayModeBar": False}  # plotly has no public name for it
         # A page that is opened or reloaded later asks for the state of the widget. plotly leaves there what the figure
@@ -23,12 +23,19 @@ class LiveFigure:
         self.widget._trait_values |= now
 
     def show(self, parts: Sequence[Part]) -> None:
-        """Shows a figure with as many traces, by what differs: plotly takes a tenth of a second to check all of it."""
+        """Shows another figure by what differs: plotly takes a tenth of a second to check all of it."""
+        *before, layout = self.shown
+        traces, count = parts[:-1], len(before)
+        if len(traces) < count:
+            self.widget.data = self.widget.data[: len(traces)]
+        elif len(traces) > count:
+            self.widget.add_traces(traces[count:])
+        before = [*before[: len(traces)], *traces[count:], layout]
         with self.widget.batch_update():
-            for part, old, new in zip((*self.widget.data, self.widget.layout), self._shown, parts, strict=True):
+            for part, old, new in zip((*self.widget.data, self.widget.layout), before, parts, strict=True):
                 if found := changes(old, new):
                     part.update(found)
-        self._shown = parts
+        self.shown = parts
 
 
 def parts_of(figure: go.Figure) -> list[Part]:

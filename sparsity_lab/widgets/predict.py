@@ -28,6 +28,8 @@ from sparsity_lab.widgets.accessibility import Aid, answer_at_once
 FIRST = 0.7  # how sure a learner is taken to be until another answer
 SMALL = "font-size:.92em"
 KEPT = "Kept. You can change it until the result is shown."
+QUESTION = "application/vnd.sparsity-lab.question+json"  # for pages without Python, where a script compares: a question
+RESULT = "application/vnd.sparsity-lab.result+json"  # and its result
 
 
 class Predict(ipw.VBox):
@@ -134,7 +136,7 @@ class Predict(ipw.VBox):
             if isinstance(found, str) or low is None or high is None or not low <= found <= high:
                 raise ValueError(wrong)
             low, high = float(low), float(high)
-        self._revealed = Reveal(self.unit, self.near, found, low, high, text, figure)
+        self._revealed = Reveal(self.key, self.unit, self.near, found, low, high, text, figure)
         self._close()
         return self._revealed
 
@@ -222,7 +224,7 @@ class Predict(ipw.VBox):
         self.status.value = f'<div role="{role}" style="line-height:1.5;{SMALL}">{html.escape(text)}</div>'
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """Adds what a page without a kernel shows: the question, and what is assumed."""
+        """Adds what a page without a kernel shows: the question, and what is assumed; and its parts."""
         number = f"a number; a hit if within ±{shown(self.near or 0)} {self.unit or ''}".rstrip()
         answers = self.choices or [number]
         guess = self.guess or Guess(self.key, self.question, self.default, self.unit, FIRST, "", default=True)
@@ -230,7 +232,8 @@ class Predict(ipw.VBox):
         listed = "".join(f"<li>{html.escape(answer)}</li>" for answer in answers)
         page = f'<div class="sparsity-lab-predict">{self.text.value}<ul>{listed}</ul><p>{html.escape(whose)}</p></div>'
         plain = f"Predict. {self.question} ({' / '.join(answers)}) {whose}"
-        return super()._repr_mimebundle_(**kwargs) | {"text/html": page, "text/plain": plain}
+        asked = {"key": self.key, "question": self.question, "choices": self.choices, "unit": self.unit}
+        return super()._repr_mimebundle_(**kwargs) | {"text/html": page, "text/plain": plain, QUESTION: asked}
 
 
 class Reveal(ipw.HTML):
@@ -238,6 +241,7 @@ class Reveal(ipw.HTML):
 
     def __init__(
         self,
+        key: str,
         unit: str | None,
         near: float | None,
         result: Answer,
@@ -247,7 +251,7 @@ class Reveal(ipw.HTML):
         figure: go.Figure | None = None,
     ):
         super().__init__()
-        self._figure = figure
+        self.key, self._figure = key, figure
         self.unit, self.near, self.result, self.low, self.high, self.text = unit, near, result, low, high, text
         self._plain = self._page = ""
 
@@ -281,7 +285,8 @@ class Reveal(ipw.HTML):
         picture = "" if guess is None or self.near is None else self._picture(guess, self.near)
         text = f'<div style="margin-top:4px">{html.escape(self.text)}</div>' if self.text else ""
         return (
-            f'<div class="sparsity-lab-reveal" role="status" style="line-height:1.5"><b>{headline}</b>'
+            f'<div class="sparsity-lab-reveal" role="status" style="line-height:1.5">'
+            f"{headline and f'<b>{headline}</b>'}"
             f'<div style="display:flex;flex-wrap:wrap;gap:4px 28px">{cells}</div>{picture}{text}</div>'
         )
 
@@ -306,8 +311,9 @@ style="display:block;width:100%;max-width:470px;color:var(--jp-content-font-colo
 <circle cx="{r}" cy="38" r="6" fill="currentColor"/></svg>"""
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """Adds what a page without a kernel shows: the same, with the default in place of a guess."""
-        twin: dict[str, Any] = {"text/html": self._page, "text/plain": self._plain}
+        """Adds what a page without a kernel shows: the same, with the default in place of a guess; and the result."""
+        found = {"key": self.key, "result": self.result, "near": self.near, "page": self._drawn(None, "")}
+        twin: dict[str, Any] = {"text/html": self._page, "text/plain": self._plain, RESULT: found}
         if self._figure is not None:
             twin["application/vnd.plotly.v1+json"] = json.loads(self._figure.to_json())
         return super()._repr_mimebundle_(**kwargs) | twin

@@ -9,10 +9,12 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import v4
+from papermill.exceptions import PapermillExecutionError
 
-from sparsity_lab.classroom.execute import execute, find_notebooks
+from sparsity_lab.classroom.execute import execute, find_notebooks, is_executed
 from sparsity_lab.cli.main import main
-from sparsity_lab.pages.gallery import ROW, build, described
+from sparsity_lab.pages.gallery import ROW, build
+from sparsity_lab.pages.outputs import described
 
 pytestmark = pytest.mark.notebooks
 
@@ -37,6 +39,10 @@ def draw(s):
 for _ in tqdm(range(2)):
     pass
 Explorer(draw, "the dial stands at {s}".format, s=choice("dial", [1, 2], 1))"""
+GUESS = """from sparsity_lab.widgets import Predict
+
+guess = Predict("which", "Which & why?", choices=["one", "two"], default="two")
+guess"""
 README = """| [00 One](notebooks/01_one.ipynb) | Which & why? | ten minutes |\n"""
 
 
@@ -59,10 +65,11 @@ def fold(path: Path) -> None:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gallery")
-    one = notebook(folder / "notebooks", "01_one", TEXT, FIGURE, "import ipywidgets\nipywidgets.Button()")
+    button = "import ipywidgets\nipywidgets.Button()"
+    one = notebook(folder / "notebooks", "01_one", TEXT, FIGURE, button, GUESS, "guess.reveal('one', 'Because.')")
     other = notebook(folder / "notebooks", "02_other", "# Two", "print('1 < 2')", "print('folded')")
     fold(other)
-    execute(one, folder / "executed" / one.name, {"n": 2})
+    execute(one, folder / "executed" / one.name, {"n": 2}, most_stops=10)
     execute(other, folder / "executed" / other.name, {})
     (folder / "README.md").write_text(README)
     build(folder / "executed", folder / "site", folder / "README.md")
@@ -135,7 +142,27 @@ def test_figures_carry_their_data_and_a_description(site: Path) -> None:
     assert label == "Figure of FLOPs; loss (nats). Shown: dense & twin"
     (data,) = re.findall(r'<script type="application/json">(.*?)</script>', page)
     assert json.loads(data)["data"][0]["name"] == "dense <i>& twin</i>"
-    assert "the dial stands at 1</div>" in page, "what an explorer says stands below its figure"
+
+
+def test_explorers_have_their_controls_and_a_file_of_their_stops(site: Path) -> None:
+    page = read(site, "01_one")
+    assert '<p role="status">the dial stands at 1</p>' in page
+    assert [value for _, value in Tags(page).with_attribute("aria-valuetext")] == ["1"]
+    (name,) = [value for _, value in Tags(page).with_attribute("data-file")]
+    called, table = (site / name).read_text().split("(", 1)
+    told, found = json.loads("[" + table.strip().removesuffix(");") + "]")
+    assert (called, told) == ("explorers.take", name)
+    assert [frame["text"] for frame in found["frames"]] == ["the dial stands at 1", "the dial stands at 2"]
+    assert found["labels"] == ["Figure of FLOPs; loss (nats). Shown: dense & twin"]
+
+
+def test_a_question_can_be_answered_and_its_result_waits(site: Path) -> None:
+    page = read(site, "01_one")
+    assert [attrs["value"] for _, attrs in Tags(page).found if attrs.get("type") == "radio"] == ["one", "two"]
+    assert 'data-result="one"' in page
+    (result,) = re.findall(r"<details class=\"result\".*?</details>", page, re.DOTALL)
+    assert "Because." in result
+    assert "assume" not in page, "nobody but the reader guesses"
 
 
 def test_no_widget_is_left_and_no_progress_bar(site: Path) -> None:
@@ -146,17 +173,36 @@ def test_no_widget_is_left_and_no_progress_bar(site: Path) -> None:
 
 
 def test_folded_code_is_folded_and_its_output_is_not(site: Path) -> None:
-    (folded,) = re.findall(r"<details>\s*<summary>code</summary>(.*?)</details>", read(site, "02_other"), re.DOTALL)
+    page = read(site, "02_other")
+    (folded,) = re.findall(r"<details>\s*<summary>code</summary>(.*?)</details>", page, re.DOTALL)
     assert 'class="input"' in folded
     assert "folded" in re.sub("<[^>]+>", "", folded)
     assert "output" not in folded
-    assert "<details" not in read(site, "01_one")
+    assert page.count('<details class="open"') == 2, "which only a narrow screen folds"
 
 
 def test_pages_say_how_they_were_made(site: Path) -> None:
     assert "with other parameters than the notebook's own" in read(site, "01_one")
     assert "with the notebook's own parameters" in read(site, "02_other")
     assert "1 &lt; 2" in read(site, "02_other")
+
+
+def test_only_what_was_executed_as_it_is_now_is_not_executed_again(tmp_path: Path) -> None:
+    book = notebook(tmp_path, "01_one", "# One", "print(n)")
+    output = tmp_path / "out" / book.name
+    assert not is_executed(book, output, {"n": 2})
+    execute(book, output, {"n": 2})
+    assert is_executed(book, output, {"n": 2})
+    assert not is_executed(book, output, {"n": 3})
+    assert not is_executed(book, output, {})
+    notebook(tmp_path, "01_one", "# One", "print(n + 1)")
+    assert not is_executed(book, output, {"n": 2})
+    failed = notebook(tmp_path, "02_two", "# Two", "1 / 0")
+    with pytest.raises(PapermillExecutionError):
+        execute(failed, output, {})
+    assert not is_executed(failed, output, {})
+    output.write_text("{")
+    assert not is_executed(failed, output, {})
 
 
 def test_index(site: Path) -> None:

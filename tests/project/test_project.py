@@ -509,6 +509,19 @@ def test_workflow_has_every_python_and_system_and_is_off_until_asked():
     assert set(targets) <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
+def test_workflow_publishes_what_make_gallery_writes_and_is_off_until_asked():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/pages.yml").read_text())
+    assert set(workflow[True]) == {"workflow_dispatch"}, "`on`, which YAML takes for a truth value"
+    assert workflow["permissions"] == {"contents": "read", "pages": "write", "id-token": "write"}
+    steps = workflow["jobs"]["publish"]["steps"]
+    assert [step["run"].split()[:2] for step in steps if "run" in step] == [["make", "gallery"]]
+    (folder,) = [step["with"]["path"] for step in steps if "upload-pages-artifact" in step.get("uses", "")]
+    written = re.search(r"^gallery:.*(?:\n\t.*)+", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert written is not None
+    assert f"--out {folder}\n" in written[0] + "\n"
+    assert "--profile full" in written[0], "never of test sizes"
+
+
 # --- Notebooks ----------------------------------------------------------------------------------------------
 
 NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)

@@ -102,6 +102,17 @@ def test_controls() -> None:
     assert pick("device", ["a", "b"], "b").value == "b"
 
 
+def test_any_number_of_traces_follows() -> None:
+    def draw(n: int) -> go.Figure:
+        return go.Figure([{"type": "scatter", "y": [n, k], "name": f"{k} of {n}"} for k in range(n)])
+
+    explorer = Explorer(draw, "{n}".format, n=choice("n", [1, 2, 3], 2))
+    for n in (3, 1, 2, 3):
+        explorer.controls["n"].value = n
+        assert [trace.name for trace in explorer.figure.data] == [f"{k} of {n}" for k in range(n)]
+        assert [tuple(trace.y) for trace in explorer.figure.data] == [(n, k) for k in range(n)]
+
+
 @pytest.mark.parametrize("n", [3, 300])
 def test_arrays_of_any_length_follow(n: int) -> None:
     """Plotly packs an array as bytes beside its type and shape: the bytes alone are none."""

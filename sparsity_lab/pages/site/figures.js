@@ -1,21 +1,44 @@
-// Draws the figures; the data of each are in the element after its place. Plotly's grey text has too little contrast on
-// white and on black, so texts take the page's colour, also when the reader's system turns dark.
+// Draws the figures as they come near the window; the data of each are in the element after its place. Plotly's grey text
+// has too little contrast on white and on black, so texts take the page's colour, also when the reader's system turns dark.
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const narrow = matchMedia("(max-width: 600px)");
 const touch = matchMedia("(pointer: coarse)").matches;
-const places = [...document.querySelectorAll(".figure")];
-const figures = places.map((place) => [place, JSON.parse(place.nextElementSibling.textContent)]);
+const figures = new Map();
+const drawn = new Set();
 
-function draw() {
+function draw(place) {
   const { color } = getComputedStyle(document.body);
-  for (const [place, { data, layout }] of figures) {
-    if (touch) layout.dragmode = false; // a finger scrolls the page
-    layout.font = { ...layout.font, color };
-    for (const axis of Object.values(layout.scene ?? {})) if (axis.color) axis.color = color; // three dimensions
-    Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, staticPlot: "static" in place.dataset });
-  }
+  const whole = structuredClone(figures.get(place)), bare = "static" in place.dataset;
+  const { data, layout } = narrow.matches && !bare ? narrowed(whole, place.clientWidth) : whole;
+  layout.uirevision = "page"; // what a reader has zoomed or switched off stays so when a slider moves
+  if (touch) layout.dragmode = false; // a finger scrolls the page
+  layout.font = { ...layout.font, color };
+  for (const axis of Object.values(layout.scene ?? {})) if (axis.color) axis.color = color; // three dimensions
+  drawn.add(place);
+  place.style.height = `${layout.height ?? 450}px`;
+  Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, staticPlot: bare });
 }
-draw();
-dark.addEventListener("change", draw);
+
+const inSight = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    inSight.unobserve(target);
+    if (!drawn.has(target)) draw(target);
+  }
+}, { rootMargin: "400px" });
+
+for (const place of document.querySelectorAll(".figure")) {
+  figures.set(place, JSON.parse(place.nextElementSibling.textContent));
+  inSight.observe(place);
+}
+for (const media of [dark, narrow]) media.addEventListener("change", () => drawn.forEach(draw));
+
+function fold() {
+  for (const code of document.querySelectorAll("details.open")) code.open = !narrow.matches;
+}
+fold();
+narrow.addEventListener("change", fold);
+addEventListener("beforeprint", () => figures.forEach((_, place) => draw(place)));
 
 // The keyboard must reach whatever scrolls sideways, folded code once it is unfolded.
 function reach(part) {
