@@ -185,7 +185,7 @@ def _moe(config: ModelConfig, size: int) -> int:
 
     kept += FLOAT * (2 * config.n_experts + 1)  # logits, scores, and the logarithm of the sum of exponentials
     if config.router == "expert_choice":
-        return kept + K * (size * d + 3 * INDEX)  # answers are gathered once more, by token, place and expert
+        return kept + K * (size * d + 2 * INDEX)  # answers are gathered once more, by token and expert
     kept += K * INDEX
     if K > 1:
         kept += FLOAT * (K + 1)  # scores of the chosen, and their sum

@@ -134,7 +134,7 @@ def test_step_during_a_calibration(session: Session, slow: Slow, corpus_file: Pa
     first = session.lanes[0]
     session.calibrate(str(corpus_file))
     threading.Timer(0.1, slow.go.set).start()
-    dial.step.click()
+    dial.buttons.step.click()
     assert session.lanes[0] is not first
     assert session.state == "paused"
 
