@@ -161,7 +161,7 @@ def _left_out(shape: Shape, values: dict[str, Any], where: str) -> Shape:
         except ValueError as error:
             unknown = f": {printable(str(error))[:200]}"
         if seen:
-            others.remove("vision_config")
+            others.discard("vision_config")
             both = billions(count_parameters(shape).total + seen)
             parts.append(f"only {named} is counted; with its vision part ({billions(seen)}) it has {both}")
         if others or not seen:

@@ -242,6 +242,14 @@ TOWERS: Mapping[str, Tower] = {
 class Vision(NamedTuple):
     usual: str  # the model_type of vision_config, if it has none
     bridge: Bridge
+    absent: Mapping[str, Any] = {}  # what the class takes vision_config to be if there is none, beyond the tower's own
+
+
+LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+LARGE |= {"image_size": 336, "patch_size": 14}  # CLIP
+SIGLIP = {"hidden_size": 1152, "num_hidden_layers": 27}
+WIDE = SIGLIP | {"num_attention_heads": 16, "patch_size": 14, "vision_use_head": False}
+ONEVISION = WIDE | {"num_hidden_layers": 26, "intermediate_size": 4304, "image_size": 384}
 
 
 VISION: Mapping[str, Vision] = {
@@ -254,13 +262,13 @@ VISION: Mapping[str, Vision] = {
     "glm4v_moe": Vision("glm4v_moe_vision", bridge_glm4v),
     "llama4": Vision("llama4_vision_model", bridge_llama4),
     "gemma3": Vision("siglip_vision_model", bridge_gemma3),
-    "paligemma": Vision("siglip_vision_model", bridge_paligemma),
-    "cohere2_vision": Vision("siglip_vision_model", bridge_cohere2),
-    "mistral3": Vision("pixtral", bridge_mistral3),
-    "llava": Vision("clip_vision_model", bridge_llava),
-    "llava_next": Vision("clip_vision_model", bridge_llava),
-    "llava_onevision": Vision("siglip_vision_model", bridge_llava),
-    "internvl": Vision("internvl_vision", bridge_internvl),
+    "paligemma": Vision("siglip_vision_model", bridge_paligemma, WIDE | {"intermediate_size": 4096}),
+    "cohere2_vision": Vision("siglip_vision_model", bridge_cohere2, SIGLIP | {"image_size": 512}),
+    "mistral3": Vision("pixtral", bridge_mistral3, {"image_size": 1540, "patch_size": 14}),
+    "llava": Vision("clip_vision_model", bridge_llava, LARGE),
+    "llava_next": Vision("clip_vision_model", bridge_llava, LARGE),
+    "llava_onevision": Vision("siglip_vision_model", bridge_llava, ONEVISION),
+    "internvl": Vision("internvl_vision", bridge_internvl, {"image_size": 448, "patch_size": 14}),
     "kimi_k25": Vision("kimi_k25_vision", bridge_kimi),
 }
 OWN_NAMES = ("vt_", "init_")  # what Moonshot's files write before some names
@@ -270,9 +278,12 @@ def count_vision(values: Mapping[str, Any], text: int) -> int:
     """Returns the weights of the part that sees, with its bridge to a text part of width ``text``; 0 if there is none,
     or none of a type that is known. Raises ValueError naming what is not understood, or makes no sense."""
     own, kind = values.get("vision_config"), str(values.get("model_type"))
-    if not isinstance(own, dict) or kind not in VISION:
+    if kind not in VISION:
         return 0
-    usual, bridge = VISION[kind]
+    usual, bridge, absent = VISION[kind]
+    own = absent if own is None else own
+    if not isinstance(own, dict):
+        return 0
     tower = str(own.get("model_type") or usual)
     if tower == kind:  # some files repeat the type of the whole model
         tower = usual

@@ -131,3 +131,12 @@ def test_a_published_model() -> None:
 def test_what_is_left_out_means_what_the_class_means(kind: str) -> None:
     own = class_defaults.of_class(kind, class_defaults.names_in_readers())
     assert class_defaults.read()[kind] == own, "run `python -m tests.accounting.class_defaults`"
+
+
+@pytest.mark.parametrize("kind", VISION)
+def test_a_file_without_vision_config_means_what_its_class_means(kind: str) -> None:
+    values = file_of(kind, {})
+    del values["vision_config"]
+    theirs = built(values)
+    assert theirs is not None
+    assert counted(values) == theirs
