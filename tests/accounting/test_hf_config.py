@@ -142,7 +142,7 @@ def test_encoder_decoders_are_refused() -> None:
         ({"audio_config": {}}, "only text_config is counted, without audio_config"),
         ({"model_type": "aria"}, "only text_config is counted, without vision_config"),
         ({"vision_config": {"model_type": "timm_wrapper"}}, "only text_config is counted, without vision_config"),
-        ({"vision_config": None}, "only text_config is counted; with its vision part (303.5M) it has 303.8M"),
+        ({"vision_config": None}, "only text_config is counted; with its vision part (303.6M) it has 303.8M"),
         ({"vision_config": None, "model_type": "aria"}, "only text_config is counted, without what stands beside it"),
         (
             {"vision_config": {"hidden_size": "wide"}},
