@@ -67,19 +67,21 @@ def stops_table(
 ) -> dict[str, Any]:
     """Returns what an explorer shows at every combination of its controls' stops, as JSON's types.
 
-    ``controls``: label, kind, stops and start of each. ``sampled``: whether stops were left out to stay at ``most``.
-    ``frames``: one per combination, the last control's stops changing fastest; each either has ``text`` and, in
-    ``parts``, for each of its traces and then the layout the number of one of the ``deltas`` (what `changes` finds
-    against the same part of ``shown``, or against nothing where that has fewer traces), or the ``error`` that is shown
-    instead.
+    ``controls``: label, kind, stops and start of each; one for text has none, and is left out. ``sampled``: whether
+    stops were left out to stay at ``most``. ``frames``: one per combination, the last control's stops changing fastest;
+    each either has ``text`` and, in ``parts``, for each of its traces and then the layout the number of one of the
+    ``deltas`` (what `changes` finds against the same part of ``shown``, or against nothing where that has fewer
+    traces), or the ``error`` that is shown instead.
     """
-    every = [Stops.of(control) for control in controls.values()]
+    moving = {name: control for name, control in controls.items() if not isinstance(control, ipw.Textarea)}
+    written = {name: control.value for name, control in controls.items() if name not in moving}  # stays as it is
+    every = [Stops.of(control) for control in moving.values()]
     few = sampled(every, most)
     numbers = {"{}": 0}  # of the deltas, by their JSON
 
     def frames() -> Iterator[dict[str, Any]]:
         for values in product(*(each.values for each in few)):
-            at = dict(zip(controls, values, strict=True))
+            at = written | dict(zip(moving, values, strict=True))
             try:
                 parts, text = parts_of(draw(**at)), describe(**at)
             except ValueError as error:
