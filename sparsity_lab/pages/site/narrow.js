@@ -9,7 +9,10 @@ function narrowed({ data, layout }, width) {
   layout.font = { ...layout.font, size: 12 };
   const beside = data.filter(({ orientation, text }) => orientation === "h" && text).flatMap(({ text }) => text);
   const texts = LETTER * Math.max(0, ...beside.map((text) => String(text).length)); // to the right of bars
-  layout.margin = { ...layout.margin, l: Math.min(layout.margin?.l ?? 50, 50), r: 12 + texts };
+  // A vertical axis with a title has its room at once: where Plotly widens it, a legend may break in turns in one way and
+  // the other, which takes a quarter of a second.
+  const titled = Object.entries(layout).some(([key, axis]) => /^yaxis/.test(key) && axis.title);
+  layout.margin = { ...layout.margin, l: titled ? 68 : Math.min(layout.margin?.l ?? 50, 50), r: 12 + texts };
   stack(data, layout);
   wrapTitles(layout, room);
   wrapNames(data, layout, width);
