@@ -17,6 +17,7 @@ PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 TEMPLATES = Environment(loader=PackageLoader("sparsity_lab.pages", "site"), autoescape=True, trim_blocks=True)
 Drawing = dict[str, Any]  # a figure as plotly's JSON
+EMPTY_HEADER = re.compile(r"<th\b([^>]*)>(?:\s|&nbsp;)*</th>")  # in the corner of pandas' tables: heads nothing
 
 
 @dataclass
@@ -45,6 +46,8 @@ class Outputs:
             html = drawing + words
         elif drawing:
             html = drawing
+        elif "text/html" in data:
+            html = EMPTY_HEADER.sub(r"<td\1></td>", data["text/html"])
         else:
             return output
         output.data = {"text/html": html}

@@ -3,13 +3,16 @@
 import base64
 import itertools
 import json
+import re
 from typing import Any
 
 import ipywidgets as ipw
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from hypothesis import given, settings
+from nbformat import v4
 from plotly.utils import PlotlyJSONEncoder
 
 from sparsity_lab import widgets
@@ -86,6 +89,17 @@ def test_every_stop_equals_what_python_draws() -> None:
     assert table["controls"][0] == {"label": "slope", "kind": "slider", "stops": ["down", "flat", "up"], "start": 2}
     assert table["controls"][2]["stops"][:3] == ["0.00", "0.10", "0.13"], "where it stands is a stop"
     assert not table["sampled"]
+
+
+def test_a_table_has_no_empty_headers() -> None:
+    """Neither a plain table nor a styled one; a screen reader would announce them."""
+    table = pd.DataFrame({"loss": [1.5]}, index=pd.Index(["dense"], name="model"))
+    for html in (table.to_html(), table.style.to_html()):
+        output = Outputs("p").shown(v4.new_output("display_data", {"text/html": html, "text/plain": "a table"}))
+        assert output is not None
+        shown = output.data["text/html"]
+        assert re.findall(r">([^<>]*)</th>", shown) == ["loss", "model", "dense"], "all but those that head nothing"
+        assert shown.count("<td") + shown.count("<th") == html.count("<td") + html.count("<th")
 
 
 def test_too_many_stops_are_sampled_and_the_page_says_so() -> None:
