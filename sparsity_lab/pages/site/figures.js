@@ -5,6 +5,7 @@ const narrow = matchMedia("(max-width: 600px)");
 const touch = matchMedia("(pointer: coarse)").matches;
 const figures = new Map();
 const drawn = new Set();
+const margins = new Map(); // that each figure has taken, at its width
 
 function draw(place) {
   const { color } = getComputedStyle(document.body);
@@ -16,7 +17,15 @@ function draw(place) {
   for (const axis of Object.values(layout.scene ?? {})) if (axis.color) axis.color = color; // three dimensions
   drawn.add(place);
   place.style.height = `${layout.height ?? 450}px`;
+  // Where labels need more room than a figure gives, Plotly draws it twice. So it gets what it has needed before.
+  const { width, ...before } = margins.get(place) ?? {};
+  if (width === place.clientWidth) {
+    const own = layout.margin ?? {};
+    layout.margin = { ...own, ...Object.fromEntries(Object.entries(before).map(([side, room]) => [side, Math.max(own[side] ?? 0, room)])) };
+  }
   Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, staticPlot: bare });
+  const { l, r, t, b } = place._fullLayout._size;
+  margins.set(place, { width: place.clientWidth, l, r, t, b });
 }
 
 const inSight = new IntersectionObserver((entries) => {
