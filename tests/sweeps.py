@@ -130,7 +130,7 @@ def until(condition: Callable[[], object], seconds: float = 300) -> None:
 def alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except OSError:  # it went while this was read
         return False
     return state != "Z"
 

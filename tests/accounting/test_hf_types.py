@@ -1,6 +1,5 @@
 """Every type of model that is understood, against transformers' own code, built on the meta device."""
 
-import logging
 from dataclasses import fields
 from typing import Any
 
@@ -24,11 +23,6 @@ NEEDED: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention"], "num_hidden_layers": 3},
 }
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("transformers"), "disabled", True)
 
 
 def built(values: dict[str, Any]) -> int | None:

@@ -1,6 +1,5 @@
 """Whole models of text and images, against transformers' own code, built on the meta device."""
 
-import logging
 from dataclasses import fields
 from typing import Any
 
@@ -41,11 +40,6 @@ OUTSIDE: dict[str, dict[str, Any]] = {  # beside vision_config
     "cohere2_vision": {"downsample_factor": 4, "alignment_intermediate_size": 52},
     "kimi_k25": {"projection_hidden_size": 32},
 }
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("transformers"), "disabled", True)
 
 
 def built(values: dict[str, Any]) -> int | None:

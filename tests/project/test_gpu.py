@@ -26,6 +26,7 @@ from benchmarks.gpu.report import write
 from benchmarks.timing import Row
 from sparsity_lab.cli import doctor
 from sparsity_lab.cli.main import main
+from tests.sweeps import alive
 
 ROOT = Path(__file__).parents[2]
 Capture = pytest.CaptureFixture[str]
@@ -47,14 +48,6 @@ def shared_cache(own_folders: None, one_cache: Path, monkeypatch: Patch) -> None
 
 def program(text: str) -> list[str]:
     return [sys.executable, "-c", text]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 # ---- The command
@@ -159,9 +152,9 @@ time.sleep(600)
     assert time.monotonic() - start < 60
     assert (found.status, found.verdict) == ("stopped", "stopped at its limit of 3 s; so far so good")
     deadline = time.monotonic() + 10
-    while is_alive(int(found.rows[0]["measured"])) and time.monotonic() < deadline:
+    while alive(int(found.rows[0]["measured"])) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not is_alive(int(found.rows[0]["measured"]))
+    assert not alive(int(found.rows[0]["measured"]))
 
 
 def test_a_child_that_outlives_its_step_is_killed() -> None:
@@ -173,9 +166,9 @@ print('{"what": "child", "measured": "%d"}' % child.pid)
     found = run("x", program(text), 60)
     assert found.status == "done"
     deadline = time.monotonic() + 10
-    while is_alive(int(found.rows[0]["measured"])) and time.monotonic() < deadline:
+    while alive(int(found.rows[0]["measured"])) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not is_alive(int(found.rows[0]["measured"]))
+    assert not alive(int(found.rows[0]["measured"]))
 
 
 RUBBISH = (
@@ -245,7 +238,7 @@ def test_sigterm_kills_the_step_too(tmp_path: Path) -> None:
     )
     assert run_three(tmp_path, told) == 143
     assert statuses(tmp_path) == ["done", "not reached", "not reached"]
-    assert not is_alive(int(pid.read_text()))
+    assert not alive(int(pid.read_text()))
 
 
 def test_bars_that_are_not_reached_count(tmp_path: Path) -> None:
