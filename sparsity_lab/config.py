@@ -230,24 +230,26 @@ class ModelConfig(Config):
             )
 
     @classmethod
-    def of_width(cls, d_model: int, **changes: Any) -> Self:
+    def of_width(cls, width: int, **changes: Any) -> Self:
         """Returns the lab's default dense model of a width: experts three times as wide, heads of about 16.
 
         Raises ValueError for a width that is not a positive multiple of 4.
         """
-        if isinstance(d_model, bool) or not isinstance(d_model, int) or d_model < 4 or d_model % 4:
-            raise ValueError(f"d_model={reprlib.repr(d_model)} must be a positive multiple of 4")
-        if d_model > MAX_WIDTH:
-            raise ValueError(f"d_model={reprlib.repr(d_model)} is out of range: use 4 to {MAX_WIDTH:,}")
-        heads = max(h for h in range(1, max(1, d_model // 16) + 1) if d_model % (2 * h) == 0)
-        return cls(**{"d_model": d_model, "n_heads": heads, "d_expert": 3 * d_model} | changes)
+        if isinstance(width, bool) or not isinstance(width, int) or width < 4 or width % 4:
+            raise ValueError(f"width={reprlib.repr(width)} must be a positive multiple of 4")
+        if width > MAX_WIDTH:
+            raise ValueError(f"width={reprlib.repr(width)} is out of range: use 4 to {MAX_WIDTH:,}")
+        heads = max(h for h in range(1, max(1, width // 16) + 1) if width % (2 * h) == 0)
+        return cls(**{"d_model": width, "n_heads": heads, "d_expert": 3 * width} | changes)
 
     @classmethod
     def on_dial(cls, width: int, sparsity: float, hold: Hold = "active") -> Self:
         """Returns the model that the dial shows. ``hold="active"``: experts of 3·width hidden units, more and more of
         them. ``hold="total"``: 48·width hidden units per layer, in ever smaller experts. The two meet at 16 experts,
         S = 0.9375."""
-        dense = cls.of_width(width) if hold == "active" else cls.of_width(width, d_expert=48 * width)
+        dense = cls.of_width(width)
+        if hold != "active":
+            dense = dense.replace(d_expert=48 * width)
         return dense.with_sparsity(sparsity, hold)
 
     @property

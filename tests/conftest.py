@@ -1,5 +1,6 @@
 """What every test gets: folders of its own, one thread, a tiny text, and small random configs for hypothesis."""
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sparsity_lab.config import ModelConfig, RunConfig
+from sparsity_lab.models import routes
 from sparsity_lab.training.corpus import Corpus, load_corpus
 from sparsity_lab.widgets import session as session_module
 
@@ -86,11 +88,27 @@ st.register_type_strategy(ModelConfig, small_models())
 st.register_type_strategy(RunConfig, runs())
 
 
+@pytest.fixture(scope="session")
+def settled_routes() -> str:
+    """A routes.json that names both libraries. Each test has a cache of its own, so each process that it starts would
+    measure anew, and where the two are about as fast, find other routes than this process."""
+    torch.set_num_threads(1)
+    large = ["onednn"] * 2 if routes.has_onednn() else ["torch", "grouped_mm"]
+    libraries = {"linear": ["torch", *large[:1] * 3], "experts": ["grouped_mm"] * 2 + large[1:] * 2}
+    table = {
+        kind: [{"route": name, "ms": {}, "multiply_adds": 0} for name in names] for kind, names in libraries.items()
+    }
+    return json.dumps({routes.machine(): table})
+
+
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settled_routes: str) -> None:
     """No test sees the user's runs, or another test's, or the kernel's session of another test."""
     monkeypatch.setenv("SPARSITY_LAB_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SPARSITY_LAB_CACHE", str(tmp_path / "cache"))
+    cache = tmp_path.parent / "caches" / tmp_path.name
+    cache.mkdir(parents=True)
+    (cache / "routes.json").write_text(settled_routes)
+    monkeypatch.setenv("SPARSITY_LAB_CACHE", str(cache))
     monkeypatch.setenv("SPARSITY_LAB_COMPILE", "0")  # it takes seconds; the tests of compiled runs turn it on
     session_module.current.cache_clear()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # dask-jobqueue, once imported, makes it an exit

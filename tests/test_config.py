@@ -162,10 +162,10 @@ def test_bad_texts(kind: Any, name: str) -> None:
         (lambda: RunConfig(seed=2**31), r"seed=2.14748e\+09 is out of range"),
         (lambda: RunConfig(budget=0), "budget=0 is out of range: use 1 to"),
         (lambda: ModelConfig().replace(top_k=2), "top_k=2 needs n_experts ≥ 2, got 1"),
-        (lambda: ModelConfig.of_width(30), "d_model=30 must be a positive multiple of 4"),
-        (lambda: ModelConfig.of_width(0), "d_model=0 must be a positive multiple of 4"),
-        (lambda: ModelConfig.of_width(True), "d_model=True must be a positive multiple of 4"),
-        (lambda: ModelConfig.of_width("16"), "d_model='16' must be a positive multiple of 4"),  # type: ignore[arg-type]
+        (lambda: ModelConfig.of_width(30), "width=30 must be a positive multiple of 4"),
+        (lambda: ModelConfig.of_width(0), "width=0 must be a positive multiple of 4"),
+        (lambda: ModelConfig.of_width(True), "width=True must be a positive multiple of 4"),
+        (lambda: ModelConfig.of_width("16"), "width='16' must be a positive multiple of 4"),  # type: ignore[arg-type]
         (lambda: ModelConfig.on_dial(16, 0.5, "both"), "hold='both' is not known: use one of active, total"),  # type: ignore[arg-type]
     ],
 )
@@ -303,7 +303,7 @@ def test_batch_grows_with_the_budget() -> None:
 
 @pytest.mark.parametrize("width", [10**9, 4 * 10**40])
 def test_a_width_beyond_all_bounds_is_refused_at_once(width: int) -> None:
-    with pytest.raises(ValueError, match=r"^d_model=\d.* is out of range: use 4 to 65,536"):
+    with pytest.raises(ValueError, match=r"^width=\d.* is out of range: use 4 to 65,536"):
         ModelConfig.of_width(width)
 
 

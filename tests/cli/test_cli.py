@@ -145,7 +145,7 @@ def test_a_diverged_run_is_status_1(tiny: list[str], capsys: Capture, monkeypatc
         (["--sparsity", "0.99999"], "sparsity=0.99999 needs 100000 experts per layer, more than 4096"),
         (["--budget", "1"], "budget=1 FLOPs is less than one step of this model"),
         (["--budget", "nan"], "budget=nan must be a finite number"),
-        (["--width", "7"], "d_model=7 must be a positive multiple of 4"),
+        (["--width", "7"], "width=7 must be a positive multiple of 4"),
         (["--seed", "-1"], "seed=-1 is out of range"),
         (["--corpus", "no/such/text"], "corpus='no/such/text' does not exist"),
         (["--corpus", ""], "corpus='' must be a name or a path"),

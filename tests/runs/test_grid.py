@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sparsity_lab.config import ModelConfig, RunConfig
@@ -105,8 +105,8 @@ def test_the_grid_that_ships() -> None:
         ("[[runs]]\nbudget = inf", "table 1: budget=inf must be a finite number"),
         ("[[runs]]\nbudget = '1e11'", "table 1: budget='1e11' must be a finite number"),
         ("[[runs]]\nbudget = 2026-01-01", "table 1: budget=datetime.date(2026, 1, 1) must be a finite number"),
-        ("[[runs]]\nwidth = 7", "table 1: d_model=7 must be a positive multiple of 4"),
-        ("[[runs]]\nwidth = 'wide'", "table 1: d_model='wide' must be a positive multiple of 4"),
+        ("[[runs]]\nwidth = 7", "table 1: width=7 must be a positive multiple of 4"),
+        ("[[runs]]\nwidth = 'wide'", "table 1: width='wide' must be a positive multiple of 4"),
         ("[[runs]]\nsparsity = 1", "table 1: sparsity=1 must be at least 0 and below 1"),
         ("[[runs]]\nsparsity = 'much'", "table 1: sparsity='much' must be at least 0 and below 1"),
         ("[[runs]]\nhold = 'both'", "table 1: hold='both' is not known: use one of active, total"),
@@ -151,6 +151,7 @@ SCALARS = st.booleans() | st.integers(-5, 10**7) | st.floats() | st.text(max_siz
 VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(max_size=2), SCALARS, max_size=1)
 
 
+@example(table={"width": {}, "hold": "total"})
 @given(table=st.dictionaries(FIELDS, VALUES, max_size=4))
 def test_whatever_a_table_holds_it_is_runs_or_a_mistake_with_a_name(table: dict[str, Any]) -> None:
     pairs, mistake = [], ""

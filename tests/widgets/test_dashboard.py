@@ -185,7 +185,7 @@ def test_a_law_that_is_asked_about_less_than_a_step_says_nothing(session: Sessio
     ("settings", "message"),
     [
         ({"sparsity": 1.0}, "sparsity=1.0 must be at least 0 and below 1"),
-        ({"width": 30}, "d_model=30 must be a positive multiple of 4"),
+        ({"width": 30}, "width=30 must be a positive multiple of 4"),
         ({"budget": -1}, "budget=-1 is out of range"),
         ({"seed": -1}, "seed=-1 is out of range"),
         ({"hold": "both"}, "hold='both' is not known"),
