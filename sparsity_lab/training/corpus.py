@@ -15,6 +15,7 @@ import re
 import stat
 import sys
 import sysconfig
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from sparsity_lab import schema
-from sparsity_lab.files import atomic, cache_dir, check_regular, read_bytes, write_text
+from sparsity_lab.files import atomic, cache_dir, check_regular, read_bytes, unwritable, write_text
 from sparsity_lab.training import tasks
 from sparsity_lab.training.tasks import Bytes
 from sparsity_lab.units import size
@@ -59,7 +60,8 @@ SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages", "node_module
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """A prepared text. `train` and `val`, (bytes,), are memory-mapped, read-only, and share no segment."""
+    """A prepared text. `train` and `val`, (bytes,), are read-only and share no segment; memory-mapped where the
+    cache has room."""
 
     name: str
     fingerprint: str  # SHA-256 of train then val, hex
@@ -75,7 +77,8 @@ class Corpus:
 
 
 def load_corpus(name: str = "python", *, progress: Progress | None = None) -> Corpus:
-    """Finds a corpus in the cache (`cache_dir()`), or prepares it and puts it there.
+    """Finds a corpus in the cache (`cache_dir()`), or prepares it and puts it there; where the cache can't be written,
+    it stays in memory, with a warning.
 
     `name` is one of
     - "python": Python source that is already on this machine: the standard library and those of PACKAGES that
@@ -96,7 +99,7 @@ def load_corpus(name: str = "python", *, progress: Progress | None = None) -> Co
     folder = cache_dir() / "corpus"
     key = hashlib.sha256(json.dumps([FORMAT, name, source.stamp]).encode()).hexdigest()[:24]
 
-    corpus = _open(folder, key, name)
+    corpus = _open(folder, key, name) or _homeless.get(key)
     if corpus is None:
         text, notes = source.read(report)
         if len(text) < MIN_BYTES:
@@ -104,9 +107,13 @@ def load_corpus(name: str = "python", *, progress: Progress | None = None) -> Co
             fix = "give a longer text, or a folder with files such as .txt, .md or .py"
             raise ValueError(f"corpus={name!r} has {has}, at least {MIN_BYTES:,} are needed: {fix}")
         report("writing", 0.9)
-        _write(folder, key, text, notes)
-        corpus = _open(folder, key, name)
-        assert corpus is not None, f"the corpus just written to {folder} cannot be read"
+        try:
+            _write(folder, key, text, notes)
+            corpus = _open(folder, key, name)
+            assert corpus is not None, f"the corpus just written to {folder} cannot be read"
+        except OSError as error:
+            warnings.warn(f"{unwritable(folder, error)}. Each process prepares {name!r} anew until then", stacklevel=2)
+            corpus = _homeless[key] = _prepared(name, text, notes)
 
     report(corpus.describe(), 1.0)
     return corpus
@@ -339,19 +346,31 @@ def _sample(data: Bytes) -> str:
     return found.hexdigest()
 
 
-def _write(folder: Path, key: str, text: bytearray, notes: str) -> None:
+_homeless: dict[str, Corpus] = {}  # by key: those that this process prepared and could not write
+
+
+def _arranged(text: bytearray) -> tuple[list[memoryview], int]:
+    """Returns the parts of a text in the order of a .bin, and how many bytes of it are held out."""
     segment = min(SEGMENT, max(SMALLEST_SEGMENT, len(text) // 32))
     n = len(text) // segment
     n_val = max(1, round(HELD_OUT * n))
     view = memoryview(text)
     shuffled = [view[i * segment : (i + 1) * segment] for i in np.random.RandomState(0).permutation(n)]
     rest = view[n * segment :]  # shorter than a segment: to train
-    parts = [*shuffled[n_val:], rest, *shuffled[:n_val]]
+    return [*shuffled[n_val:], rest, *shuffled[:n_val]], n_val * segment
 
+
+def _digest(parts: list[memoryview]) -> str:
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part)
-    path = folder / f"{sha.hexdigest()}.bin"
+    return sha.hexdigest()
+
+
+def _write(folder: Path, key: str, text: bytearray, notes: str) -> None:
+    parts, val_bytes = _arranged(text)
+    fingerprint = _digest(parts)
+    path = folder / f"{fingerprint}.bin"
     try:
         with atomic(path) as temporary, open(temporary, "wb") as stream:
             stream.writelines(parts)
@@ -360,13 +379,20 @@ def _write(folder: Path, key: str, text: bytearray, notes: str) -> None:
             raise
 
     meta: _Meta = {
-        "fingerprint": sha.hexdigest(),
-        "train_bytes": len(text) - n_val * segment,
-        "val_bytes": n_val * segment,
+        "fingerprint": fingerprint,
+        "train_bytes": len(text) - val_bytes,
+        "val_bytes": val_bytes,
         "sample": _sample(np.memmap(path, np.uint8, "r")),
         "notes": notes,
     }
     write_text(folder / f"{key}.json", json.dumps(meta))
+
+
+def _prepared(name: str, text: bytearray, notes: str) -> Corpus:
+    """Returns the corpus of a text without a cache, as `_open` would find it there."""
+    parts, val_bytes = _arranged(text)
+    data = np.frombuffer(b"".join(parts), np.uint8)
+    return Corpus(name, _digest(parts), data[: data.size - val_bytes], data[data.size - val_bytes :], notes)
 
 
 def _open(folder: Path, key: str, name: str) -> Corpus | None:

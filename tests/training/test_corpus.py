@@ -260,7 +260,7 @@ def test_damaged_cache_is_rebuilt(tmp_path: Path, cache: Path, pattern: str, dam
     assert sorted(file.suffix for file in cache.iterdir()) == [".bin", ".json"], "nothing else should stay behind"
 
 
-def test_interrupted_write_leaves_no_corpus(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_without_room(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = text_file(tmp_path, numbered(9_000))
 
     def full(descriptor: int) -> None:
@@ -268,10 +268,19 @@ def test_interrupted_write_leaves_no_corpus(tmp_path: Path, cache: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
-            load_corpus(str(path))
-    assert not list(cache.iterdir())
-    assert len(everything(load_corpus(str(path)))) == 9_000
+        with pytest.warns(UserWarning, match="No space left.*make room there.*prepares"):
+            homeless = load_corpus(str(path))
+        assert not list(cache.iterdir()), "nothing half written stays"
+        no_preparing(patch)
+        assert load_corpus(str(path)) is homeless, "prepared once in a process"
+
+    assert not homeless.train.flags.writeable
+    monkeypatch.setattr(corpus_module, "_homeless", {})
+    housed = load_corpus(str(path))  # with room again
+    assert list(cache.iterdir())
+    assert (housed.fingerprint, housed.notes) == (homeless.fingerprint, homeless.notes)
+    for mine, other in ((housed.train, homeless.train), (housed.val, homeless.val)):
+        assert (mine == other).all()
 
 
 def test_file_that_another_process_holds(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,9 +294,10 @@ def test_file_that_another_process_holds(tmp_path: Path, cache: Path, monkeypatc
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", windows_replace)
-    with pytest.raises(PermissionError):  # nobody holds it: a folder that cannot be written to
+    with pytest.warns(UserWarning, match="make it writable"):  # nobody holds it: a folder that cannot be written to
         load_corpus(str(path))
     monkeypatch.undo()
+    monkeypatch.setattr(corpus_module, "_homeless", {})
     monkeypatch.setenv("SPARSITY_LAB_CACHE", str(cache.parent))
     first = load_corpus(str(path))
     os.utime(path, ns=(1, 1))
