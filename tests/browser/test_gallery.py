@@ -119,7 +119,8 @@ def line(slope: float, name: str) -> go.Figure:
 
 def wave(n: float) -> go.Figure:
     points = np.linspace(0, 1, 5 + int(10 * n))
-    return go.Figure(go.Scatter(x=points, y=np.sin(points * n)))
+    long_ticks = go.Layout(yaxis={"automargin": True, "tickprefix": "about " * int(1 + 2 * n)})
+    return go.Figure(go.Scatter(x=points, y=np.sin(points * n)), long_ticks)
 
 
 EXPLORERS = (
@@ -204,6 +205,19 @@ def test_a_slider_follows_the_finger_on_a_phone(lively: Page) -> None:
     assert box["height"] >= 40
     lively.touchscreen.tap(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2)
     expect(place.get_by_role("status")).to_have_text("of 2.0")
+
+
+def test_a_figure_keeps_its_margins_while_a_slider_moves(lively: Page) -> None:
+    place = lively.locator(".explorer").nth(1)
+    place.scroll_into_view_if_needed()
+    expect(place.locator(".main-svg").first).to_be_visible()
+    expect(place.locator(".stage")).to_have_count(1)
+    expect(place.locator(".stage")).to_have_count(0)  # the stops have been drawn out of sight
+    rooms = []
+    for key in ("Home", "PageUp", "End"):
+        place.locator("input").press(key)
+        rooms.append(place.locator(".figure").evaluate("place => place._fullLayout._size"))
+    assert rooms[0] == rooms[1] == rooms[2]
 
 
 def test_a_guess_opens_its_result(lively: Page) -> None:

@@ -7,6 +7,8 @@ const explorers = {
   },
 };
 
+const REHEARSED = 12; // stops of an explorer, at most
+
 const nearby = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (!isIntersecting) continue;
@@ -29,6 +31,11 @@ function begin(place, table) {
 
   const stopOf = (control) => (control.matches("select") ? control.selectedIndex : +control.value);
 
+  function figureOf(parts) {
+    const changes = parts.map((part) => table.deltas[part]), layout = merged(first.layout, changes.pop());
+    return { data: changes.map((change, k) => merged(first.data[k] ?? {}, change)), layout };
+  }
+
   function show() {
     let number = 0; // of the frame: the last control's stops change fastest
     controls.forEach((control, k) => {
@@ -42,14 +49,36 @@ function begin(place, table) {
     const { error = "", text, parts, label } = table.frames[number];
     problem.textContent = error; // the figure stays as it was
     if (error) return;
-    const changes = parts.map((part) => table.deltas[part]), layout = merged(first.layout, changes.pop());
-    figures.set(drawn, { data: changes.map((change, k) => merged(first.data[k] ?? {}, change)), layout });
+    figures.set(drawn, figureOf(parts));
     drawn.setAttribute("aria-label", table.labels[label]);
     says.textContent = text;
     draw(drawn);
   }
   for (const control of controls) control.addEventListener("input", show);
+  const all = table.frames.flatMap(({ parts }) => (parts ? [parts] : []));
+  const some = new Set([...Array(REHEARSED).keys()].map((k) => all[Math.round((k * (all.length - 1)) / (REHEARSED - 1))]));
+  rehearse(place, drawn, [...some], figureOf);
   if (controls.some((control, k) => stopOf(control) !== table.controls[k].start)) show(); // moved before the file was there
+}
+
+// Draws some stops out of sight while the reader reads. So the first move is as quick as the tenth, and the figure knows
+// which margins it will need: it neither jumps nor is drawn twice.
+const whenIdle = window.requestIdleCallback ?? ((work) => setTimeout(work, 50));
+
+function rehearse(place, drawn, left, figureOf) {
+  const stage = document.createElement("div");
+  stage.className = "stage";
+  whenIdle(function next() {
+    if (left.length) {
+      if (!stage.isConnected) place.append(stage);
+      stage.style.width = `${drawn.clientWidth}px`;
+      draw(drawn, stage, figureOf(left.pop()));
+      whenIdle(next);
+    } else if (stage.isConnected) {
+      Plotly.purge(stage);
+      stage.remove();
+    }
+  });
 }
 
 // Dictionaries are merged, null takes away, as in outputs.py.

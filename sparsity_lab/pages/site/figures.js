@@ -7,24 +7,25 @@ const figures = new Map();
 const drawn = new Set();
 const margins = new Map(); // that each figure has taken, at its width
 
-function draw(place) {
+// Draws the figure of a place there, or another one out of sight, on a stage as wide.
+function draw(place, stage = place, figure = figures.get(place)) {
   const { color } = getComputedStyle(document.body);
-  const whole = structuredClone(figures.get(place)), bare = "static" in place.dataset;
+  const whole = structuredClone(figure), bare = "static" in place.dataset;
   const { data, layout } = narrow.matches && !bare ? narrowed(whole, place.clientWidth) : whole;
   layout.uirevision = "page"; // what a reader has zoomed or switched off stays so when a slider moves
   if (touch) layout.dragmode = false; // a finger scrolls the page
   layout.font = { ...layout.font, color };
   for (const axis of Object.values(layout.scene ?? {})) if (axis.color) axis.color = color; // three dimensions
-  drawn.add(place);
-  place.style.height = `${layout.height ?? 450}px`;
+  if (stage === place) drawn.add(place);
+  stage.style.height = `${layout.height ?? 450}px`;
   // Where labels need more room than a figure gives, Plotly draws it twice. So it gets what it has needed before.
   const { width, ...before } = margins.get(place) ?? {};
   if (width === place.clientWidth) {
     const own = layout.margin ?? {};
     layout.margin = { ...own, ...Object.fromEntries(Object.entries(before).map(([side, room]) => [side, Math.max(own[side] ?? 0, room)])) };
   }
-  Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, staticPlot: bare });
-  const { l, r, t, b } = place._fullLayout._size;
+  Plotly.react(stage, data, layout, { responsive: true, displayModeBar: false, staticPlot: bare });
+  const { l, r, t, b } = stage._fullLayout._size;
   margins.set(place, { width: place.clientWidth, l, r, t, b });
 }
 
@@ -40,7 +41,7 @@ for (const place of document.querySelectorAll(".figure")) {
   figures.set(place, JSON.parse(place.nextElementSibling.textContent));
   inSight.observe(place);
 }
-for (const media of [dark, narrow]) media.addEventListener("change", () => drawn.forEach(draw));
+for (const media of [dark, narrow]) media.addEventListener("change", () => drawn.forEach((place) => draw(place)));
 
 function fold() {
   for (const code of document.querySelectorAll("details.open")) code.open = !narrow.matches;
