@@ -7,7 +7,7 @@ import time
 from benchmarks.timing import machine
 
 NAMES = ["moe_layer", "step", "twins", "backends", "decode", "live", "browser", "redraw", "estimate", "fit", "measures"]
-NAMES += ["sweep", "decided", "classroom", "waiting_threads", "engine"]
+NAMES += ["sweep", "decided", "classroom", "waiting_threads", "engine", "gallery"]
 
 
 def main(names: list[str]) -> int:

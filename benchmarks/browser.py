@@ -31,6 +31,7 @@ BAR = 150  # ms, 95th percentile
 FIRST = 3.0  # s from the kernel's being ready to the dashboard with its figure, median
 OPENINGS = 3
 WHILE_CELL = 300  # ms, 95th percentile
+CELLS = 100  # ms, 95th percentile: the browser changes them by itself
 STOP = 1.0  # s for the present step to end and the page to say so
 ROUNDS = 5  # of Train and Stop
 PAGE, OPENED = 50, 1_000  # ms of the dial in a page: from a key press to the picture, and from opening it to the first
@@ -40,6 +41,12 @@ PAINTED = """() => {
     addEventListener('keydown', ({timeStamp}) => requestAnimationFrame(() => setTimeout(() => {
         window.took = performance.now() - timeStamp;
     })), {once: true, capture: true});
+}"""
+WATCH_CELLS = """() => {
+    const start = performance.now();
+    window.took = null;
+    const observer = new MutationObserver(() => { window.took = performance.now() - start; observer.disconnect(); });
+    observer.observe(document.querySelector('.sl-cells'), {attributes: true, attributeFilter: ['data-experts']});
 }"""
 WATCH = """() => {
     const start = performance.now();
@@ -62,9 +69,9 @@ def rows() -> Iterator[Row]:
         f"{seconds:.1f} s, median of {OPENINGS}",
         seconds <= FIRST,
     )
-    times = measure()
-    p95 = sorted(times)[int(len(times) * 0.95)]
-    yield Row(what, f"p95 ≤ {BAR} ms", f"p95 {p95:.0f} ms, median {statistics.median(times):.0f} ms", p95 <= BAR)
+    numbers, cells = measure()
+    yield _p95(what, numbers, BAR)
+    yield _p95(f"browser, while training: key press to new cells, of {PRESSES}", cells, CELLS)
     yield from on_the_page()
     for cell, name in ((SLEEPS, "sleeps"), (TRAINS, "trains with run_all")):
         yield from while_a_cell(cell, f"browser, while a cell {name}")
@@ -87,8 +94,13 @@ def first_render() -> float:
         return time.monotonic() - start
 
 
-def measure() -> list[float]:
-    """Milliseconds of each press while the dashboard trains."""
+def _p95(what: str, times: list[float], bar: float) -> Row:
+    p95 = sorted(times)[int(len(times) * 0.95)]
+    return Row(what, f"p95 ≤ {bar} ms", f"p95 {p95:.0f} ms, median {statistics.median(times):.0f} ms", p95 <= bar)
+
+
+def measure() -> tuple[list[float], list[float]]:
+    """Milliseconds from each press to new numbers, and to new cells, while the dashboard trains."""
     with (
         tempfile.TemporaryDirectory() as folder,
         served(Path(folder), cache_dir()) as address,
@@ -100,7 +112,7 @@ def measure() -> list[float]:
         dial.set(Settings(budget=1e13, dense_twin=False))
         dial.button("Train").click()
         dial.status.get_by_text("left").wait_for()
-        times = dial.time_presses(WATCH, PRESSES)
+        times = dial.time_presses(WATCH, PRESSES), dial.time_presses(WATCH_CELLS, PRESSES)
         dial.button("Stop").click()
     return times
 
@@ -122,10 +134,8 @@ def on_the_page() -> Iterator[Row]:
                 page.wait_for_function("() => window.took !== null")
                 times.append(float(page.evaluate("() => window.took")))
                 page.wait_for_timeout(200)
-    p95 = sorted(times)[int(len(times) * 0.95)]
     yield Row("page from disk: opened to the first picture", f"≤ {OPENED} ms", f"{opened:.0f} ms", opened <= OPENED)
-    measured = f"p95 {p95:.0f} ms, median {statistics.median(times):.0f} ms"
-    yield Row(f"page from disk: key press to picture, of {PRESSES}", f"p95 ≤ {PAGE} ms", measured, p95 <= PAGE)
+    yield _p95(f"page from disk: key press to picture, of {PRESSES}", times, PAGE)
 
 
 def while_a_cell(cell: str, what: str) -> Iterator[Row]:
@@ -151,9 +161,7 @@ def while_a_cell(cell: str, what: str) -> Iterator[Row]:
             stops.append(time.monotonic() - start)
             dial.status.get_by_text("stopped").wait_for()
 
-    p95 = sorted(times)[int(len(times) * 0.95)]
-    measured = f"p95 {p95:.0f} ms, median {statistics.median(times):.0f} ms"
-    yield Row(f"{what}: key press to new numbers, of {PRESSES}", f"p95 ≤ {WHILE_CELL} ms", measured, p95 <= WHILE_CELL)
+    yield _p95(f"{what}: key press to new numbers, of {PRESSES}", times, WHILE_CELL)
     measured = f"{statistics.median(curves):.1f} s, median of {ROUNDS}; longest {max(curves):.1f} s"
     yield Row(f"{what}: Train to a curve", "", measured, None)
     measured = f"longest {max(stops):.1f} s, median {statistics.median(stops):.1f} s"

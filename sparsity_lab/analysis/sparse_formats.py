@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -60,18 +61,27 @@ def two_of_four(w_MD: Tensor) -> Product:
     return lambda x_ND: F.linear(x_ND, w)
 
 
-def quantised(x_MD: Tensor) -> tuple[Tensor, Tensor]:
-    """Rounds to int8 numbers and a float scale for each row, (M, D) and (M, 1): x ≈ scale · numbers, off by at most
-    scale / 2."""
-    scale_M1 = (x_MD.abs().amax(-1, keepdim=True) / 127).clamp(min=torch.finfo(x_MD.dtype).tiny)
+def quantised(x_MD: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
+    """Rounds to whole numbers up to ``largest``, in int8, and a float scale for each row, (M, D) and (M, 1):
+    x ≈ scale · numbers, off by at most scale / 2."""
+    scale_M1 = (x_MD.abs().amax(-1, keepdim=True) / largest).clamp(min=torch.finfo(x_MD.dtype).tiny)
     return (x_MD / scale_M1).round().to(torch.int8), scale_M1
+
+
+@cache
+def largest_weight() -> int:
+    """Returns the largest int8 weight with which torch's int8 product is right here: 127, or 63 on processors without
+    VNNI instructions, where oneDNN adds two products, of a number up to 255 and a weight each, in 16 bits (oneDNN's
+    developer guide, "Nuances of int8 computations")."""
+    ones = torch.full((32, 32), 127, dtype=torch.int8)
+    return 127 if (torch._int_mm(ones, ones.t()) == 32 * 127**2).all() else 63
 
 
 def int8(w_MD: Tensor) -> Product:
     """A weight is one byte, and nothing is skipped: each row of w (output) has a scale, and each row of x (token) gets
     one in every call, as in LLM.int8() without its outliers (Dettmers et al. 2022, arXiv 2208.07339). D must be above
     1, because torch 2.13's product of a single transposed column is wrong on a CPU."""
-    q_MD, scale_M1 = quantised(w_MD)
+    q_MD, scale_M1 = quantised(w_MD, largest_weight())
     q_DM, scale_M = q_MD.t(), scale_M1.view(-1)
 
     def product(x_ND: Tensor) -> Tensor:
@@ -84,7 +94,7 @@ def int8(w_MD: Tensor) -> Product:
 def int8_bound(x_ND: Tensor, w_MD: Tensor) -> Tensor:
     """Computes the largest possible |int8(w)(x) − x @ w.T|, (N, M), without float rounding: x = s·q + a and
     w = t·p + b with |a| ≤ s/2 and |b| ≤ t/2, so Σ_d |x w − s q t p| ≤ t/2 · Σ|x| + s/2 · Σ|w| + D·s·t/4."""
-    s_N1, t_1M = quantised(x_ND)[1], quantised(w_MD)[1].t()
+    s_N1, t_1M = quantised(x_ND)[1], quantised(w_MD, largest_weight())[1].t()
     x_N1, w_1M = x_ND.abs().sum(-1, keepdim=True), w_MD.abs().sum(-1, keepdim=True).t()
     return t_1M / 2 * x_N1 + s_N1 / 2 * w_1M + x_ND.shape[-1] * s_N1 * t_1M / 4
 

@@ -1,7 +1,6 @@
 """The experts as cells: they follow the dial at once, and light up for the characters that the router gave them."""
 
 import json
-import statistics
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,6 @@ from tests.browser.lab import PATIENCE, open_and_run
 
 pytestmark = pytest.mark.browser
 
-PRESSES = 40
-WATCH = """() => {
-    const cells = document.querySelector('.sl-cells'), start = performance.now();
-    window.took = null;
-    const observer = new MutationObserver(() => { window.took = performance.now() - start; observer.disconnect(); });
-    observer.observe(cells, {attributes: true, attributeFilter: ['data-experts']});
-}"""
 TRAINING = """
 from sparsity_lab.widgets import MagicDial
 MagicDial(sparsity=0.9375, width=16, budget=1e13)
@@ -32,17 +24,17 @@ MagicDial(sparsity=0.75, width=8, budget=2e9, dense_twin=False)
 """
 
 
-def test_cells_follow_the_dial_at_once_while_training(page: Page, address: str, folder: Path) -> None:
-    """What is timed is the browser's own work, no step of a model, so a bar in milliseconds holds on a busy machine."""
+def test_cells_follow_the_dial_while_training(page: Page, address: str, folder: Path) -> None:
+    """The browser does it alone: how soon, ``python -m benchmarks browser`` says."""
     dial = open_and_run(page, address, folder, TRAINING, "import time; time.sleep(3600)")
     expect(dial.cells).to_have_attribute("data-experts", "16")
     dial.button("Train").click()
     expect(dial.status).to_contain_text("left", timeout=PATIENCE)
     dial.wait_for_curve()
-
-    times = dial.time_presses(WATCH, PRESSES)
-    p95 = sorted(times)[int(len(times) * 0.95)]
-    assert p95 < 100, (p95, statistics.median(times))
+    dial.handle("sparsity").focus()
+    for key, experts in (("ArrowLeft", "8"), ("ArrowLeft", "4"), ("ArrowRight", "8")):
+        page.keyboard.press(key)
+        expect(dial.cells).to_have_attribute("data-experts", experts)
 
 
 def test_play_lights_what_the_router_chose(page: Page, address: str, folder: Path) -> None:
