@@ -75,7 +75,7 @@ else
 	@echo "==> Testing the units and the notebooks"
 	$(PY) -m pytest -n 2 tests --ignore=tests/browser
 	@echo "==> Testing JupyterLab in Chromium"
-	@$(get_browser); if $(has_browser); then $(PY) -m pytest tests/browser; \
+	@$(get_browser); if $(has_browser); then $(PY) -m pytest -n 2 tests/browser; \
 	elif [ "$$CI" = true ]; then echo "The browser tests need Chromium: sudo apt install chromium libatomic1" >&2; exit 1; \
 	else echo "Skipped the browser tests: Chromium is missing and can't be downloaded. To run them: sudo apt install chromium libatomic1"; fi
 endif

@@ -58,11 +58,11 @@ def who_won(lanes: Sequence[Lane]) -> tuple[str, str]:
     """Returns who has won, and how far to trust it: a headline and a sentence. Two empty texts until there are two
     results."""
     records = [lane.record for lane in lanes if lane.record is not None]
-    if len(records) < 2:
-        return "", ""
-    if any(record.status == "stopped" for record in records):
+    if len(lanes) > 1 and any(record.status == "stopped" for record in records):  # the other may not have begun
         share = min(lane.share for lane in lanes)
         return "No winner: the race was stopped.", f"It had used {share:.0%} of the budget. Press Train to race again."
+    if len(records) < 2:
+        return "", ""
     if any(record.val_loss is None for record in records):
         return "No winner: a run diverged.", "Its loss became infinite or undefined, which is no fault of sparsity."
 

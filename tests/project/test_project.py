@@ -458,7 +458,7 @@ def test_a_chromium_that_is_missing_is_downloaded_or_named(workshop):
     units, download, browser = workshop.calls()
     assert units == "-m pytest -n 2 tests --ignore=tests/browser"
     assert download == "-m playwright install chromium"
-    assert browser == "-m pytest tests/browser"
+    assert browser == "-m pytest -n 2 tests/browser"
     assert workshop.make("test", CI="true").returncode == 0
     assert workshop.calls() == [units, browser], "once is enough"
 
