@@ -107,7 +107,7 @@ def test_isoflop(page: Page, address: str) -> None:
     run_all(page)
     curves = page.locator(".sparsity-lab-explorer")
     press(curves, "Home")
-    expect(curves.get_by_role("status")).to_contain_text("10¹¹ FLOPs. S = 0: best at")
+    expect(curves.get_by_role("status")).to_contain_text("10¹¹ FLOPs: dense, best at")
     page.wait_for_function(
         """() => { const plot = document.querySelector('.sparsity-lab-explorer .js-plotly-plot');
         return plot.data[0].y.length === 18 && plot.data[0].customdata.length === 18; }"""
