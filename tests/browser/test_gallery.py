@@ -225,7 +225,7 @@ def test_a_figure_keeps_its_margins_while_a_slider_moves(lively: Page) -> None:
     lively.reload()
     place.scroll_into_view_if_needed()
     expect(place.locator(".figure .main-svg").first).to_be_visible()
-    lively.wait_for_function("widest => [...margins.values()].some(({ l }) => l >= widest)", arg=widest)
+    lively.wait_for_function("widest => [...rooms.values()].some(({ margin }) => margin.l >= widest)", arg=widest)
     assert room_at("Home") == room_at("PageUp") == widest
 
 

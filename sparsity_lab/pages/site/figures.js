@@ -5,7 +5,8 @@ const narrow = matchMedia("(max-width: 600px)");
 const touch = matchMedia("(pointer: coarse)").matches;
 const figures = new Map();
 const drawn = new Set();
-const margins = new Map(); // that each figure has taken, at its width
+const rooms = new Map(); // what each figure has taken, at its width
+const STEP = 16; // pixels
 
 // Draws the figure of a place there, or another one out of sight, on a stage as wide.
 function draw(place, stage = place, figure = figures.get(place)) {
@@ -17,16 +18,18 @@ function draw(place, stage = place, figure = figures.get(place)) {
   layout.font = { ...layout.font, color };
   for (const axis of Object.values(layout.scene ?? {})) if (axis.color) axis.color = color; // three dimensions
   if (stage === place) drawn.add(place);
-  stage.style.height = `${layout.height ?? 450}px`;
   // Where labels need more room than a figure gives, Plotly draws it twice. So it gets what it has needed before.
-  const { width, ...before } = margins.get(place) ?? {};
-  if (width === place.clientWidth) {
+  const before = rooms.get(place), width = place.clientWidth;
+  if (before?.width === width) {
     const own = layout.margin ?? {};
-    layout.margin = { ...own, ...Object.fromEntries(Object.entries(before).map(([side, room]) => [side, Math.max(own[side] ?? 0, room)])) };
+    layout.margin = { ...own, ...Object.fromEntries(Object.entries(before.margin).map(([side, room]) => [side, Math.max(own[side] ?? 0, room)])) };
+    layout.height = Math.max(layout.height ?? 450, before.height);
   }
+  stage.style.height = `${layout.height ?? 450}px`;
   Plotly.react(stage, data, layout, { responsive: true, displayModeBar: false, staticPlot: bare });
   const { l, r, t, b } = stage._fullLayout._size;
-  margins.set(place, { width: place.clientWidth, l, r, t, b });
+  // The last tick's label needs a little more room whenever the picture gets narrower: in large steps, that ends.
+  rooms.set(place, { width, height: layout.height ?? 450, margin: { l, r: Math.ceil(r / STEP) * STEP, t, b } });
 }
 
 const inSight = new IntersectionObserver((entries) => {
