@@ -248,8 +248,7 @@ class ModelConfig(Config):
         them. ``hold="total"``: 48·width hidden units per layer, in ever smaller experts. The two meet at 16 experts,
         S = 0.9375."""
         dense = cls.of_width(width)
-        if hold != "active":
-            dense = dense.replace(d_expert=48 * width)
+        dense = dense if hold == "active" else dense.replace(d_expert=48 * width)
         return dense.with_sparsity(sparsity, hold)
 
     @property

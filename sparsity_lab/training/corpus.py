@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 
 from sparsity_lab import schema
-from sparsity_lab.files import atomic, cache_dir, check_regular, read_bytes, unwritable, write_text
+from sparsity_lab.files import StrangeFile, atomic, cache_dir, check_regular, read_bytes, unwritable, write_text
 from sparsity_lab.training import tasks
 from sparsity_lab.training.tasks import Bytes
 from sparsity_lab.units import size
@@ -112,7 +112,8 @@ def load_corpus(name: str = "python", *, progress: Progress | None = None) -> Co
             corpus = _open(folder, key, name)
             assert corpus is not None, f"the corpus just written to {folder} cannot be read"
         except OSError as error:
-            warnings.warn(f"{unwritable(folder, error)}. Each process prepares {name!r} anew until then", stacklevel=2)
+            trouble = f"{unwritable(folder, error)}. Each process prepares corpus={name!r} anew until then."
+            warnings.warn(trouble, StrangeFile, stacklevel=2)
             corpus = _homeless[key] = _prepared(name, text, notes)
 
     report(corpus.describe(), 1.0)

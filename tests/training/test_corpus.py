@@ -20,6 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsity_lab.files import StrangeFile
 from sparsity_lab.training import corpus as corpus_module
 from sparsity_lab.training.batches import Windows, decode, encode, validation_batches
 from sparsity_lab.training.corpus import Corpus, load_corpus
@@ -268,7 +269,7 @@ def test_a_cache_without_room(tmp_path: Path, cache: Path, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.warns(UserWarning, match="No space left.*make room there.*prepares"):
+        with pytest.warns(StrangeFile, match="No space left.*make room there.*prepares"):
             homeless = load_corpus(str(path))
         assert not list(cache.iterdir()), "nothing half written stays"
         no_preparing(patch)
@@ -294,7 +295,7 @@ def test_file_that_another_process_holds(tmp_path: Path, cache: Path, monkeypatc
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", windows_replace)
-    with pytest.warns(UserWarning, match="make it writable"):  # nobody holds it: a folder that cannot be written to
+    with pytest.warns(StrangeFile, match="make it writable"):  # nobody holds it: a folder that cannot be written to
         load_corpus(str(path))
     monkeypatch.undo()
     monkeypatch.setattr(corpus_module, "_homeless", {})
