@@ -19,7 +19,7 @@ MOST_ASIDE = 3  # files that are kept of those set aside in one place
 
 
 class StrangeFile(UserWarning):
-    """A file that is not what its name says was passed over or set aside, or a file could not be kept. Users hear of it."""
+    """A file that is not what its name says was passed over or set aside, or one could not be kept. Users are told."""
 
 
 def home() -> Path:
